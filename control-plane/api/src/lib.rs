@@ -1,0 +1,5 @@
+//! What a Kubernetes object is: kinds, schema, defaulting, validation, selectors, quantities,
+//! patches and tables. Pure functions over JSON values; no I/O, no async runtime.
+
+pub mod kind;
+pub mod status;

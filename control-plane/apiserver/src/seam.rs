@@ -1,0 +1,204 @@
+//! The seams between the generic registry and what plugs into it: authentication, authorization,
+//! admission, resources that are computed instead of stored, and streaming subresources.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use balsa_api::kind::Kind;
+use balsa_api::status::Status;
+use serde_json::Value;
+
+/// Who makes a request.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct User {
+    /// For example `system:node:a1`.
+    pub name: String,
+    /// Stable identity where there is one (a ServiceAccount's UID).
+    pub uid: String,
+    /// Groups, `system:authenticated` or `system:unauthenticated` included.
+    pub groups: Vec<String>,
+    /// Extra attributes, for example `authentication.kubernetes.io/pod-name`.
+    pub extra: BTreeMap<String, Vec<String>>,
+}
+
+/// What the connection says of the client.
+#[derive(Debug, Clone, Default)]
+pub struct Peer {
+    /// Remote address; `None` for calls from inside the process.
+    pub address: Option<SocketAddr>,
+    /// Client certificate chain (DER), already verified against the cluster CA by TLS.
+    pub certificates: Vec<Vec<u8>>,
+}
+
+/// Turns credentials into a [`User`].
+#[async_trait]
+pub trait Authenticator: Send + Sync {
+    /// The user, or 401 `Unauthorized` for credentials that are wrong. No credentials at all is
+    /// `system:anonymous` in `system:unauthenticated`. Impersonation headers are honoured elsewhere, after
+    /// authorization.
+    async fn authenticate(&self, parts: &http::request::Parts, peer: &Peer) -> Result<User, Status>;
+}
+
+/// What is asked to be done (`authorization.k8s.io` attributes).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Attributes {
+    /// Who asks.
+    pub user: User,
+    /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`, or for other paths
+    /// the lower-case HTTP method.
+    pub verb: String,
+    /// Empty for cluster-scoped requests.
+    pub namespace: String,
+    /// API group; empty for core.
+    pub group: String,
+    /// API version.
+    pub version: String,
+    /// Resource; empty for non-resource requests.
+    pub resource: String,
+    /// Subresource or empty.
+    pub subresource: String,
+    /// Object name or empty.
+    pub name: String,
+    /// Path of a non-resource request.
+    pub path: String,
+}
+
+/// The outcome of authorization.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// Allowed, and by what rule.
+    Allow(String),
+    /// Nobody allows it (RBAC has no deny); the text is shown in reviews.
+    NoOpinion(String),
+}
+
+/// Decides whether a request may proceed.
+#[async_trait]
+pub trait Authorizer: Send + Sync {
+    /// See [`Decision`].
+    async fn authorize(&self, attributes: &Attributes) -> Decision;
+}
+
+/// Operation as admission sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// POST.
+    Create,
+    /// PUT or PATCH.
+    Update,
+    /// DELETE.
+    Delete,
+    /// exec, attach, port-forward, proxy.
+    Connect,
+}
+
+/// One object on its way into the store.
+pub struct AdmissionRequest<'a> {
+    /// What happens.
+    pub operation: Operation,
+    /// Its kind.
+    pub kind: &'a Kind,
+    /// Subresource or empty.
+    pub subresource: &'a str,
+    /// Namespace or empty.
+    pub namespace: &'a str,
+    /// Name; may be empty on create with generateName.
+    pub name: &'a str,
+    /// New object; `None` on delete.
+    pub object: Option<&'a mut Value>,
+    /// Object as it was; `None` on create.
+    pub old: Option<&'a Value>,
+    /// Who.
+    pub user: &'a User,
+    /// Nothing will be written.
+    pub dry_run: bool,
+}
+
+/// Admission: all `mutate` run first, then all `validate`.
+#[async_trait]
+pub trait Admission: Send + Sync {
+    /// May change the object.
+    async fn mutate(&self, request: &mut AdmissionRequest<'_>) -> Result<(), Status>;
+    /// May only refuse.
+    async fn validate(&self, request: &AdmissionRequest<'_>) -> Result<(), Status>;
+}
+
+/// Objects as the watch cache has them now, for authorization and admission.
+pub trait ObjectReader: Send + Sync {
+    /// One object (decoded lazily, shared).
+    fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Arc<Value>>;
+    /// All objects of a resource, of one namespace or of all.
+    fn list(&self, group: &str, resource: &str, namespace: Option<&str>) -> Vec<Arc<Value>>;
+    /// A number that grows whenever an object of the resource changes, to key derived caches.
+    fn generation(&self, group: &str, resource: &str) -> u64;
+}
+
+/// A resource or subresource that is computed: reviews, `serviceaccounts/token`.
+#[async_trait]
+pub trait Computed: Send + Sync {
+    /// Answers a create with a whole object.
+    async fn create(&self, user: &User, namespace: &str, name: &str, body: Value) -> Result<Value, Status>;
+}
+
+/// A request after routing, authentication, authorization and admission, for streaming subresources.
+#[derive(Debug, Clone)]
+pub struct ConnectContext {
+    /// Who.
+    pub user: User,
+    /// Namespace.
+    pub namespace: String,
+    /// Resource (`pods`, `services`, `nodes`).
+    pub resource: String,
+    /// Object name (for proxies possibly `scheme:name:port`).
+    pub name: String,
+    /// `exec`, `attach`, `portforward`, `log`, `proxy`.
+    pub subresource: String,
+    /// Path after `/proxy`, with leading slash, or empty.
+    pub tail: String,
+}
+
+/// Body type of all requests inside the API server (boxed, so that calls from inside the process work too).
+pub type RequestBody =
+    http_body_util::combinators::UnsyncBoxBody<bytes::Bytes, Box<dyn std::error::Error + Send + Sync>>;
+/// Body type of all responses.
+pub type ResponseBody =
+    http_body_util::combinators::UnsyncBoxBody<bytes::Bytes, Box<dyn std::error::Error + Send + Sync>>;
+
+/// A streaming subresource. May take over the connection through `hyper::upgrade::on`.
+#[async_trait]
+pub trait Connect: Send + Sync {
+    /// Answers the request, 101 included.
+    async fn connect(
+        &self,
+        context: ConnectContext,
+        request: http::Request<RequestBody>,
+    ) -> Result<http::Response<ResponseBody>, Status>;
+}
+
+/// Opens streams to nodes; the node link implements it, tests fake it.
+#[async_trait]
+pub trait NodeStreams: Send + Sync {
+    /// Opens a stream to a node. The status says why it could not (node not connected: 503).
+    async fn open(
+        &self,
+        node: &str,
+        request: balsa_link::protocol::StreamRequest,
+    ) -> Result<NodeStream, Status>;
+}
+
+/// An open stream to a node, after its reply.
+pub struct NodeStream {
+    /// HTTP status for `StreamRequest::Http`, else 200.
+    pub code: u16,
+    /// From the node.
+    pub reader: Box<dyn tokio::io::AsyncRead + Send + Unpin>,
+    /// To the node; shutting it down half-closes.
+    pub writer: Box<dyn tokio::io::AsyncWrite + Send + Unpin>,
+}
+
+/// Put into a request's extensions by in-process callers that work only as Raft leader: their writes are
+/// refused once the term has passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fence(pub u64);

@@ -1,0 +1,1 @@
+//! Wiring of one server: configuration, identity, leadership, start and stop order.

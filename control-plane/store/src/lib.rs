@@ -1,0 +1,1 @@
+//! A replicated MVCC key-value store: openraft, RocksDB and tonic. Knows no Kubernetes.

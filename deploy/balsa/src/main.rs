@@ -1,0 +1,2 @@
+//! The one binary: server, agent, cni, local, token.
+fn main() {}

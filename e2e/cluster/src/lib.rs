@@ -1,0 +1,1 @@
+//! The end-to-end harness over `balsa local`, its scenarios and benchmarks.

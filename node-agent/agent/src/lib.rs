@@ -1,0 +1,1 @@
+//! Wiring of one node: watches pods, runs probes, volumes, images, logs, streams and node status.

@@ -1,0 +1,1 @@
+//! The pod lifecycle as a pure reducer: (spec, observed) to actions and status.

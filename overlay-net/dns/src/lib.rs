@@ -1,0 +1,1 @@
+//! Cluster DNS on each node.

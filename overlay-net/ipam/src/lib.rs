@@ -1,0 +1,1 @@
+//! Addresses for pods from the node's CIDR, kept on disk.

@@ -1,0 +1,1 @@
+//! Services to nftables maps, and a packet tracer for tests.

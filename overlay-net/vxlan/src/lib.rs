@@ -1,0 +1,1 @@
+//! The overlay between nodes: desired and observed devices, routes, neighbours and FDB entries to operations.
