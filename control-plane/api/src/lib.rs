@@ -1,5 +1,10 @@
 //! What a Kubernetes object is: kinds, schema, defaulting, validation, selectors, quantities,
 //! patches and tables. Pure functions over JSON values; no I/O, no async runtime.
 
+pub mod discovery;
+pub mod duration;
 pub mod kind;
+pub mod object;
+pub mod quantity;
+pub mod selector;
 pub mod status;
