@@ -6,7 +6,11 @@ use serde::{Deserialize, Serialize};
 
 /// Why a server opens a stream to a node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
+#[serde(
+    tag = "type",
+    rename_all = "camelCase",
+    rename_all_fields = "camelCase"
+)]
 pub enum StreamRequest {
     /// Run a command in a container. Framed.
     Exec {

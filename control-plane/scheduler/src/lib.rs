@@ -1,1 +1,15 @@
 //! The scheduler: queue, snapshot, filter and score plugins, binding.
+//!
+//! It runs beside the Raft leader. [`cycle::Profile::choose`] decides, purely; [`Scheduler`] feeds it from
+//! informers and binds through `pods/binding`. A placed pod is assumed on its node at once, so the next
+//! decision does not wait for the API.
+
+pub mod cache;
+pub mod cycle;
+pub mod framework;
+pub mod plugins;
+pub mod pod;
+pub mod queue;
+mod service;
+
+pub use service::{Options, Scheduler};
