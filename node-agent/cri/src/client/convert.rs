@@ -1,0 +1,356 @@
+//! Between CRI's messages and our plain types.
+
+use std::collections::HashMap;
+
+use k8s_cri::v1 as cri;
+
+use crate::types::{
+    Auth, ContainerConfig, ContainerInfo, ContainerSecurity, ContainerState, ContainerStats, ContainerStatus, Device,
+    FilesystemUsage, Image, Map, Mount, NamespaceMode, Namespaces, PortMapping, Propagation, Resources,
+    RuntimeCondition, RuntimeStatus, SandboxConfig, SandboxInfo, SandboxState, SandboxStatus, Seccomp,
+};
+
+fn to_hash(map: &Map) -> HashMap<String, String> {
+    map.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+fn int64(value: Option<i64>) -> Option<cri::Int64Value> {
+    value.map(|value| cri::Int64Value { value })
+}
+
+pub(super) fn runtime_status(status: cri::RuntimeStatus) -> RuntimeStatus {
+    let conditions = status.conditions.into_iter().map(|condition| RuntimeCondition {
+        kind: condition.r#type,
+        status: condition.status,
+        reason: condition.reason,
+        message: condition.message,
+    });
+    RuntimeStatus { conditions: conditions.collect() }
+}
+
+fn namespace_mode(mode: NamespaceMode) -> i32 {
+    let mode = match mode {
+        NamespaceMode::Pod => cri::NamespaceMode::Pod,
+        NamespaceMode::Container => cri::NamespaceMode::Container,
+        NamespaceMode::Node => cri::NamespaceMode::Node,
+        NamespaceMode::Target => cri::NamespaceMode::Target,
+    };
+    mode as i32
+}
+
+fn namespaces(namespaces: &Namespaces) -> cri::NamespaceOption {
+    cri::NamespaceOption {
+        network: namespace_mode(namespaces.network),
+        pid: namespace_mode(namespaces.pid),
+        ipc: namespace_mode(namespaces.ipc),
+        target_id: namespaces.target.clone(),
+        userns_options: None,
+    }
+}
+
+fn seccomp(seccomp: &Seccomp) -> cri::SecurityProfile {
+    use cri::security_profile::ProfileType;
+    let (kind, localhost_ref) = match seccomp {
+        Seccomp::RuntimeDefault => (ProfileType::RuntimeDefault, String::new()),
+        Seccomp::Unconfined => (ProfileType::Unconfined, String::new()),
+        Seccomp::Localhost(path) => (ProfileType::Localhost, path.clone()),
+    };
+    cri::SecurityProfile { profile_type: kind as i32, localhost_ref }
+}
+
+fn port_mapping(port: &PortMapping) -> cri::PortMapping {
+    let protocol = match port.protocol.as_str() {
+        "UDP" => cri::Protocol::Udp,
+        "SCTP" => cri::Protocol::Sctp,
+        _ => cri::Protocol::Tcp,
+    };
+    cri::PortMapping {
+        protocol: protocol as i32,
+        container_port: i32::from(port.container_port),
+        host_port: i32::from(port.host_port),
+        host_ip: port.host_ip.clone(),
+    }
+}
+
+pub(super) fn sandbox_config(config: &SandboxConfig) -> cri::PodSandboxConfig {
+    let security = cri::LinuxSandboxSecurityContext {
+        namespace_options: Some(namespaces(&config.namespaces)),
+        run_as_user: int64(config.run_as_user),
+        run_as_group: int64(config.run_as_group.filter(|_| config.run_as_user.is_some())),
+        supplemental_groups: config.supplemental_groups.clone(),
+        privileged: config.privileged,
+        seccomp: Some(seccomp(&config.seccomp)),
+        ..Default::default()
+    };
+    cri::PodSandboxConfig {
+        metadata: Some(cri::PodSandboxMetadata {
+            name: config.name.clone(),
+            uid: config.uid.clone(),
+            namespace: config.namespace.clone(),
+            attempt: config.attempt,
+        }),
+        hostname: config.hostname.clone(),
+        log_directory: config.log_directory.clone(),
+        dns_config: config.dns.as_ref().map(|dns| cri::DnsConfig {
+            servers: dns.servers.clone(),
+            searches: dns.searches.clone(),
+            options: dns.options.clone(),
+        }),
+        port_mappings: config.port_mappings.iter().map(port_mapping).collect(),
+        labels: to_hash(&config.labels),
+        annotations: to_hash(&config.annotations),
+        linux: Some(cri::LinuxPodSandboxConfig {
+            cgroup_parent: config.cgroup_parent.clone(),
+            security_context: Some(security),
+            sysctls: to_hash(&config.sysctls),
+            ..Default::default()
+        }),
+        windows: None,
+    }
+}
+
+pub(super) fn resources(resources: &Resources) -> cri::LinuxContainerResources {
+    cri::LinuxContainerResources {
+        cpu_period: resources.cpu_period,
+        cpu_quota: resources.cpu_quota,
+        cpu_shares: resources.cpu_shares,
+        memory_limit_in_bytes: resources.memory_limit,
+        oom_score_adj: resources.oom_score_adj,
+        ..Default::default()
+    }
+}
+
+fn mount(mount: &Mount) -> cri::Mount {
+    let propagation = match mount.propagation {
+        Propagation::Private => cri::MountPropagation::PropagationPrivate,
+        Propagation::HostToContainer => cri::MountPropagation::PropagationHostToContainer,
+        Propagation::Bidirectional => cri::MountPropagation::PropagationBidirectional,
+    };
+    cri::Mount {
+        container_path: mount.container_path.clone(),
+        host_path: mount.host_path.clone(),
+        readonly: mount.readonly,
+        propagation: propagation as i32,
+        ..Default::default()
+    }
+}
+
+fn device(device: &Device) -> cri::Device {
+    cri::Device {
+        container_path: device.container_path.clone(),
+        host_path: device.host_path.clone(),
+        permissions: device.permissions.clone(),
+    }
+}
+
+fn container_security(security: &ContainerSecurity) -> cri::LinuxContainerSecurityContext {
+    cri::LinuxContainerSecurityContext {
+        capabilities: Some(cri::Capability {
+            add_capabilities: security.add_capabilities.clone(),
+            drop_capabilities: security.drop_capabilities.clone(),
+            add_ambient_capabilities: Vec::new(),
+        }),
+        privileged: security.privileged,
+        namespace_options: Some(namespaces(&security.namespaces)),
+        run_as_user: int64(security.run_as_user),
+        run_as_group: int64(security.run_as_group),
+        run_as_username: security.run_as_username.clone(),
+        readonly_rootfs: security.readonly_rootfs,
+        supplemental_groups: security.supplemental_groups.clone(),
+        no_new_privs: security.no_new_privileges,
+        masked_paths: security.masked_paths.clone(),
+        readonly_paths: security.readonly_paths.clone(),
+        seccomp: Some(seccomp(&security.seccomp)),
+        ..Default::default()
+    }
+}
+
+pub(super) fn container_config(config: &ContainerConfig) -> cri::ContainerConfig {
+    cri::ContainerConfig {
+        metadata: Some(cri::ContainerMetadata { name: config.name.clone(), attempt: config.attempt }),
+        image: Some(cri::ImageSpec {
+            image: config.image.clone(),
+            user_specified_image: config.user_image.clone(),
+            ..Default::default()
+        }),
+        command: config.command.clone(),
+        args: config.args.clone(),
+        working_dir: config.working_dir.clone(),
+        envs: config
+            .env
+            .iter()
+            .map(|(key, value)| cri::KeyValue { key: key.clone(), value: value.clone() })
+            .collect(),
+        mounts: config.mounts.iter().map(mount).collect(),
+        devices: config.devices.iter().map(device).collect(),
+        labels: to_hash(&config.labels),
+        annotations: to_hash(&config.annotations),
+        log_path: config.log_path.clone(),
+        stdin: config.stdin,
+        stdin_once: config.stdin_once,
+        tty: config.tty,
+        linux: Some(cri::LinuxContainerConfig {
+            resources: Some(resources(&config.resources)),
+            security_context: Some(container_security(&config.security)),
+        }),
+        windows: None,
+        cdi_devices: Vec::new(),
+    }
+}
+
+fn sandbox_state(state: i32) -> SandboxState {
+    if state == cri::PodSandboxState::SandboxReady as i32 { SandboxState::Ready } else { SandboxState::NotReady }
+}
+
+pub(super) fn sandbox_info(sandbox: cri::PodSandbox) -> SandboxInfo {
+    let metadata = sandbox.metadata.unwrap_or_default();
+    SandboxInfo {
+        id: sandbox.id,
+        name: metadata.name,
+        namespace: metadata.namespace,
+        uid: metadata.uid,
+        attempt: metadata.attempt,
+        state: sandbox_state(sandbox.state),
+        created_at: sandbox.created_at,
+        labels: sandbox.labels.into_iter().collect(),
+    }
+}
+
+pub(super) fn sandbox_status(status: cri::PodSandboxStatus, verbose: Option<&String>) -> SandboxStatus {
+    let metadata = status.metadata.unwrap_or_default();
+    let network = status.network.unwrap_or_default();
+    let primary = Some(network.ip).filter(|ip| !ip.is_empty());
+    let ips = primary.into_iter().chain(network.additional_ips.into_iter().map(|ip| ip.ip)).collect();
+    SandboxStatus {
+        info: SandboxInfo {
+            id: status.id,
+            name: metadata.name,
+            namespace: metadata.namespace,
+            uid: metadata.uid,
+            attempt: metadata.attempt,
+            state: sandbox_state(status.state),
+            created_at: status.created_at,
+            labels: status.labels.into_iter().collect(),
+        },
+        ips,
+        netns: verbose.and_then(|info| netns_of(info)),
+    }
+}
+
+/// The network namespace in the verbose information: `runtimeSpec.linux.namespaces[type=network].path`
+/// (containerd and CRI-O alike).
+fn netns_of(info: &str) -> Option<String> {
+    let info: serde_json::Value = serde_json::from_str(info).ok()?;
+    let namespaces = info.pointer("/runtimeSpec/linux/namespaces")?.as_array()?;
+    let network = namespaces.iter().find(|namespace| namespace["type"] == "network")?;
+    Some(network["path"].as_str()?.to_owned()).filter(|path| !path.is_empty())
+}
+
+fn container_state(state: i32) -> ContainerState {
+    match cri::ContainerState::try_from(state) {
+        Ok(cri::ContainerState::ContainerCreated) => ContainerState::Created,
+        Ok(cri::ContainerState::ContainerRunning) => ContainerState::Running,
+        Ok(cri::ContainerState::ContainerExited) => ContainerState::Exited,
+        Ok(cri::ContainerState::ContainerUnknown) | Err(_) => ContainerState::Unknown,
+    }
+}
+
+pub(super) fn container_info(container: cri::Container) -> ContainerInfo {
+    let metadata = container.metadata.unwrap_or_default();
+    ContainerInfo {
+        id: container.id,
+        sandbox_id: container.pod_sandbox_id,
+        name: metadata.name,
+        attempt: metadata.attempt,
+        state: container_state(container.state),
+        created_at: container.created_at,
+        image_ref: container.image_ref,
+        labels: container.labels.into_iter().collect(),
+    }
+}
+
+pub(super) fn container_status(status: cri::ContainerStatus) -> ContainerStatus {
+    let metadata = status.metadata.unwrap_or_default();
+    ContainerStatus {
+        id: status.id,
+        name: metadata.name,
+        attempt: metadata.attempt,
+        state: container_state(status.state),
+        created_at: status.created_at,
+        started_at: status.started_at,
+        finished_at: status.finished_at,
+        exit_code: status.exit_code,
+        image: status.image.map(|image| image.image).unwrap_or_default(),
+        image_ref: status.image_ref,
+        reason: status.reason,
+        message: status.message,
+        labels: status.labels.into_iter().collect(),
+        annotations: status.annotations.into_iter().collect(),
+        log_path: status.log_path,
+    }
+}
+
+pub(super) fn container_stats(stats: cri::ContainerStats) -> ContainerStats {
+    let attributes = stats.attributes.unwrap_or_default();
+    let value = |value: Option<cri::UInt64Value>| value.map_or(0, |value| value.value);
+    let cpu = stats.cpu.unwrap_or_default();
+    let memory = stats.memory.unwrap_or_default();
+    let layer = stats.writable_layer.unwrap_or_default();
+    ContainerStats {
+        id: attributes.id,
+        name: attributes.metadata.unwrap_or_default().name,
+        labels: attributes.labels.into_iter().collect(),
+        at: cpu.timestamp,
+        cpu_nanos: value(cpu.usage_core_nano_seconds),
+        memory_working_set: value(memory.working_set_bytes),
+        memory_usage: value(memory.usage_bytes),
+        memory_rss: value(memory.rss_bytes),
+        rootfs_bytes: value(layer.used_bytes),
+        rootfs_inodes: value(layer.inodes_used),
+    }
+}
+
+pub(super) fn image(image: cri::Image) -> Image {
+    Image {
+        id: image.id,
+        tags: image.repo_tags,
+        digests: image.repo_digests,
+        size: image.size,
+        uid: image.uid.map(|uid| uid.value),
+        username: image.username,
+        pinned: image.pinned,
+    }
+}
+
+pub(super) fn auth(auth: &Auth) -> cri::AuthConfig {
+    cri::AuthConfig {
+        username: auth.username.clone(),
+        password: auth.password.clone(),
+        auth: auth.auth.clone(),
+        server_address: auth.server.clone(),
+        identity_token: auth.identity_token.clone(),
+        registry_token: auth.registry_token.clone(),
+    }
+}
+
+pub(super) fn filesystem(usage: cri::FilesystemUsage) -> FilesystemUsage {
+    FilesystemUsage {
+        mountpoint: usage.fs_id.map(|id| id.mountpoint).unwrap_or_default(),
+        used_bytes: usage.used_bytes.map_or(0, |value| value.value),
+        inodes_used: usage.inodes_used.map_or(0, |value| value.value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::netns_of;
+
+    #[test]
+    fn the_network_namespace_is_read_from_the_verbose_status() {
+        let info = r#"{"pid":7,"runtimeSpec":{"linux":{"namespaces":[{"type":"pid"},
+            {"type":"network","path":"/run/netns/cni-1"}]}}}"#;
+        assert_eq!(netns_of(info).as_deref(), Some("/run/netns/cni-1"));
+        assert_eq!(netns_of("{}"), None);
+        assert_eq!(netns_of("not json"), None);
+    }
+}

@@ -1,0 +1,170 @@
+//! What containerd can do beyond CRI, over the same socket: task events as they happen, exec with a
+//! half-closable standard input, image archives.
+
+mod events;
+mod exec;
+mod import;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::client::CriClient;
+use crate::error::Result;
+use crate::runtime::{Runtime, Session, StreamSpec, Streams};
+use crate::types::{
+    Auth, ContainerConfig, ContainerInfo, ContainerStats, ContainerStatus, ExecOutput, FilesystemUsage, Image,
+    Resources, RuntimeEvent, RuntimeStatus, SandboxConfig, SandboxInfo, SandboxStatus, Version,
+};
+
+/// Namespace that containerd's CRI plugin keeps its things in.
+const NAMESPACE: &str = "k8s.io";
+
+/// A client of containerd: CRI plus its own services.
+#[derive(Clone)]
+pub struct Containerd {
+    cri: CriClient,
+    options: Arc<Options>,
+}
+
+struct Options {
+    /// Folder for the FIFOs of exec sessions.
+    fifo_dir: PathBuf,
+    /// containerd's command-line client, which loads image archives.
+    ctr: PathBuf,
+}
+
+impl Containerd {
+    /// A client of the containerd at that socket. FIFOs go under `fifo_dir`, which is made when needed; `ctr`
+    /// is the path of containerd's own client program.
+    pub fn new(socket: impl AsRef<Path>, fifo_dir: impl AsRef<Path>, ctr: impl AsRef<Path>) -> Self {
+        let options = Options { fifo_dir: fifo_dir.as_ref().to_owned(), ctr: ctr.as_ref().to_owned() };
+        Self { cri: CriClient::new(socket), options: Arc::new(options) }
+    }
+}
+
+/// A request with the namespace in its metadata.
+fn namespaced<T>(message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.metadata_mut().insert("containerd-namespace", tonic::metadata::MetadataValue::from_static(NAMESPACE));
+    request
+}
+
+#[async_trait]
+impl Runtime for Containerd {
+    async fn version(&self) -> Result<Version> {
+        self.cri.version().await
+    }
+
+    async fn status(&self) -> Result<RuntimeStatus> {
+        self.cri.status().await
+    }
+
+    async fn run_sandbox(&self, config: &SandboxConfig) -> Result<String> {
+        self.cri.run_sandbox(config).await
+    }
+
+    async fn stop_sandbox(&self, id: &str) -> Result<()> {
+        self.cri.stop_sandbox(id).await
+    }
+
+    async fn remove_sandbox(&self, id: &str) -> Result<()> {
+        self.cri.remove_sandbox(id).await
+    }
+
+    async fn list_sandboxes(&self) -> Result<Vec<SandboxInfo>> {
+        self.cri.list_sandboxes().await
+    }
+
+    async fn sandbox_status(&self, id: &str) -> Result<SandboxStatus> {
+        self.cri.sandbox_status(id).await
+    }
+
+    async fn create_container(
+        &self,
+        sandbox_id: &str,
+        config: &ContainerConfig,
+        sandbox: &SandboxConfig,
+    ) -> Result<String> {
+        self.cri.create_container(sandbox_id, config, sandbox).await
+    }
+
+    async fn start_container(&self, id: &str) -> Result<()> {
+        self.cri.start_container(id).await
+    }
+
+    async fn stop_container(&self, id: &str, grace: Duration) -> Result<()> {
+        self.cri.stop_container(id, grace).await
+    }
+
+    async fn remove_container(&self, id: &str) -> Result<()> {
+        self.cri.remove_container(id).await
+    }
+
+    async fn list_containers(&self) -> Result<Vec<ContainerInfo>> {
+        self.cri.list_containers().await
+    }
+
+    async fn container_status(&self, id: &str) -> Result<ContainerStatus> {
+        self.cri.container_status(id).await
+    }
+
+    async fn update_resources(&self, id: &str, resources: &Resources) -> Result<()> {
+        self.cri.update_resources(id, resources).await
+    }
+
+    async fn reopen_log(&self, id: &str) -> Result<()> {
+        self.cri.reopen_log(id).await
+    }
+
+    async fn exec_sync(&self, id: &str, command: &[String], timeout: Duration) -> Result<ExecOutput> {
+        self.cri.exec_sync(id, command, timeout).await
+    }
+
+    async fn list_stats(&self) -> Result<Vec<ContainerStats>> {
+        self.cri.list_stats().await
+    }
+
+    async fn list_images(&self) -> Result<Vec<Image>> {
+        self.cri.list_images().await
+    }
+
+    async fn image_status(&self, image: &str) -> Result<Option<Image>> {
+        self.cri.image_status(image).await
+    }
+
+    async fn pull_image(&self, image: &str, auth: Option<&Auth>) -> Result<String> {
+        self.cri.pull_image(image, auth).await
+    }
+
+    async fn remove_image(&self, image: &str) -> Result<()> {
+        self.cri.remove_image(image).await
+    }
+
+    async fn image_fs_info(&self) -> Result<Vec<FilesystemUsage>> {
+        self.cri.image_fs_info().await
+    }
+
+    async fn watch_events(&self, events: mpsc::Sender<RuntimeEvent>, stop: CancellationToken) {
+        events::watch(self.cri.channel(), events, stop).await;
+    }
+}
+
+#[async_trait]
+impl Streams for Containerd {
+    async fn exec(&self, container_id: &str, command: &[String], spec: StreamSpec) -> Result<Session> {
+        exec::start(self.cri.channel(), &self.options.fifo_dir, container_id, command, spec).await
+    }
+
+    async fn attach(&self, container_id: &str, spec: StreamSpec) -> Result<Session> {
+        self.cri.attach(container_id, spec).await
+    }
+
+    async fn import_image(&self, archive: &Path) -> Result<()> {
+        import::run(&self.options.ctr, self.cri.endpoint(), archive).await
+    }
+}
