@@ -6,6 +6,7 @@
 //! stats and plain TCP to pod addresses. [`protocol`] says what is on the wire.
 
 pub mod agent;
+pub mod join;
 pub mod protocol;
 pub mod server;
 mod wire;
@@ -16,7 +17,7 @@ mod tests;
 pub use wire::{read_frame, read_message, write_frame, write_message};
 
 /// ALPN of the link.
-pub const ALPN: &[u8] = b"balsa-node/1";
+pub use balsa_identity::LINK_ALPN as ALPN;
 
 /// How long a connection may be silent before both ends call it dead. Heartbeats come every
 /// [`HEARTBEAT`], so this is several missed in a row.

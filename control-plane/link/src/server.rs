@@ -255,12 +255,6 @@ async fn heartbeats(connection: &quinn::Connection, node: &str, nodes: &Nodes) -
 fn certificate_node(connection: &quinn::Connection) -> Option<String> {
     let identity = connection.peer_identity()?;
     let chain = identity.downcast_ref::<Vec<rustls_pki_types::CertificateDer<'static>>>()?;
-    let (_, certificate) = x509_parser::parse_x509_certificate(chain.first()?).ok()?;
-    let name = certificate
-        .subject()
-        .iter_common_name()
-        .next()?
-        .as_str()
-        .ok()?;
-    name.strip_prefix("system:node:").map(str::to_owned)
+    let peer = balsa_identity::PeerIdentity::from_certificate(chain.first()?).ok()?;
+    peer.node().map(str::to_owned)
 }
