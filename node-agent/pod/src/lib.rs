@@ -1,1 +1,17 @@
-//! The pod lifecycle as a pure reducer: (spec, observed) to actions and status.
+//! The pod lifecycle as a pure reducer: what a pod is asked to be, what is seen of it, and what went before
+//! give what to do next and the status to report. No I/O, no clock: [`reduce`] is told the time.
+
+pub mod backoff;
+mod local;
+mod observed;
+mod plan;
+pub mod qos;
+pub mod spec;
+mod status;
+#[cfg(test)]
+mod tests;
+
+pub use local::{ContainerLocal, Local, StartFailure, Step};
+pub use observed::{Exit, Instance, InstanceState, Observed, Sandbox};
+pub use plan::{Action, Input, Plan, reduce};
+pub use status::reasons;

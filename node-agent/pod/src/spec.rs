@@ -1,0 +1,146 @@
+//! Questions to a pod's spec.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+
+/// When an ended container is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RestartPolicy {
+    /// Whatever happened.
+    Always,
+    /// When it failed.
+    OnFailure,
+    /// Never.
+    Never,
+}
+
+impl RestartPolicy {
+    fn parse(text: Option<&str>) -> Option<Self> {
+        match text? {
+            "Always" => Some(Self::Always),
+            "OnFailure" => Some(Self::OnFailure),
+            "Never" => Some(Self::Never),
+            _ => None,
+        }
+    }
+
+    /// Is a container that ended with that code started again?
+    pub fn restarts(self, code: i32) -> bool {
+        match self {
+            Self::Always => true,
+            Self::OnFailure => code != 0,
+            Self::Never => false,
+        }
+    }
+}
+
+/// What a container is in its pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Runs to its end before the next one.
+    Init,
+    /// An init container that stays (`restartPolicy: Always`).
+    Sidecar,
+    /// An ordinary container.
+    App,
+}
+
+/// A container of a pod with its role and the restart policy that holds for it.
+#[derive(Debug, Clone, Copy)]
+pub struct Member<'a> {
+    /// The container.
+    pub container: &'a Container,
+    /// Its role.
+    pub role: Role,
+    /// When it is restarted.
+    pub policy: RestartPolicy,
+}
+
+/// The pod-wide restart policy.
+pub fn restart_policy(spec: &PodSpec) -> RestartPolicy {
+    RestartPolicy::parse(spec.restart_policy.as_deref()).unwrap_or(RestartPolicy::Always)
+}
+
+/// Init containers in order, then ordinary ones in order.
+pub fn members(spec: &PodSpec) -> Vec<Member<'_>> {
+    let pod_policy = restart_policy(spec);
+    let init = spec.init_containers.iter().flatten().map(move |container| {
+        match RestartPolicy::parse(container.restart_policy.as_deref()) {
+            Some(RestartPolicy::Always) => Member { container, role: Role::Sidecar, policy: RestartPolicy::Always },
+            own => {
+                // A pod that always restarts retries its init containers only until they succeed.
+                let inherited = if pod_policy == RestartPolicy::Never { pod_policy } else { RestartPolicy::OnFailure };
+                Member { container, role: Role::Init, policy: own.unwrap_or(inherited) }
+            }
+        }
+    });
+    let apps = spec.containers.iter().map(move |container| {
+        let own = RestartPolicy::parse(container.restart_policy.as_deref());
+        Member { container, role: Role::App, policy: own.unwrap_or(pod_policy) }
+    });
+    init.chain(apps).collect()
+}
+
+/// The container of that name, init containers included.
+pub fn container<'a>(spec: &'a PodSpec, name: &str) -> Option<&'a Container> {
+    spec.init_containers.iter().flatten().chain(&spec.containers).find(|container| container.name == name)
+}
+
+/// Does the pod use the node's network?
+pub fn host_network(spec: &PodSpec) -> bool {
+    spec.host_network.unwrap_or(false)
+}
+
+/// `namespace/name` for logs.
+pub fn display_name(pod: &Pod) -> String {
+    let (namespace, name) = names(pod);
+    format!("{namespace}/{name}")
+}
+
+/// `name_namespace(uid)`, as messages of events have it.
+pub fn event_name(pod: &Pod) -> String {
+    let (namespace, name) = names(pod);
+    format!("{name}_{namespace}({})", pod.metadata.uid.as_deref().unwrap_or_default())
+}
+
+fn names(pod: &Pod) -> (&str, &str) {
+    let metadata = &pod.metadata;
+    (metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default())
+}
+
+/// Grace of an orderly end that nobody asked for in particular.
+pub fn grace_period(spec: &PodSpec) -> Duration {
+    let seconds = spec.termination_grace_period_seconds.unwrap_or(30);
+    Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+}
+
+/// Grace that the deletion of the pod allows; `None` while it is not being deleted.
+pub fn deletion_grace(pod: &Pod) -> Option<Duration> {
+    pod.metadata.deletion_timestamp.as_ref()?;
+    let own = pod.metadata.deletion_grace_period_seconds.map(|seconds| u64::try_from(seconds).unwrap_or(0));
+    let fallback = || pod.spec.as_ref().map_or(Duration::from_secs(30), grace_period);
+    Some(own.map_or_else(fallback, Duration::from_secs))
+}
+
+/// A digest of what, when changed in a running pod, asks for a new instance: the image.
+pub fn spec_hash(container: &Container) -> String {
+    // FNV-1a: stable across builds and machines, unlike the standard library's hasher.
+    let text = format!("{}\0{}", container.name, container.image.as_deref().unwrap_or_default());
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    format!("{hash:x}")
+}
+
+/// A time that much later, at most the end of time.
+pub fn after(time: Timestamp, duration: Duration) -> Timestamp {
+    let duration = jiff::SignedDuration::try_from(duration).unwrap_or(jiff::SignedDuration::MAX);
+    time.checked_add(duration).unwrap_or(Timestamp::MAX)
+}
+
+/// Time from `earlier` to `later`, zero if in the other order.
+pub fn between(earlier: Timestamp, later: Timestamp) -> Duration {
+    later.duration_since(earlier).try_into().unwrap_or(Duration::ZERO)
+}
