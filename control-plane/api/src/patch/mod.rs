@@ -1,0 +1,134 @@
+//! The patch formats of the API: JSON patch (RFC 6902), JSON merge patch (RFC 7386) and strategic merge patch.
+//! Server-side apply, the fourth, is [`crate::apply`].
+
+mod order;
+mod strategic;
+
+#[cfg(test)]
+mod tests;
+
+use serde_json::Value;
+
+use crate::schema::Type;
+use crate::status::{Cause, Details, Status};
+
+pub use strategic::strategic_merge;
+
+/// Operations accepted in one JSON patch.
+const MAX_OPERATIONS: usize = 10_000;
+
+/// The format of a PATCH body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PatchType {
+    /// `application/json-patch+json`
+    Json,
+    /// `application/merge-patch+json`
+    Merge,
+    /// `application/strategic-merge-patch+json`
+    Strategic,
+    /// `application/apply-patch+yaml`
+    Apply,
+}
+
+impl PatchType {
+    const ALL: [(Self, &'static str); 4] = [
+        (Self::Json, "application/json-patch+json"),
+        (Self::Merge, "application/merge-patch+json"),
+        (Self::Strategic, "application/strategic-merge-patch+json"),
+        (Self::Apply, "application/apply-patch+yaml"),
+    ];
+
+    /// Reads a Content-Type header; parameters after `;` are ignored. Custom kinds have no `strategic` patch.
+    ///
+    /// # Errors
+    /// 415 `UnsupportedMediaType`, naming what is accepted.
+    pub fn from_content_type(content_type: &str, strategic: bool) -> Result<Self, Status> {
+        let media = content_type.split(';').next().unwrap_or_default().trim();
+        let accepted = || {
+            Self::ALL
+                .into_iter()
+                .filter(|(t, _)| strategic || *t != Self::Strategic)
+        };
+        accepted().find(|(_, name)| *name == media).map(|(t, _)| t).ok_or_else(|| {
+            let list: Vec<&str> = accepted().map(|(_, name)| name).collect();
+            let message = format!(
+                "the body of the request was in an unknown format - accepted media types include: {}",
+                list.join(", ")
+            );
+            Status::new(415, "UnsupportedMediaType", message)
+        })
+    }
+}
+
+/// Applies a patch of any format but apply to an object.
+///
+/// # Errors
+/// 400 for a patch that is no patch, 413 for one with too many operations, 422 for one that does not fit the
+/// object.
+pub fn apply_patch(
+    patch_type: PatchType,
+    type_: Option<Type<'_>>,
+    object: Value,
+    patch: &[u8],
+) -> Result<Value, Status> {
+    match patch_type {
+        PatchType::Json => json(object, patch),
+        PatchType::Merge => Ok(merge(object, &read_object(patch)?)),
+        PatchType::Strategic => strategic_merge(type_, object, read_object(patch)?),
+        PatchType::Apply => Err(Status::internal("an apply patch is not applied here")),
+    }
+}
+
+fn read_object(patch: &[u8]) -> Result<Value, Status> {
+    let undecodable =
+        |why: &dyn std::fmt::Display| Status::bad_request(format!("error decoding patch: {why}"));
+    let value: Value = serde_json::from_slice(patch).map_err(|e| undecodable(&e))?;
+    if value.is_object() {
+        Ok(value)
+    } else {
+        Err(undecodable(&"it must be a JSON object"))
+    }
+}
+
+/// 422 with the reason as its only cause, as kubectl prints it after `The request is invalid: `.
+pub(crate) fn unprocessable(why: impl Into<String>) -> Status {
+    let cause = Cause {
+        reason: "UnexpectedServerResponse".to_owned(),
+        message: why.into(),
+        field: String::new(),
+    };
+    Status {
+        code: 422,
+        reason: "Invalid",
+        message: "the server rejected our request due to an error in our request".to_owned(),
+        details: Some(Details {
+            causes: vec![cause],
+            ..Details::default()
+        }),
+    }
+}
+
+/// Applies a JSON patch: all of its operations or none.
+///
+/// # Errors
+/// As [`apply_patch`].
+pub fn json(mut object: Value, patch: &[u8]) -> Result<Value, Status> {
+    let patch: json_patch::Patch = serde_json::from_slice(patch)
+        .map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
+    if patch.0.len() > MAX_OPERATIONS {
+        let count = patch.0.len();
+        let message = format!(
+            "The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {count}"
+        );
+        return Err(Status::new(413, "RequestEntityTooLarge", message));
+    }
+    json_patch::patch(&mut object, &patch).map_err(|e| unprocessable(e.to_string()))?;
+    Ok(object)
+}
+
+/// Applies a JSON merge patch: objects merge, null removes, everything else replaces.
+#[must_use]
+pub fn merge(mut object: Value, patch: &Value) -> Value {
+    json_patch::merge(&mut object, patch);
+    object
+}
