@@ -28,8 +28,8 @@ const BACKDATE: Duration = Duration::from_secs(3600);
 pub struct Profile {
     /// Common name; the user name of a client certificate.
     pub common_name: String,
-    /// Organizations; the groups of a client certificate.
-    pub organizations: Vec<String>,
+    /// Organization; the group of a client certificate. (Reading certificates we take several.)
+    pub organization: Option<String>,
     /// DNS names.
     pub dns: Vec<String>,
     /// IP addresses.
@@ -79,7 +79,7 @@ impl CertificateAuthority {
     /// When the random source fails.
     pub fn generate(now: Timestamp) -> Result<Self, Error> {
         let key = KeyPair::generate()?;
-        let mut params = base_params("balsa-ca", &[], now, CA_LIFETIME)?;
+        let mut params = base_params("balsa-ca", None, now, CA_LIFETIME)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![
             KeyUsagePurpose::KeyCertSign,
@@ -185,7 +185,7 @@ impl CertificateAuthority {
 pub fn node_profile(node: &str) -> Profile {
     Profile {
         common_name: format!("{NODE_USER_PREFIX}{node}"),
-        organizations: vec![GROUP_NODES.to_owned()],
+        organization: Some(GROUP_NODES.to_owned()),
         client: true,
         ..Profile::default()
     }
@@ -215,10 +215,9 @@ pub fn pem(label: &str, der: &[u8]) -> String {
 }
 
 fn leaf_params(profile: &Profile, now: Timestamp) -> Result<CertificateParams, Error> {
-    let organizations: Vec<&str> = profile.organizations.iter().map(String::as_str).collect();
     let mut params = base_params(
         &profile.common_name,
-        &organizations,
+        profile.organization.as_deref(),
         now,
         CERTIFICATE_LIFETIME,
     )?;
@@ -248,16 +247,16 @@ fn leaf_params(profile: &Profile, now: Timestamp) -> Result<CertificateParams, E
 
 fn base_params(
     common_name: &str,
-    organizations: &[&str],
+    organization: Option<&str>,
     now: Timestamp,
     lifetime: Duration,
 ) -> Result<CertificateParams, Error> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    for organization in organizations {
+    if let Some(organization) = organization {
         params
             .distinguished_name
-            .push(DnType::OrganizationName, *organization);
+            .push(DnType::OrganizationName, organization);
     }
     params
         .distinguished_name

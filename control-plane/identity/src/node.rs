@@ -43,7 +43,7 @@ impl PendingNode {
         let profile = node_profile(node);
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
-        for organization in &profile.organizations {
+        if let Some(organization) = &profile.organization {
             params
                 .distinguished_name
                 .push(DnType::OrganizationName, organization.as_str());

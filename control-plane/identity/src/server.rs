@@ -11,7 +11,7 @@ use rustls::{ClientConfig, ServerConfig};
 use tokio_util::sync::CancellationToken;
 use x509_parser::extensions::GeneralName;
 
-use crate::ca::{CertificateAuthority, Profile, node_profile};
+use crate::ca::{CertificateAuthority, Profile};
 use crate::error::Error;
 use crate::join::Bundle;
 use crate::jwt::ServiceAccountKeys;
@@ -70,7 +70,7 @@ impl ServerNames {
     fn raft_profile(&self) -> Profile {
         Profile {
             common_name: format!("system:balsa:server:{}", self.node),
-            organizations: vec![GROUP_SERVERS.to_owned()],
+            organization: Some(GROUP_SERVERS.to_owned()),
             dns: vec![RAFT_SERVER_NAME.to_owned()],
             server: true,
             client: true,
@@ -260,7 +260,7 @@ impl Identity {
     pub fn admin_kubeconfig(&self, servers: &[(String, String)]) -> Result<Kubeconfig, Error> {
         let profile = Profile {
             common_name: "kubernetes-admin".into(),
-            organizations: vec![GROUP_MASTERS.to_owned()],
+            organization: Some(GROUP_MASTERS.to_owned()),
             client: true,
             ..Profile::default()
         };
@@ -279,7 +279,6 @@ impl Identity {
     /// When the request is malformed.
     pub fn sign_node_request(&self, request_pem: &str, node: &str) -> Result<String, Error> {
         crate::join::check_node_name(node)?;
-        debug_assert!(node_profile(node).client);
         self.ca
             .sign_node_request(request_pem, node, Timestamp::now())
     }
