@@ -15,6 +15,7 @@ mod roots;
 mod tests;
 
 use std::collections::HashMap;
+use std::hash::{Hash as _, Hasher as _};
 use std::sync::LazyLock;
 
 use arena::{Arena, DefinitionId, FieldEntry, Form, Node, NodeId};
@@ -74,6 +75,18 @@ impl Schema {
         self.kinds
             .iter()
             .map(|((g, v, k), id)| (&**g, &**v, &**k, self.type_of(*id)))
+    }
+
+    /// A number that differs between schemas that differ, for telling clients that a document has changed.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        let mut hasher = std::hash::DefaultHasher::new();
+        self.arena.text.hash(&mut hasher);
+        self.arena.nodes.hash(&mut hasher);
+        for field in &self.arena.fields {
+            (field.node, field.required, field.patch).hash(&mut hasher);
+        }
+        hasher.finish()
     }
 
     fn type_of(&self, id: DefinitionId) -> Type<'_> {

@@ -1,0 +1,241 @@
+//! OpenAPI documents, made from the schema and the declared kinds: v3 (one document per group and version) and
+//! v2 (one for all).
+//!
+//! kubectl reads them to explain fields, to find out whether the server validates fields and supports dry runs,
+//! and to merge lists on the client; old kubectl validates against v2. Documents are written straight to bytes:
+//! the API server builds one when it is asked for and may keep it, compressed.
+
+mod paths;
+mod proto;
+mod schemas;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha512};
+
+use crate::kind::Kind;
+use crate::object::join_api_version;
+use crate::schema::{Definition, Schema};
+
+/// Media type of the v2 document in the form old kubectl asks for.
+pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+
+/// Text of `info.version`.
+const SERVED_VERSION: &str = "v1.35.0";
+
+/// A kind with the schema that describes it: [`Schema::builtin`], or its own for a custom kind.
+#[derive(Clone)]
+pub struct Served<'a> {
+    /// The kind.
+    pub kind: &'a Kind,
+    /// Where its types are.
+    pub schema: &'a Schema,
+}
+
+impl<'a> Served<'a> {
+    /// Built-in kinds.
+    #[must_use]
+    pub fn builtin(kinds: &'a [Arc<Kind>]) -> Vec<Self> {
+        kinds
+            .iter()
+            .map(|kind| Self {
+                kind,
+                schema: Schema::builtin(),
+            })
+            .collect()
+    }
+}
+
+/// Which OpenAPI is being written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dialect {
+    V2,
+    V3,
+}
+
+impl Dialect {
+    fn reference(self, name: &str) -> Value {
+        match self {
+            Self::V2 => json!({"$ref": format!("#/definitions/{name}")}),
+            Self::V3 => json!({"$ref": format!("#/components/schemas/{name}")}),
+        }
+    }
+}
+
+/// Path of a group and version in the index and the URL: `api/v1`, `apis/apps/v1`.
+fn index_path(group: &str, version: &str) -> String {
+    if group.is_empty() {
+        format!("api/{version}")
+    } else {
+        format!("apis/{group}/{version}")
+    }
+}
+
+/// `GET /openapi/v3`: where the documents are.
+#[must_use]
+pub fn v3_index(kinds: &[Served<'_>]) -> Value {
+    let versions: BTreeSet<(&str, &str)> = kinds
+        .iter()
+        .map(|s| (&*s.kind.group, &*s.kind.version))
+        .collect();
+    let mut paths = Map::new();
+    for (group, version) in versions {
+        let path = index_path(group, version);
+        let url = format!("/openapi/v3/{path}?hash={}", v3_hash(kinds, group, version));
+        paths.insert(path, json!({"serverRelativeURL": url}));
+    }
+    json!({"paths": paths})
+}
+
+/// A text that changes whenever the document for a group and version does, for its URL and ETag. It is made from
+/// what the document is made from, so that the document need not be.
+#[must_use]
+pub fn v3_hash(kinds: &[Served<'_>], group: &str, version: &str) -> String {
+    let mut hash = Sha512::new();
+    hash.update(env!("CARGO_PKG_VERSION"));
+    for served in kinds
+        .iter()
+        .filter(|s| s.kind.group == group && s.kind.version == version)
+    {
+        let kind = served.kind;
+        hash.update(format!(
+            "{}/{}/{:?}/{:?}/{:?}",
+            kind.kind, kind.plural, kind.scope, kind.verbs, kind.subresources
+        ));
+        hash.update(served.schema.fingerprint().to_be_bytes());
+    }
+    hex::encode_upper(hash.finalize())
+}
+
+/// `GET /openapi/v3/api/v1` and `/openapi/v3/apis/GROUP/VERSION`, as JSON; `None` when nothing of it is served.
+#[must_use]
+pub fn v3_document(kinds: &[Served<'_>], group: &str, version: &str) -> Option<Vec<u8>> {
+    let mine: Vec<Served<'_>> = kinds
+        .iter()
+        .filter(|s| s.kind.group == group && s.kind.version == version)
+        .cloned()
+        .collect();
+    if mine.is_empty() {
+        return None;
+    }
+    let mut out = Vec::with_capacity(1 << 20);
+    out.extend_from_slice(br#"{"openapi":"3.0.0","info":{"title":"Kubernetes","version":""#);
+    out.extend_from_slice(SERVED_VERSION.as_bytes());
+    out.extend_from_slice(br#""},"paths":"#);
+    write_entries(&mut out, paths::of(&mine, Dialect::V3));
+    out.extend_from_slice(br#","components":{"schemas":"#);
+    let kinds_of = kind_names(&mine);
+    let used = schemas::used_by(&mine);
+    write_entries(
+        &mut out,
+        used.values()
+            .map(|d| (d.name(), define(*d, &kinds_of, Dialect::V3))),
+    );
+    out.extend_from_slice(
+        br#","securitySchemes":{"BearerToken":{"type":"apiKey","description":"Bearer Token authentication","name":"authorization","in":"header"}}}}"#,
+    );
+    Some(out)
+}
+
+/// `GET /openapi/v2` as JSON.
+#[must_use]
+pub fn v2_document(kinds: &[Served<'_>]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(4 << 20);
+    out.extend_from_slice(br#"{"swagger":"2.0","info":{"title":"Kubernetes","version":""#);
+    out.extend_from_slice(SERVED_VERSION.as_bytes());
+    out.extend_from_slice(br#""},"paths":"#);
+    write_entries(&mut out, paths::of(kinds, Dialect::V2));
+    out.extend_from_slice(br#","definitions":"#);
+    let kinds_of = kind_names(kinds);
+    let used = schemas::used_by(kinds);
+    write_entries(
+        &mut out,
+        used.values()
+            .map(|d| (d.name(), define(*d, &kinds_of, Dialect::V2))),
+    );
+    out.extend_from_slice(
+        br#","securityDefinitions":{"BearerToken":{"type":"apiKey","description":"Bearer Token authentication","name":"authorization","in":"header"}},"security":[{"BearerToken":[]}]}"#,
+    );
+    out
+}
+
+/// `GET /openapi/v2` in the protobuf form ([`V2_PROTOBUF`]).
+#[must_use]
+pub fn v2_protobuf(kinds: &[Served<'_>]) -> Vec<u8> {
+    let kinds_of = kind_names(kinds);
+    let used = schemas::used_by(kinds);
+    let definitions = used
+        .values()
+        .map(|d| (d.name().to_owned(), define(*d, &kinds_of, Dialect::V2)));
+    proto::document(SERVED_VERSION, paths::of(kinds, Dialect::V2), definitions)
+}
+
+/// Writes a JSON object one entry at a time.
+fn write_entries<K: AsRef<str>>(out: &mut Vec<u8>, entries: impl IntoIterator<Item = (K, Value)>) {
+    out.push(b'{');
+    for (index, (key, value)) in entries.into_iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        out.extend_from_slice(Value::from(key.as_ref()).to_string().as_bytes());
+        out.push(b':');
+        out.extend_from_slice(value.to_string().as_bytes());
+    }
+    out.push(b'}');
+}
+
+/// Group, version and kind of the definitions that are kinds.
+type KindNames<'a> = BTreeMap<&'a str, Vec<(String, String, String)>>;
+
+const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
+
+fn kind_names<'a>(kinds: &[Served<'a>]) -> KindNames<'a> {
+    let mut names: KindNames<'a> = BTreeMap::new();
+    let mut versions = BTreeSet::from([("", "v1")]);
+    for served in kinds {
+        versions.insert((&*served.kind.group, &*served.kind.version));
+        for (group, version, kind, type_) in served.schema.kinds() {
+            if let Some(definition) = type_.definition() {
+                let entry = names.entry(definition.name()).or_default();
+                let gvk = (group.to_owned(), version.to_owned(), kind.to_owned());
+                if !entry.contains(&gvk) {
+                    entry.push(gvk);
+                }
+            }
+        }
+    }
+    // Its options may be written in any group's version.
+    let options = versions
+        .into_iter()
+        .map(|(g, v)| (g.to_owned(), v.to_owned(), "DeleteOptions".to_owned()));
+    names.insert(DELETE_OPTIONS, options.collect());
+    names
+}
+
+fn gvk_value(group: &str, version: &str, kind: &str) -> Value {
+    json!({"group": group, "version": version, "kind": kind})
+}
+
+fn define(definition: Definition<'_>, kinds: &KindNames<'_>, dialect: Dialect) -> Value {
+    let mut value = schemas::definition(definition, dialect);
+    if let Some(names) = kinds.get(definition.name()) {
+        let list: Vec<Value> = names.iter().map(|(g, v, k)| gvk_value(g, v, k)).collect();
+        value["x-kubernetes-group-version-kind"] = list.into();
+    }
+    value
+}
+
+/// Where a kind's paths begin: `/api/v1`, `/apis/apps/v1`.
+fn base_path(kind: &Kind) -> String {
+    let prefix = if kind.group.is_empty() {
+        "/api/"
+    } else {
+        "/apis/"
+    };
+    format!("{prefix}{}", join_api_version(&kind.group, &kind.version))
+}
