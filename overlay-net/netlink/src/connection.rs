@@ -40,7 +40,10 @@ impl Connection {
         setsockopt(&socket, sockopt::SendTimeout, &timeout).map_err(|e| fail(e.into()))?;
         // Without the capability the default size stays; small requests still fit.
         let _ = setsockopt(&socket, sockopt::RcvBufForce, &(4 << 20));
-        Ok(Self { socket, sequence: 0 })
+        Ok(Self {
+            socket,
+            sequence: 0,
+        })
     }
 
     /// The next sequence number.
@@ -74,7 +77,9 @@ impl Connection {
         let flags = if wait { 0 } else { libc::MSG_DONTWAIT };
         loop {
             let mut buffer: Vec<u8> = Vec::new();
-            let peeked = self.socket.recv_from(&mut buffer, flags | libc::MSG_PEEK | libc::MSG_TRUNC);
+            let peeked = self
+                .socket
+                .recv_from(&mut buffer, flags | libc::MSG_PEEK | libc::MSG_TRUNC);
             let length = match peeked {
                 Ok((length, _)) => length,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
@@ -141,10 +146,14 @@ impl Connection {
         let sequence = self.next_sequence();
         let mut writer = Writer::new();
         build(&mut writer, sequence);
-        let bytes = writer.into_bytes().ok_or_else(|| Error::TooBig { what: what.to_owned() })?;
+        let bytes = writer.into_bytes().ok_or_else(|| Error::TooBig {
+            what: what.to_owned(),
+        })?;
         self.send(what, &bytes)?;
         loop {
-            let Some(datagram) = self.receive(what, true)? else { continue };
+            let Some(datagram) = self.receive(what, true)? else {
+                continue;
+            };
             for message in wire::messages(&datagram) {
                 if message.sequence != sequence {
                     continue;
@@ -178,5 +187,9 @@ fn outcome(what: &str, payload: &[u8]) -> Result<()> {
 
 fn done(what: &str, payload: &[u8]) -> Result<()> {
     // A dump's end may carry an error number; very old kernels send nothing.
-    if payload.len() < 4 { Ok(()) } else { outcome(what, payload) }
+    if payload.len() < 4 {
+        Ok(())
+    } else {
+        outcome(what, payload)
+    }
 }

@@ -57,7 +57,9 @@ pub struct CtNetlink {
 impl CtNetlink {
     /// Opens a connection in the calling thread's network namespace.
     pub fn open() -> Result<Self> {
-        Ok(Self { connection: Mutex::new(Connection::open(libc::NETLINK_NETFILTER)?) })
+        Ok(Self {
+            connection: Mutex::new(Connection::open(libc::NETLINK_NETFILTER)?),
+        })
     }
 }
 
@@ -66,7 +68,12 @@ impl Conntrack for CtNetlink {
         self.connection.lock().dump(
             "listing tracked connections",
             |w, sequence| {
-                w.begin(SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET, REQUEST | DUMP, sequence, &[0, 0, 0, 0]);
+                w.begin(
+                    SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET,
+                    REQUEST | DUMP,
+                    sequence,
+                    &[0, 0, 0, 0],
+                );
                 w.finish();
             },
             |found, message| {
@@ -79,11 +86,19 @@ impl Conntrack for CtNetlink {
 
     fn forget(&self, flow: &Flow) -> Result<()> {
         let family = if flow.source.0.is_ipv4() { 2 } else { 10 };
-        let outcome = self.connection.lock().request("forgetting a tracked connection", |w, sequence| {
-            w.begin(SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE, REQUEST | ACK, sequence, &[family, 0, 0, 0]);
-            tuple(w, CTA_TUPLE_ORIG, flow.source, flow.destination);
-            w.finish();
-        });
+        let outcome =
+            self.connection
+                .lock()
+                .request("forgetting a tracked connection", |w, sequence| {
+                    w.begin(
+                        SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE,
+                        REQUEST | ACK,
+                        sequence,
+                        &[family, 0, 0, 0],
+                    );
+                    tuple(w, CTA_TUPLE_ORIG, flow.source, flow.destination);
+                    w.finish();
+                });
         match outcome {
             Err(e) if !e.is_not_found() => Err(e),
             _ => Ok(()),
@@ -94,7 +109,10 @@ impl Conntrack for CtNetlink {
 fn tuple(w: &mut Writer, kind: u16, source: (IpAddr, u16), destination: (IpAddr, u16)) {
     let outer = w.nest(kind);
     let ip = w.nest(CTA_TUPLE_IP);
-    for (address, v4, v6) in [(source.0, CTA_IP_V4_SRC, CTA_IP_V6_SRC), (destination.0, CTA_IP_V4_DST, CTA_IP_V6_DST)] {
+    for (address, v4, v6) in [
+        (source.0, CTA_IP_V4_SRC, CTA_IP_V6_SRC),
+        (destination.0, CTA_IP_V4_DST, CTA_IP_V6_DST),
+    ] {
         match address {
             IpAddr::V4(a) => w.bytes(v4, &a.octets()),
             IpAddr::V6(a) => w.bytes(v6, &a.octets()),
@@ -113,7 +131,11 @@ fn parse(payload: &[u8]) -> Option<Flow> {
     let attributes = payload.get(NFGENMSG..)?;
     let (source, destination) = parse_tuple(wire::attribute(attributes, CTA_TUPLE_ORIG)?)?;
     let (answers, _) = parse_tuple(wire::attribute(attributes, CTA_TUPLE_REPLY)?)?;
-    Some(Flow { source, destination, answers })
+    Some(Flow {
+        source,
+        destination,
+        answers,
+    })
 }
 
 type End = (IpAddr, u16);
@@ -126,14 +148,24 @@ fn parse_tuple(tuple: &[u8]) -> Option<(End, End)> {
     }
     let port = |kind| wire::attribute(proto, kind).map(wire::be16);
     let address = |v4, v6| {
-        let v4 = wire::attribute(ip, v4).and_then(|b| <[u8; 4]>::try_from(b).ok()).map(|b| IpAddr::V4(Ipv4Addr::from(b)));
+        let v4 = wire::attribute(ip, v4)
+            .and_then(|b| <[u8; 4]>::try_from(b).ok())
+            .map(|b| IpAddr::V4(Ipv4Addr::from(b)));
         v4.or_else(|| {
-            wire::attribute(ip, v6).and_then(|b| <[u8; 16]>::try_from(b).ok()).map(|b| IpAddr::V6(Ipv6Addr::from(b)))
+            wire::attribute(ip, v6)
+                .and_then(|b| <[u8; 16]>::try_from(b).ok())
+                .map(|b| IpAddr::V6(Ipv6Addr::from(b)))
         })
     };
     Some((
-        (address(CTA_IP_V4_SRC, CTA_IP_V6_SRC)?, port(CTA_PROTO_SRC_PORT)?),
-        (address(CTA_IP_V4_DST, CTA_IP_V6_DST)?, port(CTA_PROTO_DST_PORT)?),
+        (
+            address(CTA_IP_V4_SRC, CTA_IP_V6_SRC)?,
+            port(CTA_PROTO_SRC_PORT)?,
+        ),
+        (
+            address(CTA_IP_V4_DST, CTA_IP_V6_DST)?,
+            port(CTA_PROTO_DST_PORT)?,
+        ),
     ))
 }
 
@@ -151,6 +183,13 @@ mod tests {
         tuple(&mut w, CTA_TUPLE_REPLY, destination, source);
         let mut payload = vec![2, 0, 0, 0];
         payload.extend(w.into_bytes().unwrap());
-        assert_eq!(parse(&payload), Some(Flow { source, destination, answers: destination }));
+        assert_eq!(
+            parse(&payload),
+            Some(Flow {
+                source,
+                destination,
+                answers: destination
+            })
+        );
     }
 }

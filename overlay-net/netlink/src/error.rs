@@ -57,10 +57,16 @@ impl Error {
     }
 
     pub(crate) fn kernel(what: impl Into<String>, errno: i32) -> Self {
-        Self::Kernel { what: what.into(), source: io::Error::from_raw_os_error(errno) }
+        Self::Kernel {
+            what: what.into(),
+            source: io::Error::from_raw_os_error(errno),
+        }
     }
 
     pub(crate) fn io(what: impl Into<String>, source: io::Error) -> Self {
-        Self::Io { what: what.into(), source }
+        Self::Io {
+            what: what.into(),
+            source,
+        }
     }
 }

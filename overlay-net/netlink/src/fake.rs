@@ -37,7 +37,11 @@ impl FakeLinks {
         fake.edit(|t| {
             t.links.push(plain(1, "lo", 65536));
             t.links.push(plain(2, "eth0", 1500));
-            t.addresses.push(Address { link: 2, net: address, scope: crate::Scope::Global });
+            t.addresses.push(Address {
+                link: 2,
+                net: address,
+                scope: crate::Scope::Global,
+            });
         });
         fake
     }
@@ -55,15 +59,32 @@ impl FakeLinks {
     fn add(&self, name: &str, mtu: u32, mac: Option<Mac>, kind: LinkKind) -> Result<()> {
         self.edit(|t| {
             if t.links.iter().any(|l| l.name == name) {
-                return Err(Error::kernel(format!("creating device {name}"), libc::EEXIST));
+                return Err(Error::kernel(
+                    format!("creating device {name}"),
+                    libc::EEXIST,
+                ));
             }
             let index = t.links.iter().map(|l| l.index).max().unwrap_or(0) + 1;
-            t.links.push(Link { index, name: name.to_owned(), up: false, mtu, mac, master: None, kind });
+            t.links.push(Link {
+                index,
+                name: name.to_owned(),
+                up: false,
+                mtu,
+                mac,
+                master: None,
+                kind,
+            });
             Ok(())
         })
     }
 
-    fn put<T: Copy>(&self, link: u32, table: impl Fn(&mut Tables) -> &mut Vec<T>, same: impl Fn(&T) -> bool, new: T) -> Result<()> {
+    fn put<T: Copy>(
+        &self,
+        link: u32,
+        table: impl Fn(&mut Tables) -> &mut Vec<T>,
+        same: impl Fn(&T) -> bool,
+        new: T,
+    ) -> Result<()> {
         self.edit(|t| {
             if !t.links.iter().any(|l| l.index == link) {
                 return Err(Error::kernel(format!("using device {link}"), libc::ENODEV));
@@ -75,19 +96,35 @@ impl FakeLinks {
         })
     }
 
-    fn remove<T>(&self, table: impl Fn(&mut Tables) -> &mut Vec<T>, same: impl Fn(&T) -> bool) -> Result<()> {
+    fn remove<T>(
+        &self,
+        table: impl Fn(&mut Tables) -> &mut Vec<T>,
+        same: impl Fn(&T) -> bool,
+    ) -> Result<()> {
         self.edit(|t| {
             let list = table(t);
             let before = list.len();
             list.retain(|old| !same(old));
-            if list.len() == before { Err(Error::kernel("removing an entry", libc::ENOENT)) } else { Ok(()) }
+            if list.len() == before {
+                Err(Error::kernel("removing an entry", libc::ENOENT))
+            } else {
+                Ok(())
+            }
         })
     }
 }
 
 fn plain(index: u32, name: &str, mtu: u32) -> Link {
     let kind = LinkKind::Other(String::new());
-    Link { index, name: name.to_owned(), up: true, mtu, mac: None, master: None, kind }
+    Link {
+        index,
+        name: name.to_owned(),
+        up: true,
+        mtu,
+        mac: None,
+        master: None,
+        kind,
+    }
 }
 
 impl Links for FakeLinks {
@@ -96,11 +133,22 @@ impl Links for FakeLinks {
     }
 
     fn link(&self, name: &str) -> Result<Option<Link>> {
-        Ok(self.tables.lock().links.iter().find(|l| l.name == name).cloned())
+        Ok(self
+            .tables
+            .lock()
+            .links
+            .iter()
+            .find(|l| l.name == name)
+            .cloned())
     }
 
     fn add_vxlan(&self, new: &NewVxlan) -> Result<()> {
-        self.add(&new.name, new.mtu, Some(new.mac), LinkKind::Vxlan(new.vxlan.clone()))
+        self.add(
+            &new.name,
+            new.mtu,
+            Some(new.mac),
+            LinkKind::Vxlan(new.vxlan.clone()),
+        )
     }
 
     fn add_veth(&self, new: &NewVeth<'_>) -> Result<()> {
@@ -118,7 +166,10 @@ impl Links for FakeLinks {
     fn change_link(&self, index: u32, change: &LinkChange<'_>) -> Result<()> {
         self.edit(|t| {
             let Some(link) = t.links.iter_mut().find(|l| l.index == index) else {
-                return Err(Error::kernel(format!("changing device {index}"), libc::ENODEV));
+                return Err(Error::kernel(
+                    format!("changing device {index}"),
+                    libc::ENODEV,
+                ));
             };
             link.up = change.up.unwrap_or(link.up);
             link.mtu = change.mtu.unwrap_or(link.mtu);
@@ -155,7 +206,12 @@ impl Links for FakeLinks {
     }
 
     fn put_address(&self, a: &Address) -> Result<()> {
-        self.put(a.link, |t| &mut t.addresses, |o| (o.link, o.net) == (a.link, a.net), *a)
+        self.put(
+            a.link,
+            |t| &mut t.addresses,
+            |o| (o.link, o.net) == (a.link, a.net),
+            *a,
+        )
     }
 
     fn delete_address(&self, a: &Address) -> Result<()> {
@@ -167,19 +223,42 @@ impl Links for FakeLinks {
     }
 
     fn put_route(&self, r: &Route) -> Result<()> {
-        let up = self.tables.lock().links.iter().any(|l| l.index == r.link && l.up);
+        let up = self
+            .tables
+            .lock()
+            .links
+            .iter()
+            .any(|l| l.index == r.link && l.up);
         if !up {
-            return Err(Error::kernel(format!("adding route to {}", r.destination), libc::ENETDOWN));
+            return Err(Error::kernel(
+                format!("adding route to {}", r.destination),
+                libc::ENETDOWN,
+            ));
         }
-        self.put(r.link, |t| &mut t.routes, |o| o.destination == r.destination, *r)
+        self.put(
+            r.link,
+            |t| &mut t.routes,
+            |o| o.destination == r.destination,
+            *r,
+        )
     }
 
     fn delete_route(&self, r: &Route) -> Result<()> {
-        self.remove(|t| &mut t.routes, |o| (o.destination, o.link) == (r.destination, r.link))
+        self.remove(
+            |t| &mut t.routes,
+            |o| (o.destination, o.link) == (r.destination, r.link),
+        )
     }
 
     fn neighbours(&self, link: u32) -> Result<Vec<Neighbour>> {
-        Ok(self.tables.lock().neighbours.iter().filter(|n| n.link == link).copied().collect())
+        Ok(self
+            .tables
+            .lock()
+            .neighbours
+            .iter()
+            .filter(|n| n.link == link)
+            .copied()
+            .collect())
     }
 
     fn put_neighbour(&self, n: &Neighbour) -> Result<()> {
@@ -192,11 +271,23 @@ impl Links for FakeLinks {
     }
 
     fn fdb(&self, link: u32) -> Result<Vec<FdbEntry>> {
-        Ok(self.tables.lock().fdb.iter().filter(|e| e.link == link).copied().collect())
+        Ok(self
+            .tables
+            .lock()
+            .fdb
+            .iter()
+            .filter(|e| e.link == link)
+            .copied()
+            .collect())
     }
 
     fn put_fdb(&self, e: &FdbEntry) -> Result<()> {
-        self.put(e.link, |t| &mut t.fdb, |o| (o.link, o.mac) == (e.link, e.mac), *e)
+        self.put(
+            e.link,
+            |t| &mut t.fdb,
+            |o| (o.link, o.mac) == (e.link, e.mac),
+            *e,
+        )
     }
 
     fn delete_fdb(&self, e: &FdbEntry) -> Result<()> {

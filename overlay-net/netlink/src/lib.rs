@@ -16,13 +16,13 @@ mod rtnl;
 pub mod sysctl;
 pub mod wire;
 
-pub use conntrack::{Conntrack, CtNetlink, Flow};
 pub use connection::Connection;
+pub use conntrack::{Conntrack, CtNetlink, Flow};
 pub use error::{Error, Result};
 pub use fake::{FakeLinks, Tables};
 pub use links::{
-    Address, FdbEntry, Link, LinkChange, LinkKind, Links, Mac, Neighbour, NewVeth, NewVxlan, Route, Scope, Vxlan,
-    host_net, unspecified,
+    Address, FdbEntry, Link, LinkChange, LinkKind, Links, Mac, Neighbour, NewVeth, NewVxlan, Route,
+    Scope, Vxlan, host_net, unspecified,
 };
 pub use monitor::Monitor;
 pub use netns::Namespace;

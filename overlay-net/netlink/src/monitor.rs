@@ -30,7 +30,10 @@ impl Monitor {
     pub fn open() -> Result<Self> {
         let fail = |e| Error::io("subscribing to network device changes", e);
         let mut socket = TokioSocket::new(libc::NETLINK_ROUTE as isize).map_err(fail)?;
-        socket.socket_mut().bind(&SocketAddr::new(0, 0)).map_err(fail)?;
+        socket
+            .socket_mut()
+            .bind(&SocketAddr::new(0, 0))
+            .map_err(fail)?;
         for group in [
             RTNLGRP_LINK,
             RTNLGRP_NEIGH,
@@ -57,7 +60,11 @@ impl Monitor {
                 Err(e) => return Err(Error::io("reading network device changes", e)),
             }
             buffer.clear();
-            outcome = self.socket.socket_ref().recv_from(&mut buffer, libc::MSG_DONTWAIT).map(drop);
+            outcome = self
+                .socket
+                .socket_ref()
+                .recv_from(&mut buffer, libc::MSG_DONTWAIT)
+                .map(drop);
         }
     }
 }

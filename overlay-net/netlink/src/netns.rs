@@ -17,7 +17,8 @@ pub struct Namespace {
 impl Namespace {
     /// Opens a namespace by its path (`/run/netns/NAME`, `/proc/PID/ns/net`).
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|e| Error::io(format!("opening network namespace {}", path.display()), e))?;
+        let file = File::open(path)
+            .map_err(|e| Error::io(format!("opening network namespace {}", path.display()), e))?;
         Ok(Self { file })
     }
 
@@ -29,7 +30,8 @@ impl Namespace {
     /// A new namespace without a name: it vanishes when its last holder does, whatever happens.
     pub fn anonymous() -> Result<Self> {
         on_thread(|| {
-            unshare(CloneFlags::CLONE_NEWNET).map_err(|e| Error::io("creating a network namespace", e.into()))?;
+            unshare(CloneFlags::CLONE_NEWNET)
+                .map_err(|e| Error::io("creating a network namespace", e.into()))?;
             Self::current()
         })?
     }

@@ -9,7 +9,8 @@ use parking_lot::Mutex;
 use crate::connection::Connection;
 use crate::error::Result;
 use crate::links::{
-    Address, FdbEntry, Link, LinkChange, LinkKind, Links, Mac, Neighbour, NewVeth, NewVxlan, Route, Scope, Vxlan,
+    Address, FdbEntry, Link, LinkChange, LinkKind, Links, Mac, Neighbour, NewVeth, NewVxlan, Route,
+    Scope, Vxlan,
 };
 use crate::netns::Namespace;
 use crate::wire::{self, ACK, CREATE, DUMP, EXCL, REPLACE, REQUEST, Writer};
@@ -82,7 +83,9 @@ pub struct Rtnl {
 impl Rtnl {
     /// Opens a connection in the calling thread's network namespace.
     pub fn open() -> Result<Self> {
-        Ok(Self { connection: Mutex::new(Connection::open(libc::NETLINK_ROUTE)?) })
+        Ok(Self {
+            connection: Mutex::new(Connection::open(libc::NETLINK_ROUTE)?),
+        })
     }
 
     /// Opens a connection in another network namespace; it stays there.
@@ -90,7 +93,14 @@ impl Rtnl {
         namespace.run(Self::open)?
     }
 
-    fn request(&self, what: &str, kind: u16, flags: u16, header: &[u8], attributes: impl FnOnce(&mut Writer)) -> Result<()> {
+    fn request(
+        &self,
+        what: &str,
+        kind: u16,
+        flags: u16,
+        header: &[u8],
+        attributes: impl FnOnce(&mut Writer),
+    ) -> Result<()> {
         self.connection.lock().request(what, |w, sequence| {
             w.begin(kind, REQUEST | ACK | flags, sequence, header);
             attributes(w);
@@ -139,7 +149,13 @@ impl Rtnl {
 
 impl Links for Rtnl {
     fn links(&self) -> Result<Vec<Link>> {
-        self.dump("listing the network devices", k::RTM_GETLINK, &ifinfo(0, 0, 0), k::RTM_NEWLINK, parse_link)
+        self.dump(
+            "listing the network devices",
+            k::RTM_GETLINK,
+            &ifinfo(0, 0, 0),
+            k::RTM_NEWLINK,
+            parse_link,
+        )
     }
 
     fn link(&self, name: &str) -> Result<Option<Link>> {
@@ -167,51 +183,69 @@ impl Links for Rtnl {
 
     fn add_vxlan(&self, new: &NewVxlan) -> Result<()> {
         let what = format!("creating vxlan device {}", new.name);
-        self.request(&what, k::RTM_NEWLINK, CREATE | EXCL, &ifinfo(0, 0, 0), |w| {
-            w.text(k::IFLA_IFNAME, &new.name);
-            w.bytes(k::IFLA_ADDRESS, &new.mac.0);
-            w.u32(k::IFLA_MTU, new.mtu);
-            let info = w.nest(k::IFLA_LINKINFO);
-            w.text(k::IFLA_INFO_KIND, "vxlan");
-            let data = w.nest(k::IFLA_INFO_DATA);
-            w.u32(k::IFLA_VXLAN_ID, new.vxlan.vni);
-            match new.vxlan.local {
-                IpAddr::V4(ip) => w.bytes(k::IFLA_VXLAN_LOCAL, &ip.octets()),
-                IpAddr::V6(ip) => w.bytes(k::IFLA_VXLAN_LOCAL6, &ip.octets()),
-            }
-            w.u8(k::IFLA_VXLAN_LEARNING, u8::from(new.vxlan.learning));
-            w.be16(k::IFLA_VXLAN_PORT, new.vxlan.port);
-            w.end(data);
-            w.end(info);
-        })
+        self.request(
+            &what,
+            k::RTM_NEWLINK,
+            CREATE | EXCL,
+            &ifinfo(0, 0, 0),
+            |w| {
+                w.text(k::IFLA_IFNAME, &new.name);
+                w.bytes(k::IFLA_ADDRESS, &new.mac.0);
+                w.u32(k::IFLA_MTU, new.mtu);
+                let info = w.nest(k::IFLA_LINKINFO);
+                w.text(k::IFLA_INFO_KIND, "vxlan");
+                let data = w.nest(k::IFLA_INFO_DATA);
+                w.u32(k::IFLA_VXLAN_ID, new.vxlan.vni);
+                match new.vxlan.local {
+                    IpAddr::V4(ip) => w.bytes(k::IFLA_VXLAN_LOCAL, &ip.octets()),
+                    IpAddr::V6(ip) => w.bytes(k::IFLA_VXLAN_LOCAL6, &ip.octets()),
+                }
+                w.u8(k::IFLA_VXLAN_LEARNING, u8::from(new.vxlan.learning));
+                w.be16(k::IFLA_VXLAN_PORT, new.vxlan.port);
+                w.end(data);
+                w.end(info);
+            },
+        )
     }
 
     fn add_veth(&self, new: &NewVeth<'_>) -> Result<()> {
         let what = format!("creating veth pair {} - {}", new.name, new.peer_name);
-        self.request(&what, k::RTM_NEWLINK, CREATE | EXCL, &ifinfo(0, 0, 0), |w| {
-            veth_end(w, new.name, new.mac, new.mtu);
-            let info = w.nest(k::IFLA_LINKINFO);
-            w.text(k::IFLA_INFO_KIND, "veth");
-            let data = w.nest(k::IFLA_INFO_DATA);
-            let peer = w.nest(k::VETH_INFO_PEER);
-            w.raw(&ifinfo(0, 0, 0));
-            veth_end(w, new.peer_name, new.peer_mac, new.mtu);
-            if let Some(netns) = new.peer_netns {
-                w.u32(k::IFLA_NET_NS_FD, netns.as_raw_fd() as u32);
-            }
-            w.end(peer);
-            w.end(data);
-            w.end(info);
-        })
+        self.request(
+            &what,
+            k::RTM_NEWLINK,
+            CREATE | EXCL,
+            &ifinfo(0, 0, 0),
+            |w| {
+                veth_end(w, new.name, new.mac, new.mtu);
+                let info = w.nest(k::IFLA_LINKINFO);
+                w.text(k::IFLA_INFO_KIND, "veth");
+                let data = w.nest(k::IFLA_INFO_DATA);
+                let peer = w.nest(k::VETH_INFO_PEER);
+                w.raw(&ifinfo(0, 0, 0));
+                veth_end(w, new.peer_name, new.peer_mac, new.mtu);
+                if let Some(netns) = new.peer_netns {
+                    w.u32(k::IFLA_NET_NS_FD, netns.as_raw_fd() as u32);
+                }
+                w.end(peer);
+                w.end(data);
+                w.end(info);
+            },
+        )
     }
 
     fn add_bridge(&self, name: &str) -> Result<()> {
-        self.request(&format!("creating bridge {name}"), k::RTM_NEWLINK, CREATE | EXCL, &ifinfo(0, 0, 0), |w| {
-            w.text(k::IFLA_IFNAME, name);
-            let info = w.nest(k::IFLA_LINKINFO);
-            w.text(k::IFLA_INFO_KIND, "bridge");
-            w.end(info);
-        })
+        self.request(
+            &format!("creating bridge {name}"),
+            k::RTM_NEWLINK,
+            CREATE | EXCL,
+            &ifinfo(0, 0, 0),
+            |w| {
+                w.text(k::IFLA_IFNAME, name);
+                let info = w.nest(k::IFLA_LINKINFO);
+                w.text(k::IFLA_INFO_KIND, "bridge");
+                w.end(info);
+            },
+        )
     }
 
     fn change_link(&self, index: u32, change: &LinkChange<'_>) -> Result<()> {
@@ -241,40 +275,89 @@ impl Links for Rtnl {
     }
 
     fn delete_link(&self, index: u32) -> Result<()> {
-        self.request(&format!("removing device {index}"), k::RTM_DELLINK, 0, &ifinfo(index, 0, 0), |_| {})
+        self.request(
+            &format!("removing device {index}"),
+            k::RTM_DELLINK,
+            0,
+            &ifinfo(index, 0, 0),
+            |_| {},
+        )
     }
 
     fn addresses(&self) -> Result<Vec<Address>> {
-        self.dump("listing addresses", k::RTM_GETADDR, &[0; 8], k::RTM_NEWADDR, parse_address)
+        self.dump(
+            "listing addresses",
+            k::RTM_GETADDR,
+            &[0; 8],
+            k::RTM_NEWADDR,
+            parse_address,
+        )
     }
 
     fn put_address(&self, address: &Address) -> Result<()> {
         let what = format!("adding address {} to device {}", address.net, address.link);
-        self.request(&what, k::RTM_NEWADDR, CREATE | REPLACE, &ifaddr(address), |w| address_attributes(w, address))
+        self.request(
+            &what,
+            k::RTM_NEWADDR,
+            CREATE | REPLACE,
+            &ifaddr(address),
+            |w| address_attributes(w, address),
+        )
     }
 
     fn delete_address(&self, address: &Address) -> Result<()> {
-        let what = format!("removing address {} from device {}", address.net, address.link);
-        self.request(&what, k::RTM_DELADDR, 0, &ifaddr(address), |w| address_attributes(w, address))
+        let what = format!(
+            "removing address {} from device {}",
+            address.net, address.link
+        );
+        self.request(&what, k::RTM_DELADDR, 0, &ifaddr(address), |w| {
+            address_attributes(w, address)
+        })
     }
 
     fn routes(&self) -> Result<Vec<Route>> {
-        self.dump("listing routes", k::RTM_GETROUTE, &[0; 12], k::RTM_NEWROUTE, parse_route)
+        self.dump(
+            "listing routes",
+            k::RTM_GETROUTE,
+            &[0; 12],
+            k::RTM_NEWROUTE,
+            parse_route,
+        )
     }
 
     fn put_route(&self, route: &Route) -> Result<()> {
-        let what = format!("adding route to {} on device {}", route.destination, route.link);
-        self.request(&what, k::RTM_NEWROUTE, CREATE | REPLACE, &rtmsg(route), |w| route_attributes(w, route))
+        let what = format!(
+            "adding route to {} on device {}",
+            route.destination, route.link
+        );
+        self.request(
+            &what,
+            k::RTM_NEWROUTE,
+            CREATE | REPLACE,
+            &rtmsg(route),
+            |w| route_attributes(w, route),
+        )
     }
 
     fn delete_route(&self, route: &Route) -> Result<()> {
-        let what = format!("removing route to {} on device {}", route.destination, route.link);
-        self.request(&what, k::RTM_DELROUTE, 0, &rtmsg(route), |w| route_attributes(w, route))
+        let what = format!(
+            "removing route to {} on device {}",
+            route.destination, route.link
+        );
+        self.request(&what, k::RTM_DELROUTE, 0, &rtmsg(route), |w| {
+            route_attributes(w, route)
+        })
     }
 
     fn neighbours(&self, link: u32) -> Result<Vec<Neighbour>> {
         let header = ndmsg(0, link, 0, 0);
-        let all = self.dump("listing neighbours", k::RTM_GETNEIGH, &header, k::RTM_NEWNEIGH, parse_neighbour)?;
+        let all = self.dump(
+            "listing neighbours",
+            k::RTM_GETNEIGH,
+            &header,
+            k::RTM_NEWNEIGH,
+            parse_neighbour,
+        )?;
         Ok(all.into_iter().filter(|n| n.link == link).collect())
     }
 
@@ -282,31 +365,67 @@ impl Links for Rtnl {
         let what = format!("adding neighbour {} {} to device {}", n.ip, n.mac, n.link);
         let state = if n.permanent { k::NUD_PERMANENT } else { 0x02 };
         let header = ndmsg(family(n.ip), n.link, state, 0);
-        self.neighbour_request(&what, (k::RTM_NEWNEIGH, CREATE | REPLACE), &header, n.ip, Some(n.mac))
+        self.neighbour_request(
+            &what,
+            (k::RTM_NEWNEIGH, CREATE | REPLACE),
+            &header,
+            n.ip,
+            Some(n.mac),
+        )
     }
 
     fn delete_neighbour(&self, n: &Neighbour) -> Result<()> {
         let what = format!("removing neighbour {} from device {}", n.ip, n.link);
-        self.neighbour_request(&what, (k::RTM_DELNEIGH, 0), &ndmsg(family(n.ip), n.link, 0, 0), n.ip, None)
+        self.neighbour_request(
+            &what,
+            (k::RTM_DELNEIGH, 0),
+            &ndmsg(family(n.ip), n.link, 0, 0),
+            n.ip,
+            None,
+        )
     }
 
     fn fdb(&self, link: u32) -> Result<Vec<FdbEntry>> {
         let mut header = ifinfo(link, 0, 0);
         header[0] = k::AF_BRIDGE;
-        let all = self.dump("listing forwarding entries", k::RTM_GETNEIGH, &header, k::RTM_NEWNEIGH, parse_fdb)?;
+        let all = self.dump(
+            "listing forwarding entries",
+            k::RTM_GETNEIGH,
+            &header,
+            k::RTM_NEWNEIGH,
+            parse_fdb,
+        )?;
         Ok(all.into_iter().filter(|e| e.link == link).collect())
     }
 
     fn put_fdb(&self, e: &FdbEntry) -> Result<()> {
-        let what = format!("adding forwarding entry {} -> {} to device {}", e.mac, e.destination, e.link);
+        let what = format!(
+            "adding forwarding entry {} -> {} to device {}",
+            e.mac, e.destination, e.link
+        );
         let header = ndmsg(k::AF_BRIDGE, e.link, k::NUD_PERMANENT, k::NTF_SELF);
-        self.neighbour_request(&what, (k::RTM_NEWNEIGH, CREATE | REPLACE), &header, e.destination, Some(e.mac))
+        self.neighbour_request(
+            &what,
+            (k::RTM_NEWNEIGH, CREATE | REPLACE),
+            &header,
+            e.destination,
+            Some(e.mac),
+        )
     }
 
     fn delete_fdb(&self, e: &FdbEntry) -> Result<()> {
-        let what = format!("removing forwarding entry {} -> {} from device {}", e.mac, e.destination, e.link);
+        let what = format!(
+            "removing forwarding entry {} -> {} from device {}",
+            e.mac, e.destination, e.link
+        );
         let header = ndmsg(k::AF_BRIDGE, e.link, k::NUD_PERMANENT, k::NTF_SELF);
-        self.neighbour_request(&what, (k::RTM_DELNEIGH, 0), &header, e.destination, Some(e.mac))
+        self.neighbour_request(
+            &what,
+            (k::RTM_DELNEIGH, 0),
+            &header,
+            e.destination,
+            Some(e.mac),
+        )
     }
 }
 
@@ -383,7 +502,11 @@ fn route_attributes(w: &mut Writer, route: &Route) {
 }
 
 fn family(ip: IpAddr) -> u8 {
-    if ip.is_ipv4() { k::AF_INET } else { k::AF_INET6 }
+    if ip.is_ipv4() {
+        k::AF_INET
+    } else {
+        k::AF_INET6
+    }
 }
 
 fn scope_number(scope: Scope) -> u8 {
@@ -413,7 +536,9 @@ fn ip(bytes: &[u8]) -> Option<IpAddr> {
     if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
         return Some(IpAddr::V4(Ipv4Addr::from(v4)));
     }
-    <[u8; 16]>::try_from(bytes).ok().map(|v6| IpAddr::V6(Ipv6Addr::from(v6)))
+    <[u8; 16]>::try_from(bytes)
+        .ok()
+        .map(|v6| IpAddr::V6(Ipv6Addr::from(v6)))
 }
 
 fn mac(bytes: &[u8]) -> Option<Mac> {
@@ -447,7 +572,9 @@ fn parse_link(payload: &[u8]) -> Option<Link> {
 }
 
 fn parse_kind(info: &[u8]) -> LinkKind {
-    let name = wire::attribute(info, k::IFLA_INFO_KIND).map(wire::text).unwrap_or_default();
+    let name = wire::attribute(info, k::IFLA_INFO_KIND)
+        .map(wire::text)
+        .unwrap_or_default();
     match name.as_str() {
         "veth" => LinkKind::Veth,
         "bridge" => LinkKind::Bridge,
@@ -460,7 +587,8 @@ fn parse_kind(info: &[u8]) -> LinkKind {
                 vni: wire::attribute(data, k::IFLA_VXLAN_ID).map_or(0, wire::ne32),
                 port: wire::attribute(data, k::IFLA_VXLAN_PORT).map_or(0, wire::be16),
                 local: local.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
-                learning: wire::attribute(data, k::IFLA_VXLAN_LEARNING).is_some_and(|v| v.first() == Some(&1)),
+                learning: wire::attribute(data, k::IFLA_VXLAN_LEARNING)
+                    .is_some_and(|v| v.first() == Some(&1)),
             })
         }
         _ => LinkKind::Other(name),
@@ -471,9 +599,14 @@ fn parse_address(payload: &[u8]) -> Option<Address> {
     let header = payload.get(..8)?;
     let attributes = &payload[8..];
     // On point-to-point links IFA_ADDRESS is the peer; IFA_LOCAL, where present, is ours.
-    let value = wire::attribute(attributes, k::IFA_LOCAL).or_else(|| wire::attribute(attributes, k::IFA_ADDRESS))?;
+    let value = wire::attribute(attributes, k::IFA_LOCAL)
+        .or_else(|| wire::attribute(attributes, k::IFA_ADDRESS))?;
     let net = IpNet::new(ip(value)?, header[1]).ok()?;
-    Some(Address { link: wire::ne32(&header[4..8]), net, scope: scope_of(header[3]) })
+    Some(Address {
+        link: wire::ne32(&header[4..8]),
+        net,
+        scope: scope_of(header[3]),
+    })
 }
 
 fn parse_route(payload: &[u8]) -> Option<Route> {

@@ -8,7 +8,11 @@ use crate::error::{Error, Result};
 pub fn set(key: &str, value: &str) -> Result<()> {
     let path = PathBuf::from("/proc/sys/net").join(key);
     let what = || format!("setting sysctl net/{key} to {value}");
-    if std::fs::read_to_string(&path).map_err(|e| Error::io(what(), e))?.trim() == value {
+    if std::fs::read_to_string(&path)
+        .map_err(|e| Error::io(what(), e))?
+        .trim()
+        == value
+    {
         return Ok(());
     }
     std::fs::write(&path, value).map_err(|e| Error::io(what(), e))

@@ -118,7 +118,8 @@ impl Writer {
     pub fn nest(&mut self, kind: u16) -> Nest {
         let at = self.buffer.len();
         self.buffer.extend_from_slice(&0u16.to_ne_bytes());
-        self.buffer.extend_from_slice(&(kind | NESTED).to_ne_bytes());
+        self.buffer
+            .extend_from_slice(&(kind | NESTED).to_ne_bytes());
         Nest(at)
     }
 
@@ -221,17 +222,26 @@ pub fn text(value: &[u8]) -> String {
 
 /// A 32-bit number in host order; 0 when too short.
 pub fn ne32(value: &[u8]) -> u32 {
-    value.get(..4).and_then(|v| v.try_into().ok()).map_or(0, u32::from_ne_bytes)
+    value
+        .get(..4)
+        .and_then(|v| v.try_into().ok())
+        .map_or(0, u32::from_ne_bytes)
 }
 
 /// A 32-bit number in network order; 0 when too short.
 pub fn be32(value: &[u8]) -> u32 {
-    value.get(..4).and_then(|v| v.try_into().ok()).map_or(0, u32::from_be_bytes)
+    value
+        .get(..4)
+        .and_then(|v| v.try_into().ok())
+        .map_or(0, u32::from_be_bytes)
 }
 
 /// A 16-bit number in network order; 0 when too short.
 pub fn be16(value: &[u8]) -> u16 {
-    value.get(..2).and_then(|v| v.try_into().ok()).map_or(0, u16::from_be_bytes)
+    value
+        .get(..2)
+        .and_then(|v| v.try_into().ok())
+        .map_or(0, u16::from_be_bytes)
 }
 
 fn align(length: usize) -> usize {

@@ -1,8 +1,8 @@
 //! Transactions to netlink bytes (linux/netfilter/nf_tables.h).
 
 use super::types::{
-    ChainKind, CmpOp, CtKey, Data, DynsetOp, Element, Expr, Family, FibFlag, MetaKey, Op, PayloadBase, Reg, RejectWith,
-    Rule, Set, TableName, Verdict, datatype,
+    ChainKind, CmpOp, CtKey, Data, DynsetOp, Element, Expr, Family, FibFlag, MetaKey, Op,
+    PayloadBase, Reg, RejectWith, Rule, Set, TableName, Verdict, datatype,
 };
 use crate::wire::{ACK, APPEND, CREATE, REQUEST, Writer};
 
@@ -106,7 +106,13 @@ pub(super) fn transaction(table: &TableName, ops: &[Op], sequence: u32) -> Encod
     let mut w = Writer::new();
     w.begin(BATCH_BEGIN, REQUEST, sequence, &nfgen(0, SUBSYS_NFTABLES));
     w.finish();
-    let mut e = Encoder { w, table, sequence, steps: Vec::with_capacity(ops.len()), step: 0 };
+    let mut e = Encoder {
+        w,
+        table,
+        sequence,
+        steps: Vec::with_capacity(ops.len()),
+        step: 0,
+    };
     for (index, op) in ops.iter().enumerate() {
         e.step = index;
         e.op(op);
@@ -116,7 +122,11 @@ pub(super) fn transaction(table: &TableName, ops: &[Op], sequence: u32) -> Encod
     let mut w = e.w;
     w.begin(BATCH_END, REQUEST, end, &nfgen(0, SUBSYS_NFTABLES));
     w.finish();
-    Encoded { bytes: w.into_bytes(), steps, first: sequence.wrapping_add(1) }
+    Encoded {
+        bytes: w.into_bytes(),
+        steps,
+        first: sequence.wrapping_add(1),
+    }
 }
 
 struct Encoder<'a> {
@@ -131,7 +141,12 @@ impl Encoder<'_> {
     fn begin(&mut self, message: u16, flags: u16) {
         self.sequence = self.sequence.wrapping_add(1);
         self.steps.push(self.step);
-        self.w.begin(kind(message), REQUEST | flags, self.sequence, &nfgen(self.table.family.number(), 0));
+        self.w.begin(
+            kind(message),
+            REQUEST | flags,
+            self.sequence,
+            &nfgen(self.table.family.number(), 0),
+        );
     }
 
     fn op(&mut self, op: &Op) {
@@ -146,7 +161,14 @@ impl Encoder<'_> {
                         w.be32(attr::HOOK_PRIORITY, base.priority as u32);
                         w.end(hook);
                         w.be32(attr::CHAIN_POLICY, 1);
-                        w.text(attr::CHAIN_TYPE, if base.kind == ChainKind::Nat { "nat" } else { "filter" });
+                        w.text(
+                            attr::CHAIN_TYPE,
+                            if base.kind == ChainKind::Nat {
+                                "nat"
+                            } else {
+                                "filter"
+                            },
+                        );
                     }
                 });
             }
@@ -159,8 +181,12 @@ impl Encoder<'_> {
                 self.w.text(attr::RULE_CHAIN, chain);
                 self.w.finish();
             }
-            Op::AddElements { set, elements } => self.elements(msg::NEWSETELEM, CREATE, set, elements),
-            Op::DeleteElements { set, elements } => self.elements(msg::DELSETELEM, 0, set, elements),
+            Op::AddElements { set, elements } => {
+                self.elements(msg::NEWSETELEM, CREATE, set, elements)
+            }
+            Op::DeleteElements { set, elements } => {
+                self.elements(msg::DELSETELEM, 0, set, elements)
+            }
         }
     }
 
@@ -170,7 +196,13 @@ impl Encoder<'_> {
         self.w.finish();
     }
 
-    fn chain_message(&mut self, message: u16, flags: u16, name: &str, more: impl FnOnce(&mut Writer)) {
+    fn chain_message(
+        &mut self,
+        message: u16,
+        flags: u16,
+        name: &str,
+        more: impl FnOnce(&mut Writer),
+    ) {
         self.begin(message, flags);
         self.w.text(attr::CHAIN_TABLE, &self.table.name);
         self.w.text(attr::CHAIN_NAME, name);
@@ -199,7 +231,10 @@ impl Encoder<'_> {
         if let Some((kind, len)) = set.data {
             w.be32(attr::SET_DATA_TYPE, kind);
             // The kernel knows how long a verdict is and takes any length for it.
-            w.be32(attr::SET_DATA_LEN, if kind == datatype::VERDICT { 4 } else { len });
+            w.be32(
+                attr::SET_DATA_LEN,
+                if kind == datatype::VERDICT { 4 } else { len },
+            );
         }
         if let Some(size) = set.size {
             let desc = w.nest(attr::SET_DESC);
@@ -292,7 +327,12 @@ fn named(w: &mut Writer, name: &str, body: impl FnOnce(&mut Writer)) {
 
 fn expr(w: &mut Writer, family: Family, e: &Expr) {
     match e {
-        Expr::Payload { base, offset, len, reg } => named(w, "payload", |w| {
+        Expr::Payload {
+            base,
+            offset,
+            len,
+            reg,
+        } => named(w, "payload", |w| {
             w.be32(1, reg.number());
             w.be32(2, if *base == PayloadBase::Network { 1 } else { 2 });
             w.be32(3, *offset);
@@ -315,7 +355,11 @@ fn expr(w: &mut Writer, family: Family, e: &Expr) {
             w.be32(2, 3);
             w.be32(3, if *flag == FibFlag::Saddr { 1 } else { 2 });
         }),
-        Expr::Random { modulus, offset, reg } => named(w, "numgen", |w| {
+        Expr::Random {
+            modulus,
+            offset,
+            reg,
+        } => named(w, "numgen", |w| {
             w.be32(1, reg.number());
             w.be32(2, *modulus);
             w.be32(3, 1);
@@ -329,14 +373,23 @@ fn expr(w: &mut Writer, family: Family, e: &Expr) {
             w.be32(1, REG_VERDICT);
             verdict(w, 2, v);
         }),
-        Expr::Bitwise { src, dst, mask, xor } => named(w, "bitwise", |w| {
+        Expr::Bitwise {
+            src,
+            dst,
+            mask,
+            xor,
+        } => named(w, "bitwise", |w| {
             w.be32(1, src.number());
             w.be32(2, dst.number());
             w.be32(3, mask.len() as u32);
             value(w, 4, mask);
             value(w, 5, xor);
         }),
-        Expr::Cmp { op, reg, value: bytes } => named(w, "cmp", |w| {
+        Expr::Cmp {
+            op,
+            reg,
+            value: bytes,
+        } => named(w, "cmp", |w| {
             w.be32(1, reg.number());
             w.be32(2, if *op == CmpOp::Eq { 0 } else { 1 });
             value(w, 3, bytes);
@@ -348,9 +401,20 @@ fn expr(w: &mut Writer, family: Family, e: &Expr) {
 /// Expressions that reach outside the rule: sets, connections, verdicts on the packet.
 fn stateful(w: &mut Writer, family: Family, e: &Expr) {
     match e {
-        Expr::Lookup { set, key, data, invert } => lookup(w, set, *key, data.map(Reg::number), *invert),
+        Expr::Lookup {
+            set,
+            key,
+            data,
+            invert,
+        } => lookup(w, set, *key, data.map(Reg::number), *invert),
         Expr::VerdictMap { set, key } => lookup(w, set, *key, Some(REG_VERDICT), false),
-        Expr::Dynset { op, set, key, data, timeout } => named(w, "dynset", |w| {
+        Expr::Dynset {
+            op,
+            set,
+            key,
+            data,
+            timeout,
+        } => named(w, "dynset", |w| {
             w.text(1, set);
             w.be32(3, if *op == DynsetOp::Update { 1 } else { 2 });
             w.be32(4, key.number());

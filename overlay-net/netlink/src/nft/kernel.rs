@@ -20,7 +20,9 @@ pub struct Kernel {
 impl Kernel {
     /// Opens a connection in the calling thread's network namespace.
     pub fn open() -> Result<Self> {
-        Ok(Self { connection: Mutex::new(Connection::open(libc::NETLINK_NETFILTER)?) })
+        Ok(Self {
+            connection: Mutex::new(Connection::open(libc::NETLINK_NETFILTER)?),
+        })
     }
 
     /// Dumps messages `get` of a table and gives the attributes of each to `parse`.
@@ -34,7 +36,12 @@ impl Kernel {
         self.connection.lock().dump(
             &format!("listing nftables table {}", table.name),
             |w, sequence| {
-                w.begin(encode::kind(get), REQUEST | DUMP, sequence, &encode::nfgen(table.family.number(), 0));
+                w.begin(
+                    encode::kind(get),
+                    REQUEST | DUMP,
+                    sequence,
+                    &encode::nfgen(table.family.number(), 0),
+                );
                 w.text(1, &table.name);
                 more(w);
                 w.finish();
@@ -42,7 +49,8 @@ impl Kernel {
             |found, message| {
                 if message.kind == encode::kind(answer)
                     && let Some(attributes) = message.payload.get(NFGENMSG..)
-                    && wire::attribute(attributes, 1).map(wire::text).as_deref() == Some(&table.name)
+                    && wire::attribute(attributes, 1).map(wire::text).as_deref()
+                        == Some(&table.name)
                 {
                     parse(attributes, found);
                 }
@@ -56,13 +64,20 @@ impl Kernel {
             &format!("looking up nftables table {}", table.name),
             |w, sequence| {
                 let header = encode::nfgen(table.family.number(), 0);
-                w.begin(encode::kind(msg::GETTABLE), REQUEST | ACK, sequence, &header);
+                w.begin(
+                    encode::kind(msg::GETTABLE),
+                    REQUEST | ACK,
+                    sequence,
+                    &header,
+                );
                 w.text(attr::TABLE_NAME, &table.name);
                 w.finish();
             },
             |message| {
                 let attributes = message.payload.get(NFGENMSG..).unwrap_or_default();
-                if let Some(Ok(bytes)) = wire::attribute(attributes, attr::TABLE_HANDLE).map(<[u8; 8]>::try_from) {
+                if let Some(Ok(bytes)) =
+                    wire::attribute(attributes, attr::TABLE_HANDLE).map(<[u8; 8]>::try_from)
+                {
                     handle = u64::from_be_bytes(bytes);
                 }
             },
@@ -83,7 +98,9 @@ impl Nft for Kernel {
         let mut connection = self.connection.lock();
         let what = format!("changing nftables table {}", table.name);
         let encoded = encode::transaction(table, ops, connection.next_sequence());
-        let Some(bytes) = encoded.bytes else { return Err(Error::TooBig { what }) };
+        let Some(bytes) = encoded.bytes else {
+            return Err(Error::TooBig { what });
+        };
         // Sequence numbers of the batch are used up.
         for _ in 0..=encoded.steps.len() {
             connection.next_sequence();
@@ -98,7 +115,12 @@ impl Nft for Kernel {
         self.connection.lock().query(
             "reading the nftables generation",
             |w, sequence| {
-                w.begin(encode::kind(msg::GETGEN), REQUEST | ACK, sequence, &encode::nfgen(0, 0));
+                w.begin(
+                    encode::kind(msg::GETGEN),
+                    REQUEST | ACK,
+                    sequence,
+                    &encode::nfgen(0, 0),
+                );
                 w.finish();
             },
             |message| {
@@ -112,22 +134,46 @@ impl Nft for Kernel {
     }
 
     fn inventory(&self, table: &TableName) -> Result<Option<Inventory>> {
-        let Some(handle) = self.table_handle(table)? else { return Ok(None) };
-        let mut inventory = Inventory { handle, ..Inventory::default() };
-        let name = |kind| move |a: &[u8], out: &mut Vec<String>| out.extend(wire::attribute(a, kind).map(wire::text));
-        for chain in self.list(table, (msg::GETCHAIN, msg::NEWCHAIN), |_| {}, name(attr::CHAIN_NAME))? {
+        let Some(handle) = self.table_handle(table)? else {
+            return Ok(None);
+        };
+        let mut inventory = Inventory {
+            handle,
+            ..Inventory::default()
+        };
+        let name = |kind| {
+            move |a: &[u8], out: &mut Vec<String>| {
+                out.extend(wire::attribute(a, kind).map(wire::text))
+            }
+        };
+        for chain in self.list(
+            table,
+            (msg::GETCHAIN, msg::NEWCHAIN),
+            |_| {},
+            name(attr::CHAIN_NAME),
+        )? {
             inventory.rules.insert(chain, 0);
         }
-        for chain in self.list(table, (msg::GETRULE, msg::NEWRULE), |_| {}, name(attr::RULE_CHAIN))? {
+        for chain in self.list(
+            table,
+            (msg::GETRULE, msg::NEWRULE),
+            |_| {},
+            name(attr::RULE_CHAIN),
+        )? {
             *inventory.rules.entry(chain).or_default() += 1;
         }
         const SET_TIMEOUT: u32 = 0x10;
-        let sets = self.list(table, (msg::GETSET, msg::NEWSET), |_| {}, |a, out| {
-            let flags = wire::attribute(a, attr::SET_FLAGS).map_or(0, wire::be32);
-            if let Some(name) = wire::attribute(a, attr::SET_NAME) {
-                out.push((wire::text(name), flags));
-            }
-        })?;
+        let sets = self.list(
+            table,
+            (msg::GETSET, msg::NEWSET),
+            |_| {},
+            |a, out| {
+                let flags = wire::attribute(a, attr::SET_FLAGS).map_or(0, wire::be32);
+                if let Some(name) = wire::attribute(a, attr::SET_NAME) {
+                    out.push((wire::text(name), flags));
+                }
+            },
+        )?;
         for (set, flags) in sets {
             if flags & SET_TIMEOUT != 0 {
                 continue;
@@ -136,7 +182,12 @@ impl Nft for Kernel {
                 table,
                 (msg::GETSETELEM, msg::NEWSETELEM),
                 |w| w.text(attr::ELEMS_SET, &set),
-                |a, out| out.extend(wire::attribute(a, attr::ELEMS_ELEMENTS).map(|e| wire::attributes(e).count())),
+                |a, out| {
+                    out.extend(
+                        wire::attribute(a, attr::ELEMS_ELEMENTS)
+                            .map(|e| wire::attributes(e).count()),
+                    )
+                },
             )?;
             inventory.elements.insert(set, counts.into_iter().sum());
         }
@@ -148,7 +199,13 @@ impl Nft for Kernel {
 ///
 /// An acknowledgement is not success: it may come beside another message's error, so everything is read
 /// before the verdict.
-fn outcome(connection: &Connection, what: &str, ops: &[Op], steps: &[usize], first: u32) -> Result<()> {
+fn outcome(
+    connection: &Connection,
+    what: &str,
+    ops: &[Op],
+    steps: &[usize],
+    first: u32,
+) -> Result<()> {
     let mut acknowledged = false;
     let mut failure = None;
     loop {
@@ -163,7 +220,9 @@ fn outcome(connection: &Connection, what: &str, ops: &[Op], steps: &[usize], fir
                         _ if !ours => {}
                         0 => acknowledged = true,
                         errno => {
-                            failure.get_or_insert_with(|| Error::kernel(describe(what, ops, steps.get(at)), errno));
+                            failure.get_or_insert_with(|| {
+                                Error::kernel(describe(what, ops, steps.get(at)), errno)
+                            });
                         }
                     }
                 }
@@ -183,10 +242,14 @@ fn outcome(connection: &Connection, what: &str, ops: &[Op], steps: &[usize], fir
 }
 
 fn describe(what: &str, ops: &[Op], step: Option<&usize>) -> String {
-    let Some(op) = step.and_then(|s| ops.get(*s)) else { return what.to_owned() };
+    let Some(op) = step.and_then(|s| ops.get(*s)) else {
+        return what.to_owned();
+    };
     let step = match op {
         Op::AddElements { set, elements } => format!("adding {} elements to {set}", elements.len()),
-        Op::DeleteElements { set, elements } => format!("removing {} elements from {set}", elements.len()),
+        Op::DeleteElements { set, elements } => {
+            format!("removing {} elements from {set}", elements.len())
+        }
         Op::AddSet(set) => format!("adding set {}", set.name),
         Op::AddRule(rule) => format!("adding a rule to chain {}: {:?}", rule.chain, rule.exprs),
         other => format!("{other:?}"),

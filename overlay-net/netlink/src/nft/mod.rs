@@ -15,8 +15,9 @@ pub use encode::MAX_ELEMENTS_BYTES;
 pub use kernel::Kernel;
 pub use model::{Hook, Model, Packet, Trace, Verdicts};
 pub use types::{
-    BaseChain, Chain, ChainKind, CmpOp, CtKey, Data, DynsetOp, Element, Expr, Family, FibFlag, HookPoint, MetaKey, Op,
-    PayloadBase, Reg, RejectWith, Rule, Set, SetFlags, TableName, Value, Verdict, datatype,
+    BaseChain, Chain, ChainKind, CmpOp, CtKey, Data, DynsetOp, Element, Expr, Family, FibFlag,
+    HookPoint, MetaKey, Op, PayloadBase, Reg, RejectWith, Rule, Set, SetFlags, TableName, Value,
+    Verdict, datatype,
 };
 
 /// What the kernel holds of a table: enough to notice that somebody changed it by hand.

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use parking_lot::Mutex;
 
 use super::types::{
-    Chain, CmpOp, CtKey, Data, DynsetOp, Element, Expr, FibFlag, HookPoint, MetaKey, Op, PayloadBase, Reg, RejectWith,
-    Rule, Set, TableName, Value, Verdict,
+    Chain, CmpOp, CtKey, Data, DynsetOp, Element, Expr, FibFlag, HookPoint, MetaKey, Op,
+    PayloadBase, Reg, RejectWith, Rule, Set, TableName, Value, Verdict,
 };
 use super::{Inventory, Nft};
 use crate::error::{Error, Result};
@@ -104,7 +104,10 @@ pub struct Model {
 impl Model {
     /// An empty ruleset on a host that has these addresses.
     pub fn new(local: impl IntoIterator<Item = IpAddr>) -> Self {
-        Self { state: Mutex::default(), local: Mutex::new(local.into_iter().collect()) }
+        Self {
+            state: Mutex::default(),
+            local: Mutex::new(local.into_iter().collect()),
+        }
     }
 
     /// All transactions so far.
@@ -117,7 +120,13 @@ impl Model {
         let state = self.state.lock();
         let found = state.tables.get(table).and_then(|t| t.sets.get(set));
         found.map_or_else(Vec::new, |(_, elements)| {
-            elements.iter().map(|(k, d)| Element { key: k.clone(), data: d.clone() }).collect()
+            elements
+                .iter()
+                .map(|(k, d)| Element {
+                    key: k.clone(),
+                    data: d.clone(),
+                })
+                .collect()
         })
     }
 
@@ -132,21 +141,41 @@ impl Model {
     pub fn trace(&self, table: &TableName, hook: Hook, packet: Packet, random: u32) -> Trace {
         let mut state = self.state.lock();
         let local = self.local.lock();
-        let mut trace = Trace { packet, verdict: Verdicts::Accepted };
-        let Some(table) = state.tables.get_mut(table) else { return trace };
+        let mut trace = Trace {
+            packet,
+            verdict: Verdicts::Accepted,
+        };
+        let Some(table) = state.tables.get_mut(table) else {
+            return trace;
+        };
         let mut bases: Vec<_> = table
             .chains
             .values()
-            .filter_map(|(chain, _)| chain.base.as_ref().map(|b| (b.hook, b.priority, chain.name.clone())))
+            .filter_map(|(chain, _)| {
+                chain
+                    .base
+                    .as_ref()
+                    .map(|b| (b.hook, b.priority, chain.name.clone()))
+            })
             .filter(|(h, ..)| *h == hook)
             .collect();
         bases.sort();
         for (_, _, chain) in bases {
-            let mut run = Run { table, packet: &mut trace.packet, local: &local, random };
+            let mut run = Run {
+                table,
+                packet: &mut trace.packet,
+                local: &local,
+                random,
+            };
             match run.chain(&chain, 0) {
                 Flow::End(Verdicts::Accepted) | Flow::Next => {}
                 Flow::End(Verdicts::Masqueraded) => trace.verdict = Verdicts::Masqueraded,
-                Flow::End(verdict) => return Trace { packet: trace.packet, verdict },
+                Flow::End(verdict) => {
+                    return Trace {
+                        packet: trace.packet,
+                        verdict,
+                    };
+                }
             }
         }
         trace
@@ -164,13 +193,20 @@ impl Nft for Model {
                 Op::AddTable => {
                     table.get_or_insert_with(|| {
                         handles += 1;
-                        Table { handle: handles, ..Table::default() }
+                        Table {
+                            handle: handles,
+                            ..Table::default()
+                        }
                     });
                 }
                 Op::DeleteTable => {
                     table.take().ok_or_else(|| fail(libc::ENOENT))?;
                 }
-                other => table.as_mut().ok_or(libc::ENOENT).and_then(|t| t.step(other)).map_err(fail)?,
+                other => table
+                    .as_mut()
+                    .ok_or(libc::ENOENT)
+                    .and_then(|t| t.step(other))
+                    .map_err(fail)?,
             }
         }
         match table {
@@ -191,7 +227,11 @@ impl Nft for Model {
         let state = self.state.lock();
         Ok(state.tables.get(table).map(|t| Inventory {
             handle: t.handle,
-            rules: t.chains.iter().map(|(n, (_, rules))| (n.clone(), rules.len())).collect(),
+            rules: t
+                .chains
+                .iter()
+                .map(|(n, (_, rules))| (n.clone(), rules.len()))
+                .collect(),
             elements: t
                 .sets
                 .iter()
@@ -209,7 +249,9 @@ impl Table {
         match op {
             Op::AddTable | Op::DeleteTable => {}
             Op::AddChain(chain) => {
-                self.chains.entry(chain.name.clone()).or_insert_with(|| (chain.clone(), Vec::new()));
+                self.chains
+                    .entry(chain.name.clone())
+                    .or_insert_with(|| (chain.clone(), Vec::new()));
             }
             Op::DeleteChain(name) => {
                 if !self.chains.contains_key(name) {
@@ -225,12 +267,17 @@ impl Table {
                 Some((old, _)) if old != set => return Err(libc::EEXIST),
                 Some(_) => {}
                 None => {
-                    self.sets.insert(set.name.clone(), (set.clone(), HashMap::new()));
+                    self.sets
+                        .insert(set.name.clone(), (set.clone(), HashMap::new()));
                 }
             },
             Op::AddRule(rule) => {
                 self.check_rule(rule)?;
-                self.chains.get_mut(&rule.chain).ok_or(libc::ENOENT)?.1.push(rule.clone());
+                self.chains
+                    .get_mut(&rule.chain)
+                    .ok_or(libc::ENOENT)?
+                    .1
+                    .push(rule.clone());
             }
             Op::AddElements { set, elements } => self.add_elements(set, elements)?,
             Op::DeleteElements { set, elements } => {
@@ -269,12 +316,18 @@ impl Table {
 
     fn references(&self, chain: &str) -> bool {
         let goes = |v: &Verdict| matches!(v, Verdict::Goto(c) | Verdict::Jump(c) if c == chain);
-        let in_rule = |r: &Rule| r.exprs.iter().any(|e| matches!(e, Expr::Verdict(v) if goes(v)));
-        self.chains.values().any(|(_, rules)| rules.iter().any(in_rule))
-            || self
-                .sets
-                .values()
-                .any(|(_, held)| held.values().any(|d| matches!(d, Some(Data::Verdict(v)) if goes(v))))
+        let in_rule = |r: &Rule| {
+            r.exprs
+                .iter()
+                .any(|e| matches!(e, Expr::Verdict(v) if goes(v)))
+        };
+        self.chains
+            .values()
+            .any(|(_, rules)| rules.iter().any(in_rule))
+            || self.sets.values().any(|(_, held)| {
+                held.values()
+                    .any(|d| matches!(d, Some(Data::Verdict(v)) if goes(v)))
+            })
     }
 
     /// Refuses rules that read registers which they did not load, and sets or chains that are not there.
@@ -310,7 +363,10 @@ impl Table {
     }
 
     fn data_len(&self, set: &str) -> usize {
-        self.sets.get(set).and_then(|(s, _)| s.data).map_or(0, |(_, len)| len as usize)
+        self.sets
+            .get(set)
+            .and_then(|(s, _)| s.data)
+            .map_or(0, |(_, len)| len as usize)
     }
 
     fn reads(&self, e: &Expr) -> Vec<(Reg, usize)> {
@@ -318,13 +374,17 @@ impl Table {
             Expr::SetMark { reg } => vec![(*reg, 4)],
             Expr::Bitwise { src, mask, .. } => vec![(*src, mask.len())],
             Expr::Cmp { reg, value, .. } => vec![(*reg, value.len())],
-            Expr::Lookup { set, key, .. } | Expr::VerdictMap { set, key } => vec![(*key, self.key_len(set))],
+            Expr::Lookup { set, key, .. } | Expr::VerdictMap { set, key } => {
+                vec![(*key, self.key_len(set))]
+            }
             Expr::Dynset { set, key, data, .. } => {
                 let mut reads = vec![(*key, self.key_len(set))];
                 reads.extend(data.map(|d| (d, self.data_len(set))));
                 reads
             }
-            Expr::Dnat { addr, port } => std::iter::once((*addr, 4)).chain(port.map(|p| (p, 2))).collect(),
+            Expr::Dnat { addr, port } => std::iter::once((*addr, 4))
+                .chain(port.map(|p| (p, 2)))
+                .collect(),
             _ => Vec::new(),
         }
     }
@@ -332,13 +392,21 @@ impl Table {
     fn writes(&self, e: &Expr) -> Option<(Reg, usize)> {
         match e {
             Expr::Payload { reg, len, .. } => Some((*reg, *len as usize)),
-            Expr::Meta { reg, key: MetaKey::IifName | MetaKey::OifName } => Some((*reg, 16)),
-            Expr::Meta { reg, .. } | Expr::Ct { reg, .. } | Expr::FibAddrType { reg, .. } | Expr::Random { reg, .. } => {
-                Some((*reg, 4))
-            }
+            Expr::Meta {
+                reg,
+                key: MetaKey::IifName | MetaKey::OifName,
+            } => Some((*reg, 16)),
+            Expr::Meta { reg, .. }
+            | Expr::Ct { reg, .. }
+            | Expr::FibAddrType { reg, .. }
+            | Expr::Random { reg, .. } => Some((*reg, 4)),
             Expr::Immediate { reg, value } => Some((*reg, value.len())),
             Expr::Bitwise { dst, mask, .. } => Some((*dst, mask.len())),
-            Expr::Lookup { set, data: Some(reg), .. } => Some((*reg, self.data_len(set))),
+            Expr::Lookup {
+                set,
+                data: Some(reg),
+                ..
+            } => Some((*reg, self.data_len(set))),
             _ => None,
         }
     }
@@ -346,7 +414,9 @@ impl Table {
 
 fn set_of(e: &Expr) -> Option<&str> {
     match e {
-        Expr::Lookup { set, .. } | Expr::VerdictMap { set, .. } | Expr::Dynset { set, .. } => Some(set),
+        Expr::Lookup { set, .. } | Expr::VerdictMap { set, .. } | Expr::Dynset { set, .. } => {
+            Some(set)
+        }
         _ => None,
     }
 }
@@ -370,7 +440,12 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn chain(&mut self, name: &str, depth: usize) -> Flow {
-        let rules = self.table.chains.get(name).map(|(_, rules)| rules.clone()).unwrap_or_default();
+        let rules = self
+            .table
+            .chains
+            .get(name)
+            .map(|(_, rules)| rules.clone())
+            .unwrap_or_default();
         if depth > MAX_DEPTH {
             return Flow::End(Verdicts::Dropped);
         }
@@ -408,12 +483,17 @@ impl Run<'_> {
                     }
                 }
                 Expr::Dnat { addr, port } => {
-                    self.translate(read(&regs, *addr, self.address_len()), port.map(|p| read(&regs, p, 2)));
+                    self.translate(
+                        read(&regs, *addr, self.address_len()),
+                        port.map(|p| read(&regs, p, 2)),
+                    );
                     return Ok(Some(Verdicts::Accepted));
                 }
                 Expr::Masquerade => return Ok(Some(Verdicts::Masqueraded)),
                 Expr::Reject(with) => return Ok(Some(Verdicts::Rejected(*with))),
-                Expr::SetMark { reg } => self.packet.mark = u32::from_ne_bytes(four(read(&regs, *reg, 4))),
+                Expr::SetMark { reg } => {
+                    self.packet.mark = u32::from_ne_bytes(four(read(&regs, *reg, 4)))
+                }
                 _ if self.matches(e, &mut regs) => {}
                 _ => return Err(None),
             }
@@ -424,31 +504,81 @@ impl Run<'_> {
     /// Loads and comparisons: whether the rule goes on.
     fn matches(&mut self, e: &Expr, regs: &mut [u8; 64]) -> bool {
         match e {
-            Expr::Payload { base, offset, len, reg } => write(regs, *reg, &self.payload(*base, *offset, *len)),
-            Expr::Meta { key: MetaKey::Mark, reg } => write(regs, *reg, &self.packet.mark.to_ne_bytes()),
-            Expr::Meta { key: MetaKey::L4Proto, reg } => write(regs, *reg, &[self.packet.protocol]),
+            Expr::Payload {
+                base,
+                offset,
+                len,
+                reg,
+            } => write(regs, *reg, &self.payload(*base, *offset, *len)),
+            Expr::Meta {
+                key: MetaKey::Mark,
+                reg,
+            } => write(regs, *reg, &self.packet.mark.to_ne_bytes()),
+            Expr::Meta {
+                key: MetaKey::L4Proto,
+                reg,
+            } => write(regs, *reg, &[self.packet.protocol]),
             Expr::Meta { reg, .. } => write(regs, *reg, &[0; 16]),
-            Expr::Ct { key: CtKey::State, reg } => write(regs, *reg, &CT_NEW.to_ne_bytes()),
-            Expr::Ct { key: CtKey::Status, reg } => {
-                let status = if self.packet.translated { IPS_DST_NAT } else { 0 };
+            Expr::Ct {
+                key: CtKey::State,
+                reg,
+            } => write(regs, *reg, &CT_NEW.to_ne_bytes()),
+            Expr::Ct {
+                key: CtKey::Status,
+                reg,
+            } => {
+                let status = if self.packet.translated {
+                    IPS_DST_NAT
+                } else {
+                    0
+                };
                 write(regs, *reg, &status.to_ne_bytes());
             }
             Expr::FibAddrType { flag, reg } => {
-                let ip = if *flag == FibFlag::Saddr { self.packet.saddr } else { self.packet.daddr };
+                let ip = if *flag == FibFlag::Saddr {
+                    self.packet.saddr
+                } else {
+                    self.packet.daddr
+                };
                 let local = self.local.contains(&ip) || ip.is_loopback();
                 write(regs, *reg, &RTN[usize::from(local)].to_ne_bytes());
             }
-            Expr::Random { modulus, offset, reg } => {
-                write(regs, *reg, &(self.random % (*modulus).max(1) + offset).to_ne_bytes());
+            Expr::Random {
+                modulus,
+                offset,
+                reg,
+            } => {
+                write(
+                    regs,
+                    *reg,
+                    &(self.random % (*modulus).max(1) + offset).to_ne_bytes(),
+                );
             }
             Expr::Immediate { reg, value } => write(regs, *reg, value),
-            Expr::Bitwise { src, dst, mask, xor } => {
+            Expr::Bitwise {
+                src,
+                dst,
+                mask,
+                xor,
+            } => {
                 let old = read(regs, *src, mask.len());
-                let new: Vec<u8> = old.iter().zip(mask).zip(xor).map(|((o, m), x)| (o & m) ^ x).collect();
+                let new: Vec<u8> = old
+                    .iter()
+                    .zip(mask)
+                    .zip(xor)
+                    .map(|((o, m), x)| (o & m) ^ x)
+                    .collect();
                 write(regs, *dst, &new);
             }
-            Expr::Cmp { op, reg, value } => return (read(regs, *reg, value.len()) == *value) == (*op == CmpOp::Eq),
-            Expr::Lookup { set, key, data, invert } => {
+            Expr::Cmp { op, reg, value } => {
+                return (read(regs, *reg, value.len()) == *value) == (*op == CmpOp::Eq);
+            }
+            Expr::Lookup {
+                set,
+                key,
+                data,
+                invert,
+            } => {
                 let key = self.key(set, *key, regs);
                 let found = self.element(set, &key);
                 if let (Some(Some(Data::Value(v))), Some(reg)) = (&found, data) {
@@ -456,7 +586,9 @@ impl Run<'_> {
                 }
                 return found.is_some() != *invert;
             }
-            Expr::Dynset { op, set, key, data, .. } => {
+            Expr::Dynset {
+                op, set, key, data, ..
+            } => {
                 let key = self.key(set, *key, regs);
                 let data = data.map(|d| Data::Value(read(regs, d, self.table.data_len(set))));
                 return self.dynset(*op, set, key, data);
@@ -468,14 +600,18 @@ impl Run<'_> {
 
     /// The kernel's way: an element that exists keeps its data, a full set ends the rule.
     fn dynset(&mut self, op: DynsetOp, set: &str, key: Value, data: Option<Data>) -> bool {
-        let Some((set, held)) = self.table.sets.get_mut(set) else { return false };
+        let Some((set, held)) = self.table.sets.get_mut(set) else {
+            return false;
+        };
         match op {
             DynsetOp::Delete => {
                 held.remove(&key);
                 true
             }
             DynsetOp::Update => {
-                if !held.contains_key(&key) && set.size.is_some_and(|size| held.len() >= size as usize) {
+                if !held.contains_key(&key)
+                    && set.size.is_some_and(|size| held.len() >= size as usize)
+                {
                     return false;
                 }
                 held.entry(key).or_insert(data);
@@ -489,7 +625,11 @@ impl Run<'_> {
     }
 
     fn element(&self, set: &str, key: &Value) -> Option<Option<Data>> {
-        self.table.sets.get(set).and_then(|(_, held)| held.get(key)).cloned()
+        self.table
+            .sets
+            .get(set)
+            .and_then(|(_, held)| held.get(key))
+            .cloned()
     }
 
     fn address_len(&self) -> usize {
@@ -536,7 +676,9 @@ fn four(bytes: Vec<u8>) -> [u8; 4] {
 
 fn read(regs: &[u8; 64], reg: Reg, len: usize) -> Value {
     let start = usize::from(reg.0) * 4;
-    regs.get(start..start + len).map(<[u8]>::to_vec).unwrap_or_default()
+    regs.get(start..start + len)
+        .map(<[u8]>::to_vec)
+        .unwrap_or_default()
 }
 
 fn write(regs: &mut [u8; 64], reg: Reg, value: &[u8]) {
