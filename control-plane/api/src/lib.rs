@@ -4,7 +4,13 @@
 pub mod discovery;
 pub mod duration;
 pub mod kind;
+pub mod kinds;
 pub mod object;
+pub mod openapi;
+pub mod patch;
 pub mod quantity;
+pub mod schema;
 pub mod selector;
 pub mod status;
+pub mod table;
+pub mod validation;

@@ -1,0 +1,339 @@
+//! Checks of Jobs.
+
+use serde_json::Value;
+
+use super::{NAME_LABEL, UID_LABEL, has};
+use crate::kinds::pod::validate::validate_pod_template;
+use crate::kinds::walk::{Walk, carry_over, get_mut, same};
+use crate::status::FieldErrors;
+use crate::validation::selector::{selector_matches, validate_label_selector};
+use crate::validation::{Path, immutable, non_negative, one_of};
+
+const MAX_INDEXED_PARALLELISM: i64 = 100_000;
+const TERMINAL: [&str; 2] = ["Complete", "Failed"];
+
+pub(super) fn job(object: &Value) -> FieldErrors {
+    let mut errors = FieldErrors::default();
+    let (spec, path) = (&object["spec"], Path::new("spec"));
+    spec_common(spec, &path, &mut errors);
+    if spec["manualSelector"].is_true() {
+        if spec["selector"].is_null() {
+            errors.required(path.child("selector"), "");
+        }
+    } else {
+        generated_selector(object, &path, &mut errors);
+    }
+    validate_label_selector(&spec["selector"], &path.child("selector"), &mut errors);
+    let labels = &spec["template"]["metadata"]["labels"];
+    if spec["selector"].present() && !selector_matches(&spec["selector"], labels) {
+        errors.invalid(
+            path.child("template").child("metadata").child("labels"),
+            labels.clone(),
+            "`selector` does not match template `labels`",
+        );
+    }
+    errors
+}
+
+/// What Jobs and the Jobs of CronJobs are both checked for.
+pub(in crate::kinds) fn spec_common(spec: &Value, path: &Path, errors: &mut FieldErrors) {
+    let numbers = [
+        "parallelism",
+        "completions",
+        "activeDeadlineSeconds",
+        "backoffLimit",
+        "ttlSecondsAfterFinished",
+        "backoffLimitPerIndex",
+        "maxFailedIndexes",
+    ];
+    for field in numbers {
+        non_negative(&spec[field], &path.child(field), errors);
+    }
+    one_of(
+        &spec["completionMode"],
+        &["Indexed", "NonIndexed"],
+        &path.child("completionMode"),
+        errors,
+    );
+    if spec["completionMode"] == "Indexed" {
+        indexed(spec, path, errors);
+    } else {
+        for field in ["backoffLimitPerIndex", "maxFailedIndexes"] {
+            if spec[field].present() {
+                errors.invalid(
+                    path.child(field),
+                    spec[field].clone(),
+                    "requires indexed completion mode",
+                );
+            }
+        }
+    }
+    let template = path.child("template");
+    validate_pod_template(&spec["template"], &template, errors);
+    restart_policy(spec, &template.child("spec").child("restartPolicy"), errors);
+    failure_policy(spec, &path.child("podFailurePolicy"), errors);
+    replacement_policy(spec, &path.child("podReplacementPolicy"), errors);
+}
+
+fn indexed(spec: &Value, path: &Path, errors: &mut FieldErrors) {
+    if spec["completions"].is_null() {
+        errors.required(path.child("completions"), "when completion mode is Indexed");
+    }
+    if let Some(count) = spec["parallelism"]
+        .int()
+        .filter(|p| *p > MAX_INDEXED_PARALLELISM)
+    {
+        let detail = format!(
+            "must be less than or equal to {MAX_INDEXED_PARALLELISM} when completion mode is Indexed"
+        );
+        errors.invalid(path.child("parallelism"), count, detail);
+    }
+    if spec["maxFailedIndexes"].present() && spec["backoffLimitPerIndex"].is_null() {
+        errors.required(
+            path.child("backoffLimitPerIndex"),
+            "when maxFailedIndexes is specified",
+        );
+    }
+    let (failed, wanted) = (spec["maxFailedIndexes"].int(), spec["completions"].int());
+    if let (Some(failed), Some(wanted)) = (failed, wanted)
+        && failed > wanted
+    {
+        errors.invalid(
+            path.child("maxFailedIndexes"),
+            failed,
+            "must be less than or equal to completions",
+        );
+    }
+}
+
+fn restart_policy(spec: &Value, path: &Path, errors: &mut FieldErrors) {
+    match spec["template"]["spec"]["restartPolicy"].text() {
+        "Always" | "" => errors.required(path, "valid values: \"OnFailure\", \"Never\""),
+        "OnFailure" if spec["podFailurePolicy"].present() => {
+            errors.invalid(
+                path,
+                "OnFailure",
+                "only \"Never\" is supported when podFailurePolicy is specified",
+            );
+        }
+        "OnFailure" | "Never" => {}
+        other => errors.not_supported(path, other, &["OnFailure", "Never"]),
+    }
+}
+
+fn failure_policy(spec: &Value, path: &Path, errors: &mut FieldErrors) {
+    let rules = spec["podFailurePolicy"]["rules"].items();
+    for (i, rule) in rules.iter().enumerate() {
+        let path = path.child("rules").index(i);
+        one_of(
+            &rule["action"],
+            &["Count", "FailIndex", "FailJob", "Ignore"],
+            &path.child("action"),
+            errors,
+        );
+        if rule["action"] == "FailIndex" && spec["backoffLimitPerIndex"].is_null() {
+            errors.invalid(
+                path.child("action"),
+                "FailIndex",
+                "requires the backoffLimitPerIndex to be set",
+            );
+        }
+        let (codes, conditions) = (&rule["onExitCodes"], rule["onPodConditions"].items());
+        if codes.present() && !conditions.is_empty() {
+            errors.invalid(
+                &path,
+                rule.clone(),
+                "specifying both OnExitCodes and OnPodConditions is not supported",
+            );
+        }
+        if codes.is_null() && conditions.is_empty() {
+            errors.invalid(
+                &path,
+                rule.clone(),
+                "specifying one of OnExitCodes and OnPodConditions is required",
+            );
+        }
+        if codes.present() {
+            exit_codes(codes, &path.child("onExitCodes"), errors);
+        }
+        for (j, pattern) in conditions.iter().enumerate() {
+            let path = path.child("onPodConditions").index(j);
+            one_of(
+                &pattern["status"],
+                &["False", "True", "Unknown"],
+                &path.child("status"),
+                errors,
+            );
+        }
+    }
+}
+
+fn exit_codes(codes: &Value, path: &Path, errors: &mut FieldErrors) {
+    one_of(
+        &codes["operator"],
+        &["In", "NotIn"],
+        &path.child("operator"),
+        errors,
+    );
+    let values = codes["values"].items();
+    if values.is_empty() {
+        errors.invalid(
+            path.child("values"),
+            codes["values"].clone(),
+            "at least one value is required",
+        );
+    }
+    for (i, value) in values.iter().enumerate() {
+        if codes["operator"] == "In" && value.int() == Some(0) {
+            errors.invalid(
+                path.child("values").index(i),
+                0,
+                "must not be 0 for the In operator",
+            );
+        }
+        if values[..i].contains(value) {
+            errors.duplicate(path.child("values").index(i), value.clone());
+        }
+    }
+}
+
+fn replacement_policy(spec: &Value, path: &Path, errors: &mut FieldErrors) {
+    if spec["podReplacementPolicy"].is_null() {
+        return;
+    }
+    let supported: &[&str] = if spec["podFailurePolicy"].present() {
+        &["Failed"]
+    } else {
+        &["Failed", "TerminatingOrFailed"]
+    };
+    one_of(&spec["podReplacementPolicy"], supported, path, errors);
+}
+
+fn generated_selector(object: &Value, path: &Path, errors: &mut FieldErrors) {
+    let spec = &object["spec"];
+    let selector = &spec["selector"];
+    let uid = &object["metadata"]["uid"];
+    let labels_path = path.child("template").child("metadata").child("labels");
+    let labels = &spec["template"]["metadata"]["labels"];
+    let old_key = &selector["matchLabels"]["controller-uid"];
+    let selected = &selector["matchLabels"][UID_LABEL];
+    let ours = (selected == uid || (selected.is_null() && old_key == uid))
+        && selector["matchExpressions"].is_empty();
+    if !ours {
+        errors.invalid(
+            path.child("selector"),
+            selector.clone(),
+            "`selector` not auto-generated",
+        );
+        return;
+    }
+    for (key, want) in [(UID_LABEL, uid), (NAME_LABEL, &object["metadata"]["name"])] {
+        let label = &labels[key];
+        if label.is_null() && old_key.is_null() {
+            errors.required(labels_path.key(key), format!("must be '{}'", want.text()));
+        } else if label.present() && label != want {
+            errors.invalid(
+                labels_path.key(key),
+                label.clone(),
+                format!("must be '{}'", want.text()),
+            );
+        }
+    }
+}
+
+pub(super) fn job_update(object: &Value, old: &Value) -> FieldErrors {
+    let mut errors = job(object);
+    let (spec, before, path) = (&object["spec"], &old["spec"], Path::new("spec"));
+    if !elastic(spec, before) {
+        immutable(
+            &spec["completions"],
+            &before["completions"],
+            &path.child("completions"),
+            &mut errors,
+        );
+    }
+    immutable(
+        &spec["selector"],
+        &before["selector"],
+        &path.child("selector"),
+        &mut errors,
+    );
+    template_kept(object, old, &path.child("template"), &mut errors);
+    for field in [
+        "completionMode",
+        "podFailurePolicy",
+        "backoffLimitPerIndex",
+        "managedBy",
+        "successPolicy",
+    ] {
+        immutable(
+            &spec[field],
+            &before[field],
+            &path.child(field),
+            &mut errors,
+        );
+    }
+    errors
+}
+
+/// Indexed Jobs may change completions together with an equal parallelism.
+fn elastic(new: &Value, old: &Value) -> bool {
+    old["completionMode"] == "Indexed"
+        && new["completions"] == new["parallelism"]
+        && old["completions"] == old["parallelism"]
+}
+
+/// The template stays; while a Job is suspended and has not started, what steers scheduling may change.
+fn template_kept(object: &Value, old: &Value, path: &Path, errors: &mut FieldErrors) {
+    let mut template = object["spec"]["template"].clone();
+    let before = &old["spec"]["template"];
+    let suspended = object["spec"]["suspend"].is_true() || old["spec"]["suspend"].is_true();
+    if suspended && old["status"]["startTime"].is_null() {
+        if let Some(metadata) = get_mut(&mut template, "metadata") {
+            carry_over(metadata, &before["metadata"], "labels");
+            carry_over(metadata, &before["metadata"], "annotations");
+        }
+        if let Some(spec) = get_mut(&mut template, "spec") {
+            for field in ["nodeSelector", "affinity", "tolerations", "schedulingGates"] {
+                carry_over(spec, &before["spec"], field);
+            }
+        }
+    }
+    if !same(&template, before) {
+        errors.invalid(path, template, "field is immutable");
+    }
+}
+
+pub(super) fn job_status_update(object: &Value, old: &Value) -> FieldErrors {
+    let mut errors = FieldErrors::default();
+    let path = Path::new("status");
+    for field in ["active", "succeeded", "failed", "ready", "terminating"] {
+        non_negative(&object["status"][field], &path.child(field), &mut errors);
+    }
+    for type_ in TERMINAL {
+        if has(old, type_) && !has(object, type_) {
+            errors.invalid(
+                path.child("conditions"),
+                object["status"]["conditions"].clone(),
+                format!("cannot disable the terminal {type_}=True condition"),
+            );
+        }
+    }
+    if TERMINAL.iter().all(|t| has(object, t)) {
+        errors.invalid(
+            path.child("conditions"),
+            object["status"]["conditions"].clone(),
+            "cannot set Complete=True and Failed=true conditions",
+        );
+    }
+    if has(object, "Complete")
+        && object["status"]["completionTime"].is_null()
+        && !has(old, "Complete")
+    {
+        errors.required(
+            path.child("completionTime"),
+            "completionTime is required for Complete jobs",
+        );
+    }
+    errors
+}

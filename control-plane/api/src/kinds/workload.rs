@@ -1,0 +1,111 @@
+//! What kinds that make pods from a template share.
+
+use serde_json::Value;
+
+use super::pod::default::default_pod_spec;
+use super::walk::{Walk, child};
+use crate::kind::ScalePaths;
+use crate::status::FieldErrors;
+use crate::validation::selector::{selects_everything, validate_label_selector};
+use crate::validation::{Path, names, non_negative};
+
+/// Defaults of `spec.template`.
+pub(super) fn default_template(spec: &mut Value) {
+    if let Some(pod_spec) = child(spec, "template").and_then(|t| child(t, "spec")) {
+        default_pod_spec(pod_spec);
+    }
+}
+
+/// Where `/scale` of all workloads finds its numbers.
+pub(super) fn scale_paths() -> ScalePaths {
+    ScalePaths {
+        spec_replicas: "/spec/replicas".into(),
+        status_replicas: "/status/replicas".into(),
+        selector: Some("/spec/selector".into()),
+    }
+}
+
+/// Problems of an autoscaling/v1 Scale.
+#[must_use]
+pub fn validate_scale(scale: &Value) -> FieldErrors {
+    let mut errors = FieldErrors::default();
+    non_negative(
+        &scale["spec"]["replicas"],
+        &Path::new("spec").child("replicas"),
+        &mut errors,
+    );
+    errors
+}
+
+/// `spec.selector` of a workload: there, valid, and not of everything.
+pub(super) fn validate_selector(spec: &Value, kind: &str, path: &Path, errors: &mut FieldErrors) {
+    let path = path.child("selector");
+    let selector = &spec["selector"];
+    if selector.is_null() {
+        errors.required(path, "");
+        return;
+    }
+    validate_label_selector(selector, &path, errors);
+    if selects_everything(selector) {
+        errors.invalid(
+            path,
+            selector.clone(),
+            format!("empty selector is invalid for {kind}"),
+        );
+    }
+}
+
+/// A count or a percentage.
+pub(super) fn validate_int_or_percent(value: &Value, path: &Path, errors: &mut FieldErrors) {
+    match value {
+        Value::String(text) => {
+            for message in names::percent(text) {
+                errors.invalid(path, text.as_str(), message);
+            }
+        }
+        _ => non_negative(value, path, errors),
+    }
+}
+
+/// The number of a valid percentage.
+pub(super) fn percent(value: &Value) -> Option<i64> {
+    value.text().strip_suffix('%')?.parse().ok()
+}
+
+/// A percentage of at most 100.
+pub(super) fn validate_not_over_100(value: &Value, path: &Path, errors: &mut FieldErrors) {
+    if percent(value).is_some_and(|p| p > 100) {
+        errors.invalid(path, value.clone(), "must not be greater than 100%");
+    }
+}
+
+/// Whether a count or percentage is nothing.
+pub(super) fn is_none_of_it(value: &Value) -> bool {
+    value.int() == Some(0) || percent(value) == Some(0)
+}
+
+#[cfg(test)]
+pub(super) mod fixture {
+    use serde_json::{Value, json};
+
+    /// A workload of the kind with a minimal template for `app=web`.
+    pub fn workload(mut spec: Value) -> Value {
+        spec["template"] = json!({
+            "metadata": {"labels": {"app": "web"}},
+            "spec": {"containers": [{"name": "c", "image": "nginx:1"}]},
+        });
+        json!({
+            "metadata": {"name": "web", "namespace": "default", "generation": 1, "creationTimestamp": "2026-01-01T00:00:00Z"},
+            "spec": spec,
+        })
+    }
+
+    /// The texts of all errors.
+    pub fn texts(errors: &crate::status::FieldErrors) -> Vec<String> {
+        errors
+            .0
+            .iter()
+            .map(crate::status::FieldError::text)
+            .collect()
+    }
+}
