@@ -223,24 +223,16 @@ impl Links for FakeLinks {
     }
 
     fn put_route(&self, r: &Route) -> Result<()> {
-        let up = self
-            .tables
-            .lock()
-            .links
-            .iter()
-            .any(|l| l.index == r.link && l.up);
-        if !up {
-            return Err(Error::kernel(
-                format!("adding route to {}", r.destination),
-                libc::ENETDOWN,
-            ));
-        }
-        self.put(
-            r.link,
-            |t| &mut t.routes,
-            |o| o.destination == r.destination,
-            *r,
-        )
+        self.edit(|t| {
+            let up = r.link == 0 || t.links.iter().any(|l| l.index == r.link && l.up);
+            if !up {
+                let what = format!("adding route to {}", r.destination);
+                return Err(Error::kernel(what, libc::ENETDOWN));
+            }
+            t.routes.retain(|o| o.destination != r.destination);
+            t.routes.push(*r);
+            Ok(())
+        })
     }
 
     fn delete_route(&self, r: &Route) -> Result<()> {

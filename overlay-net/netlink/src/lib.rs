@@ -22,7 +22,7 @@ pub use error::{Error, Result};
 pub use fake::{FakeLinks, Tables};
 pub use links::{
     Address, FdbEntry, Link, LinkChange, LinkKind, Links, Mac, Neighbour, NewVeth, NewVxlan, Route,
-    Scope, Vxlan, host_net, unspecified,
+    RouteKind, Scope, Vxlan, host_net, unspecified,
 };
 pub use monitor::Monitor;
 pub use netns::Namespace;

@@ -162,14 +162,25 @@ pub struct Address {
     pub scope: Scope,
 }
 
-/// A unicast route of the main table.
+/// What a route does with packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RouteKind {
+    /// Sends them on.
+    Unicast,
+    /// Answers that the destination is unreachable. Such a route has no device.
+    Unreachable,
+}
+
+/// A route of the main table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Route {
+    /// What it does.
+    pub kind: RouteKind,
     /// Destination; `0.0.0.0/0` is the default route.
     pub destination: IpNet,
     /// Next hop.
     pub via: Option<IpAddr>,
-    /// Interface index.
+    /// Interface index; 0 for none.
     pub link: u32,
     /// Take the next hop as reachable on the link although no address there covers it.
     pub onlink: bool,
@@ -177,6 +188,42 @@ pub struct Route {
     pub source: Option<IpAddr>,
     /// `Link` for destinations on the link itself, else `Global`.
     pub scope: Scope,
+    /// Marked as this project's, by its routing protocol number: such routes may be removed without asking.
+    pub managed: bool,
+}
+
+impl Route {
+    /// A managed route to what is on the link itself.
+    pub fn on_link(destination: IpNet, link: u32) -> Self {
+        Self {
+            kind: RouteKind::Unicast,
+            destination,
+            via: None,
+            link,
+            onlink: false,
+            source: None,
+            scope: Scope::Link,
+            managed: true,
+        }
+    }
+
+    /// A managed route by a next hop.
+    pub fn via(destination: IpNet, via: IpAddr, link: u32) -> Self {
+        Self {
+            via: Some(via),
+            scope: Scope::Global,
+            ..Self::on_link(destination, link)
+        }
+    }
+
+    /// A managed route that answers "unreachable".
+    pub fn unreachable(destination: IpNet) -> Self {
+        Self {
+            kind: RouteKind::Unreachable,
+            scope: Scope::Global,
+            ..Self::on_link(destination, 0)
+        }
+    }
 }
 
 /// A neighbour entry: the link-layer address of a next hop.
@@ -230,7 +277,7 @@ pub trait Links: Send + Sync {
     /// Removes an address.
     fn delete_address(&self, address: &Address) -> Result<()>;
 
-    /// Unicast routes of the main table.
+    /// Unicast and unreachable routes of the main table.
     fn routes(&self) -> Result<Vec<Route>>;
     /// Adds a route, replacing one to the same destination.
     fn put_route(&self, route: &Route) -> Result<()>;

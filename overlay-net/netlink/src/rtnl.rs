@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use crate::connection::Connection;
 use crate::error::Result;
+use crate::links::RouteKind;
 use crate::links::{
     Address, FdbEntry, Link, LinkChange, LinkKind, Links, Mac, Neighbour, NewVeth, NewVxlan, Route,
     Scope, Vxlan,
@@ -57,7 +58,10 @@ mod k {
     pub const RTA_TABLE: u16 = 15;
     pub const RT_TABLE_MAIN: u8 = 254;
     pub const RTPROT_STATIC: u8 = 4;
+    /// Ours: a number that no routing daemon in rt_protos uses.
+    pub const RTPROT_BALSA: u8 = 98;
     pub const RTN_UNICAST: u8 = 1;
+    pub const RTN_UNREACHABLE: u8 = 7;
     pub const RTNH_F_ONLINK: u32 = 4;
     pub const RT_SCOPE_UNIVERSE: u8 = 0;
     pub const RT_SCOPE_LINK: u8 = 253;
@@ -456,9 +460,16 @@ fn rtmsg(route: &Route) -> [u8; 12] {
     h[0] = family(route.destination.addr());
     h[1] = route.destination.prefix_len();
     h[4] = k::RT_TABLE_MAIN;
-    h[5] = k::RTPROT_STATIC;
+    h[5] = if route.managed {
+        k::RTPROT_BALSA
+    } else {
+        k::RTPROT_STATIC
+    };
     h[6] = scope_number(route.scope);
-    h[7] = k::RTN_UNICAST;
+    h[7] = match route.kind {
+        RouteKind::Unicast => k::RTN_UNICAST,
+        RouteKind::Unreachable => k::RTN_UNREACHABLE,
+    };
     let flags = if route.onlink { k::RTNH_F_ONLINK } else { 0 };
     h[8..12].copy_from_slice(&flags.to_ne_bytes());
     h
@@ -492,7 +503,9 @@ fn route_attributes(w: &mut Writer, route: &Route) {
     if route.destination.prefix_len() > 0 {
         w.bytes(k::RTA_DST, &octets(route.destination.addr()));
     }
-    w.u32(k::RTA_OIF, route.link);
+    if route.link != 0 {
+        w.u32(k::RTA_OIF, route.link);
+    }
     if let Some(via) = route.via {
         w.bytes(k::RTA_GATEWAY, &octets(via));
     }
@@ -613,9 +626,12 @@ fn parse_route(payload: &[u8]) -> Option<Route> {
     let header = payload.get(..12)?;
     let attributes = &payload[12..];
     let table = wire::attribute(attributes, k::RTA_TABLE).map_or(u32::from(header[4]), wire::ne32);
-    if table != u32::from(k::RT_TABLE_MAIN) || header[7] != k::RTN_UNICAST {
-        return None;
-    }
+    let kind = match header[7] {
+        _ if table != u32::from(k::RT_TABLE_MAIN) => return None,
+        k::RTN_UNICAST => RouteKind::Unicast,
+        k::RTN_UNREACHABLE => RouteKind::Unreachable,
+        _ => return None,
+    };
     let unspecified = match header[0] {
         k::AF_INET => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         k::AF_INET6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
@@ -623,6 +639,8 @@ fn parse_route(payload: &[u8]) -> Option<Route> {
     };
     let address = |kind| wire::attribute(attributes, kind).and_then(ip);
     Some(Route {
+        kind,
+        managed: header[5] == k::RTPROT_BALSA,
         destination: IpNet::new(address(k::RTA_DST).unwrap_or(unspecified), header[1]).ok()?,
         via: address(k::RTA_GATEWAY),
         link: wire::attribute(attributes, k::RTA_OIF).map_or(0, wire::ne32),

@@ -82,17 +82,8 @@ fn up(links: &Rtnl, name: &str) -> u32 {
 }
 
 fn put_route(links: &Rtnl, to: &str, via: &str, link: u32) {
-    let destination = to.parse().unwrap();
-    let via = Some(via.parse().unwrap());
     links
-        .put_route(&Route {
-            destination,
-            via,
-            link,
-            onlink: false,
-            source: None,
-            scope: Scope::Global,
-        })
+        .put_route(&Route::via(to.parse().unwrap(), via.parse().unwrap(), link))
         .unwrap();
 }
 
