@@ -1,0 +1,118 @@
+//! One informer per kind, shared by all controllers, and the indexes several of them use.
+
+use std::fmt::Debug;
+
+use balsa_client::{Index, Informer, InformerOptions};
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount,
+};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::rbac::v1::ClusterRole;
+use kube::{Api, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::owner;
+
+/// Name of the ConfigMap with the cluster CA.
+pub(crate) const ROOT_CA: &str = "kube-root-ca.crt";
+/// Where nodes renew their Leases.
+pub(crate) const NODE_LEASES: &str = "kube-node-lease";
+
+pub(crate) struct Informers {
+    pub(crate) namespaces: Informer<Namespace>,
+    pub(crate) nodes: Informer<Node>,
+    pub(crate) node_leases: Informer<Lease>,
+    pub(crate) pods: Informer<Pod>,
+    pub(crate) services: Informer<Service>,
+    pub(crate) endpoints: Informer<Endpoints>,
+    pub(crate) endpoint_slices: Informer<EndpointSlice>,
+    pub(crate) service_accounts: Informer<ServiceAccount>,
+    /// Only those named [`ROOT_CA`].
+    pub(crate) root_ca_maps: Informer<ConfigMap>,
+    pub(crate) replica_sets: Informer<ReplicaSet>,
+    pub(crate) deployments: Informer<Deployment>,
+    pub(crate) jobs: Informer<Job>,
+    pub(crate) cluster_roles: Informer<ClusterRole>,
+    /// By the controller's uid, and orphans by [`orphans_of`] their namespace.
+    pub(crate) pods_by_owner: Index<Pod, String>,
+    /// By `spec.nodeName`; pods without a node under the empty name.
+    pub(crate) pods_by_node: Index<Pod, String>,
+    /// As `pods_by_owner`.
+    pub(crate) replica_sets_by_owner: Index<ReplicaSet, String>,
+    /// By [`slices_of`] a Service.
+    pub(crate) slices_by_service: Index<EndpointSlice, String>,
+}
+
+impl Informers {
+    pub(crate) fn start(client: &kube::Client, stop: &CancellationToken) -> Self {
+        let pods: Informer<Pod> = all(client, InformerOptions::default(), stop);
+        let replica_sets: Informer<ReplicaSet> = all(client, InformerOptions::default(), stop);
+        let endpoint_slices: Informer<EndpointSlice> =
+            all(client, InformerOptions::default(), stop);
+        let lease_api = Api::namespaced(client.clone(), NODE_LEASES);
+        Self {
+            namespaces: all(client, InformerOptions::default(), stop),
+            nodes: all(client, InformerOptions::default(), stop),
+            node_leases: Informer::start(lease_api, InformerOptions::default(), stop.clone()),
+            services: all(client, InformerOptions::default(), stop),
+            endpoints: all(client, InformerOptions::default(), stop),
+            service_accounts: all(client, InformerOptions::default(), stop),
+            root_ca_maps: all(
+                client,
+                InformerOptions::fields(format!("metadata.name={ROOT_CA}")),
+                stop,
+            ),
+            deployments: all(client, InformerOptions::default(), stop),
+            jobs: all(client, InformerOptions::default(), stop),
+            cluster_roles: all(client, InformerOptions::default(), stop),
+            pods_by_owner: pods.index(|pod| vec![owner_or_orphan(pod)]),
+            pods_by_node: pods.index(|pod| {
+                vec![
+                    pod.spec
+                        .as_ref()
+                        .and_then(|spec| spec.node_name.clone())
+                        .unwrap_or_default(),
+                ]
+            }),
+            replica_sets_by_owner: replica_sets.index(|set| vec![owner_or_orphan(set)]),
+            slices_by_service: endpoint_slices.index(|slice| {
+                let service = slice.labels().get("kubernetes.io/service-name");
+                service
+                    .map(|service| slices_of(&slice.namespace().unwrap_or_default(), service))
+                    .into_iter()
+                    .collect()
+            }),
+            pods,
+            replica_sets,
+            endpoint_slices,
+        }
+    }
+}
+
+fn all<K>(client: &kube::Client, options: InformerOptions, stop: &CancellationToken) -> Informer<K>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    Informer::start(Api::all(client.clone()), options, stop.clone())
+}
+
+fn owner_or_orphan<K: Resource>(object: &K) -> String {
+    match owner::controller_of(object.meta()) {
+        Some(controller) => controller.uid.clone(),
+        None => orphans_of(object.meta().namespace.as_deref().unwrap_or_default()),
+    }
+}
+
+/// Index value of objects without a controller.
+pub(crate) fn orphans_of(namespace: &str) -> String {
+    format!("orphan/{namespace}")
+}
+
+/// Index value of a Service's slices.
+pub(crate) fn slices_of(namespace: &str, service: &str) -> String {
+    format!("{namespace}/{service}")
+}

@@ -1,0 +1,430 @@
+//! One reconcile of one Job.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use balsa_client::time::time;
+use balsa_client::{EventType, Key, Outcome};
+use jiff::Timestamp;
+use k8s_openapi::api::batch::v1::{Job, JobCondition, JobSpec, JobStatus};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use kube::api::{Patch, PatchParams, PostParams};
+use serde_json::json;
+
+use super::decide::{self, Ending, Finished, Tally};
+use super::{Controller, indexes, with_finalizer};
+use crate::error::{self, Result, unless_gone};
+use crate::support::batches::slow_start;
+
+/// Pods moved into the status in one reconcile at most; the object must stay small.
+const MAX_UNCOUNTED: usize = 500;
+
+impl Controller {
+    pub(super) async fn reconcile(&self, key: Key) -> Result<Outcome> {
+        let Some(cached) = self.context.informers.jobs.get(&key.namespace, &key.name) else {
+            self.expectations.forget(&key);
+            self.released.lock().remove(&key);
+            return Ok(Outcome::Done);
+        };
+        let mut job = (*cached).clone();
+        let Some(spec) = job.spec.clone() else {
+            return Ok(Outcome::Done);
+        };
+        if has(&job, "Complete")
+            || has(&job, "Failed")
+            || spec.managed_by.as_deref().is_some_and(foreign)
+        {
+            return Ok(Outcome::Done);
+        }
+        let satisfied = self.expectations.satisfied(&key);
+        let now = Timestamp::now();
+        let suspension = note_suspension(&mut job, &spec, now);
+        let owned = self.claim(&job).await?;
+        let mut tally = self.tally(&key, &job, &spec, &owned);
+        let ending = decide::ending(&job, &spec, &tally, now);
+        let mut retry = None;
+        let managed = if ending.is_some() {
+            self.delete_all(&key, &job, &mut tally).await
+        } else if satisfied && job.metadata.deletion_timestamp.is_none() {
+            self.manage(&key, &job, &spec, &mut tally, &owned, now)
+                .await
+                .map(|wait| retry = wait)
+        } else {
+            Ok(())
+        };
+        let held: HashSet<String> = owned
+            .iter()
+            .filter(|pod| decide::has_finalizer(pod))
+            .filter_map(|p| p.uid())
+            .collect();
+        self.count(&key, &mut job, &spec, &tally, ending.as_ref(), &held, now)
+            .await?;
+        if let Some((reason, message)) = suspension {
+            self.recorder
+                .event(&job, EventType::Normal, reason, message);
+        }
+        managed?;
+        let deadline = decide::deadline_left(&job, &spec, now).filter(|_| ending.is_none());
+        Ok([retry, deadline]
+            .into_iter()
+            .flatten()
+            .min()
+            .map_or(Outcome::Done, Outcome::After))
+    }
+
+    fn tally(&self, key: &Key, job: &Job, spec: &JobSpec, owned: &[Arc<Pod>]) -> Tally {
+        let released = self.released.lock().get(key).cloned().unwrap_or_default();
+        decide::tally(job, spec, owned, &released)
+    }
+
+    /// Creates and deletes pods. Returns how long to wait before creating those that backoff holds back.
+    async fn manage(
+        &self,
+        key: &Key,
+        job: &Job,
+        spec: &JobSpec,
+        tally: &mut Tally,
+        owned: &[Arc<Pod>],
+        now: Timestamp,
+    ) -> Result<Option<Duration>> {
+        let plan = decide::plan(spec, tally, now);
+        if !plan.delete.is_empty() {
+            self.delete(key, job, &plan.delete, tally).await?;
+        }
+        if plan.create == 0 {
+            return Ok(None);
+        }
+        let wait = decide::backoff_left(owned, now);
+        if !wait.is_zero() {
+            return Ok(Some(wait));
+        }
+        self.expectations.expect(key, plan.create, HashSet::new());
+        let done = slow_start(plan.create, |i| {
+            let pod = super::pod::new_pod(job, spec, plan.indexes.get(i).copied());
+            async move {
+                match self.pods.create(job, &pod).await {
+                    Ok(_) => Ok(()),
+                    Err(error) => {
+                        self.expectations.created(key, 1);
+                        if error::namespace_terminating(&error) {
+                            Ok(())
+                        } else {
+                            Err(error.into())
+                        }
+                    }
+                }
+            }
+        })
+        .await;
+        self.expectations.created(key, done.skipped);
+        tally.created = done.succeeded;
+        done.error.map_or(Ok(None), Err)
+    }
+
+    /// Nobody is to go on when the Job has ended.
+    async fn delete_all(&self, key: &Key, job: &Job, tally: &mut Tally) -> Result<()> {
+        let active = tally.active.clone();
+        self.delete(key, job, &active, tally).await
+    }
+
+    async fn delete(
+        &self,
+        key: &Key,
+        job: &Job,
+        victims: &[Arc<Pod>],
+        tally: &mut Tally,
+    ) -> Result<()> {
+        for pod in victims {
+            self.expectations
+                .expect_deletion(key, pod.metadata.uid.as_deref().unwrap_or_default());
+        }
+        let deletions = victims.iter().map(|pod| self.pods.delete(job, pod));
+        let results = futures::future::join_all(deletions).await;
+        let mut failed = None;
+        for (pod, result) in victims.iter().zip(results) {
+            match result {
+                Ok(()) => {
+                    tally.active.retain(|active| !Arc::ptr_eq(active, pod));
+                    tally.terminating += 1;
+                }
+                Err(error) => {
+                    self.expectations
+                        .deleted(key, pod.metadata.uid.as_deref().unwrap_or_default());
+                    failed.get_or_insert(error);
+                }
+            }
+        }
+        failed.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// The way of finished pods into the status, and the status itself.
+    #[allow(clippy::too_many_arguments)]
+    async fn count(
+        &self,
+        key: &Key,
+        job: &mut Job,
+        spec: &JobSpec,
+        tally: &Tally,
+        ending: Option<&Ending>,
+        held: &HashSet<String>,
+        now: Timestamp,
+    ) -> Result<()> {
+        let before = self
+            .context
+            .informers
+            .jobs
+            .get(&key.namespace, &key.name)
+            .and_then(|job| job.status.clone());
+        let released = self.released.lock().get(key).cloned().unwrap_or_default();
+        let still: HashSet<&str> = held
+            .iter()
+            .filter(|uid| !released.contains(*uid))
+            .map(String::as_str)
+            .collect();
+        let status = job.status.get_or_insert_default();
+        decide::settle(status, &still);
+        let batch: Vec<Finished> = tally.finished.iter().take(MAX_UNCOUNTED).cloned().collect();
+        if note_finished(status, spec, &batch) {
+            self.put_status(job).await?;
+        }
+        let kept = self.release(key, &batch).await;
+        let failed: HashSet<&str> = kept.iter().map(|(uid, _)| uid.as_str()).collect();
+        let status = job.status.get_or_insert_default();
+        decide::settle(status, &failed);
+        status.active =
+            decide::nonzero(i32::try_from(tally.active.len() + tally.created).unwrap_or(i32::MAX));
+        status.ready = Some(i32::try_from(tally.ready).unwrap_or(i32::MAX));
+        status.terminating = Some(i32::try_from(tally.terminating).unwrap_or(i32::MAX));
+        let all_counted = batch.len() == tally.finished.len() && kept.is_empty();
+        let event = ending.and_then(|ending| {
+            let stopped = tally.active.is_empty() && tally.terminating == 0 && all_counted;
+            end(status, ending, stopped, now)
+        });
+        if before.as_ref() != Some(&*status) {
+            self.put_status(job).await?;
+        }
+        if let Some((type_, reason, message)) = event {
+            self.recorder.event(job, type_, &reason, message);
+        }
+        match kept.into_iter().next() {
+            Some((_, error)) => Err(error),
+            None if !all_counted => {
+                self.queue.add(key.clone());
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Takes the finalizer off; returns those that still have it, and why.
+    async fn release(&self, key: &Key, batch: &[Finished]) -> Vec<(String, error::Error)> {
+        let patches = batch.iter().map(|finished| async move {
+            // Before the write, so that its event finds the note.
+            self.released
+                .lock()
+                .entry(key.clone())
+                .or_default()
+                .insert(finished.uid.clone());
+            let patch = with_finalizer(&finished.pod, false, json!({"metadata": {}}));
+            let api = self.context.api::<Pod>(&key.namespace);
+            let name = finished.pod.name_any();
+            let patched = api
+                .patch(&name, &PatchParams::default(), &Patch::Merge(&patch))
+                .await;
+            match unless_gone(patched) {
+                Ok(Some(_)) => None,
+                // Gone: no event will clear the note if the deletion was seen before.
+                Ok(None) => {
+                    self.shown(key, &finished.uid);
+                    None
+                }
+                Err(error) => {
+                    self.shown(key, &finished.uid);
+                    Some((finished.uid.clone(), error.into()))
+                }
+            }
+        });
+        futures::future::join_all(patches)
+            .await
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+
+    async fn put_status(&self, job: &mut Job) -> Result<()> {
+        let api = self
+            .context
+            .api::<Job>(&job.namespace().unwrap_or_default());
+        let name = job.name_any();
+        if let Some(updated) =
+            unless_gone(api.replace_status(&name, &PostParams::default(), job).await)?
+        {
+            *job = updated;
+        }
+        Ok(())
+    }
+}
+
+fn foreign(manager: &str) -> bool {
+    manager != "kubernetes.io/job-controller"
+}
+
+fn has(job: &Job, type_: &str) -> bool {
+    let conditions = job
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_deref())
+        .unwrap_or_default();
+    conditions
+        .iter()
+        .any(|condition| condition.type_ == type_ && condition.status == "True")
+}
+
+/// Writes finished pods' uids into the status, and indexed completions. True when something was added.
+fn note_finished(status: &mut JobStatus, spec: &JobSpec, batch: &[Finished]) -> bool {
+    let before = status.clone();
+    let uncounted = status.uncounted_terminated_pods.get_or_insert_default();
+    let mut completed = BTreeSet::new();
+    for finished in batch.iter().filter(|finished| finished.counts) {
+        let list = if finished.succeeded {
+            &mut uncounted.succeeded
+        } else {
+            &mut uncounted.failed
+        };
+        let list = list.get_or_insert_default();
+        if !list.contains(&finished.uid) {
+            list.push(finished.uid.clone());
+        }
+        if finished.succeeded {
+            completed.extend(indexes::index(&finished.pod));
+        }
+    }
+    if decide::is_indexed(spec) {
+        let known = status.completed_indexes.as_deref().unwrap_or_default();
+        completed.extend(indexes::parse(known, decide::completions(spec)));
+        let text = indexes::format(&completed);
+        status.completed_indexes = (!text.is_empty()).then_some(text);
+    }
+    *status != before
+}
+
+/// Start time and the `Suspended` condition; returns the event to write when it changed.
+fn note_suspension(
+    job: &mut Job,
+    spec: &JobSpec,
+    now: Timestamp,
+) -> Option<(&'static str, &'static str)> {
+    let suspended = spec.suspend == Some(true);
+    let was = has(job, "Suspended");
+    let status = job.status.get_or_insert_default();
+    if !suspended && (status.start_time.is_none() || was) {
+        status.start_time = Some(time(now));
+    }
+    match (suspended, was) {
+        (true, false) => {
+            status.start_time = None;
+            set(
+                status,
+                "Suspended",
+                "True",
+                "JobSuspended",
+                "Job suspended",
+                now,
+            );
+            Some(("Suspended", "Job suspended"))
+        }
+        (false, true) => {
+            set(
+                status,
+                "Suspended",
+                "False",
+                "JobResumed",
+                "Job resumed",
+                now,
+            );
+            Some(("Resumed", "Job resumed"))
+        }
+        _ => None,
+    }
+}
+
+fn set(
+    status: &mut JobStatus,
+    type_: &str,
+    value: &str,
+    reason: &str,
+    message: &str,
+    now: Timestamp,
+) {
+    let conditions = status.conditions.get_or_insert_default();
+    conditions.retain(|condition| condition.type_ != type_);
+    conditions.push(JobCondition {
+        type_: type_.into(),
+        status: value.into(),
+        reason: Some(reason.into()),
+        message: Some(message.into()),
+        last_probe_time: Some(time(now)),
+        last_transition_time: Some(time(now)),
+    });
+}
+
+/// Writes the decision first, and the end itself once all pods have stopped and are counted. Returns the
+/// event that goes with the end.
+fn end(
+    status: &mut JobStatus,
+    ending: &Ending,
+    stopped: bool,
+    now: Timestamp,
+) -> Option<(EventType, String, String)> {
+    let decision = if ending.success {
+        "SuccessCriteriaMet"
+    } else {
+        "FailureTarget"
+    };
+    let known = status
+        .conditions
+        .iter()
+        .flatten()
+        .any(|condition| condition.type_ == decision);
+    if !known {
+        set(
+            status,
+            decision,
+            "True",
+            &ending.reason,
+            &ending.message,
+            now,
+        );
+    }
+    if !stopped {
+        return None;
+    }
+    let conclusion = if ending.success { "Complete" } else { "Failed" };
+    set(
+        status,
+        conclusion,
+        "True",
+        &ending.reason,
+        &ending.message,
+        now,
+    );
+    // Empty when all is counted; the API wants it so in finished Jobs.
+    status.uncounted_terminated_pods =
+        Some(k8s_openapi::api::batch::v1::UncountedTerminatedPods::default());
+    if ending.success {
+        status.completion_time = Some(time(now));
+        Some((
+            EventType::Normal,
+            "Completed".into(),
+            "Job completed".into(),
+        ))
+    } else {
+        Some((
+            EventType::Warning,
+            ending.reason.clone(),
+            ending.message.clone(),
+        ))
+    }
+}

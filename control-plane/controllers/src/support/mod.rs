@@ -1,0 +1,8 @@
+//! What several controllers need to know of pods, owners and selectors. Pure, except [`pod_control`].
+
+pub(crate) mod batches;
+pub(crate) mod expectations;
+pub(crate) mod owner;
+pub(crate) mod pod_control;
+pub(crate) mod pods;
+pub(crate) mod selector;
