@@ -8,23 +8,38 @@ mod binding;
 mod config_map;
 mod controller_revision;
 mod convert;
+mod cron_job;
+mod daemon_set;
 mod declare;
 mod deployment;
 mod endpoint_slice;
 mod endpoints;
 mod event;
+mod horizontal_pod_autoscaler;
+mod ingress;
+mod ingress_class;
 mod job;
 mod lease;
+mod limit_range;
 pub mod namespace;
+mod network_policy;
 mod node;
+mod persistent_volume;
+mod persistent_volume_claim;
 pub mod pod;
+mod pod_disruption_budget;
+mod pod_template;
 mod priority_class;
 mod rbac;
 mod replica_set;
+mod replication_controller;
+mod resource_quota;
 mod reviews;
 mod secret;
 mod service;
 mod service_account;
+mod stateful_set;
+mod storage_class;
 pub mod walk;
 mod workload;
 
@@ -75,4 +90,27 @@ pub fn builtin() -> Vec<Arc<Kind>> {
         priority_class::kind(),
     ]);
     kinds
+}
+
+/// Kinds whose API behaviour is whole, and whose controllers (or enforcement) do not exist yet: objects can be
+/// kept and shown, but nothing acts on them.
+#[must_use]
+pub fn api_only() -> Vec<Arc<Kind>> {
+    vec![
+        limit_range::kind(),
+        persistent_volume_claim::kind(),
+        persistent_volume::kind(),
+        pod_template::kind(),
+        replication_controller::kind(),
+        resource_quota::kind(),
+        daemon_set::kind(),
+        stateful_set::kind(),
+        horizontal_pod_autoscaler::kind(),
+        cron_job::kind(),
+        ingress_class::kind(),
+        ingress::kind(),
+        network_policy::kind(),
+        pod_disruption_budget::kind(),
+        storage_class::kind(),
+    ]
 }

@@ -7,7 +7,7 @@ use crate::kinds::pod::validate::validate_pod_template;
 use crate::kinds::walk::{Walk, carry_over, get_mut, same};
 use crate::status::FieldErrors;
 use crate::validation::selector::{selector_matches, validate_label_selector};
-use crate::validation::{Path, immutable, non_negative, one_of};
+use crate::validation::{Path, immutable, non_negative, one_of, one_of_or_none};
 
 const MAX_INDEXED_PARALLELISM: i64 = 100_000;
 const TERMINAL: [&str; 2] = ["Complete", "Failed"];
@@ -49,7 +49,7 @@ pub(in crate::kinds) fn spec_common(spec: &Value, path: &Path, errors: &mut Fiel
     for field in numbers {
         non_negative(&spec[field], &path.child(field), errors);
     }
-    one_of(
+    one_of_or_none(
         &spec["completionMode"],
         &["Indexed", "NonIndexed"],
         &path.child("completionMode"),
