@@ -40,8 +40,11 @@ const GROUP_ORDER: &[&str] = &[
     "internal.apiserver.k8s.io",
 ];
 
+/// A version's name with its kinds, sorted by resource.
+type Versions<'k> = Vec<(&'k str, Vec<&'k Kind>)>;
+
 /// Kinds by group, then version, both in the order clients should prefer.
-fn grouped(kinds: &[Arc<Kind>]) -> Vec<(&str, Vec<(&str, Vec<&Kind>)>)> {
+fn grouped(kinds: &[Arc<Kind>]) -> Vec<(&str, Versions<'_>)> {
     let mut groups: BTreeMap<&str, BTreeMap<&str, Vec<&Kind>>> = BTreeMap::new();
     for kind in kinds {
         groups

@@ -1,6 +1,7 @@
 //! What a Kubernetes object is: kinds, schema, defaulting, validation, selectors, quantities,
 //! patches and tables. Pure functions over JSON values; no I/O, no async runtime.
 
+pub mod apply;
 pub mod discovery;
 pub mod duration;
 pub mod kind;

@@ -22,8 +22,11 @@ use crate::kind::Kind;
 use crate::object::join_api_version;
 use crate::schema::{Definition, Schema};
 
-/// Media type of the v2 document in the form old kubectl asks for.
+/// Media type by which kubectl asks for the v2 document in protobuf. It is also written with a dot instead of `@`,
+/// as [`V2_PROTOBUF_ANSWER`]; accept both.
 pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// Content-Type of the answer: the form asked for is no valid media type, and newer clients refuse it.
+pub const V2_PROTOBUF_ANSWER: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// Text of `info.version`.
 const SERVED_VERSION: &str = "v1.35.0";

@@ -187,8 +187,8 @@ impl Builder {
             if (whole || embedded) && fixed {
                 continue;
             }
-            // k8s-openapi calls the metadata of all kinds required because its Rust field is.
-            let required = is_required(name) && !(is_kind && name == "metadata" && !self.custom);
+            let required = is_required(name)
+                && (self.custom || !lists::is_optional(definition, name, is_kind));
             fields.push(self.field(definition, name, property, required));
         }
         if whole || embedded {

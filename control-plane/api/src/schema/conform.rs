@@ -3,6 +3,8 @@
 //!
 //! Messages are those of Go's decoder, because clients and people know them.
 
+use std::fmt::Write as _;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
@@ -20,12 +22,7 @@ const MAX_REPORTED: usize = 100;
 /// # Errors
 /// The first value of a wrong type, in the words of Go's JSON decoder.
 pub fn conform(type_: Type<'_>, value: &mut Value) -> Result<Vec<String>, String> {
-    let mut walk = Walk {
-        path: String::new(),
-        go_path: String::new(),
-        owner: String::new(),
-        unknown: Vec::new(),
-    };
+    let mut walk = Walk::default();
     walk.value(type_, value)?;
     Ok(walk.unknown)
 }
@@ -54,13 +51,14 @@ pub fn prune(type_: Type<'_>, value: &mut Value) {
     }
 }
 
-struct Walk {
+#[derive(Default)]
+struct Walk<'s> {
     /// Path with indices, as unknown fields are reported: `spec.containers[0].foo`.
     path: String,
     /// Path without indices, as Go reports wrong types: `spec.containers.name`.
     go_path: String,
     /// Go name of the innermost struct.
-    owner: String,
+    owner: &'s str,
     unknown: Vec<String>,
 }
 
@@ -75,7 +73,7 @@ fn json_type(value: &Value) -> String {
     }
 }
 
-impl Walk {
+impl<'s> Walk<'s> {
     fn mismatch(&self, what: &str, type_: Type<'_>) -> String {
         if self.go_path.is_empty() {
             return format!(
@@ -91,7 +89,7 @@ impl Walk {
         )
     }
 
-    fn value(&mut self, type_: Type<'_>, value: &mut Value) -> Result<(), String> {
+    fn value(&mut self, type_: Type<'s>, value: &mut Value) -> Result<(), String> {
         match (type_.shape(), &mut *value) {
             (Shape::Any, _) => Ok(()),
             (Shape::Struct(fields), Value::Object(map)) => self.fields(type_, fields, map),
@@ -151,8 +149,8 @@ impl Walk {
 
     fn fields(
         &mut self,
-        type_: Type<'_>,
-        fields: Struct<'_>,
+        type_: Type<'s>,
+        fields: Struct<'s>,
         map: &mut Map<String, Value>,
     ) -> Result<(), String> {
         let owner = std::mem::replace(&mut self.owner, struct_name(type_));
@@ -185,7 +183,7 @@ impl Walk {
         Ok(())
     }
 
-    fn map(&mut self, item: Type<'_>, map: &mut Map<String, Value>) -> Result<(), String> {
+    fn map(&mut self, item: Type<'s>, map: &mut Map<String, Value>) -> Result<(), String> {
         let (path, go_path) = (self.path.len(), self.go_path.len());
         for (name, value) in map {
             // Go knows no keys of maps in its messages.
@@ -199,10 +197,11 @@ impl Walk {
         Ok(())
     }
 
-    fn items(&mut self, list: List<'_>, items: &mut [Value]) -> Result<(), String> {
+    fn items(&mut self, list: List<'s>, items: &mut [Value]) -> Result<(), String> {
         let (path, go_path) = (self.path.len(), self.go_path.len());
         for (index, value) in items.iter_mut().enumerate() {
-            self.path.push_str(&format!("[{index}]"));
+            // Writing to a String cannot fail.
+            let _ = write!(self.path, "[{index}]");
             self.element(list.item(), value)?;
             self.leave(path, go_path);
         }
@@ -210,7 +209,7 @@ impl Walk {
     }
 
     /// A value in a list or map, where null is Go's zero value and cannot be left out.
-    fn element(&mut self, type_: Type<'_>, value: &mut Value) -> Result<(), String> {
+    fn element(&mut self, type_: Type<'s>, value: &mut Value) -> Result<(), String> {
         if !value.is_null() {
             return self.value(type_, value);
         }
@@ -240,12 +239,12 @@ impl Walk {
     }
 }
 
-fn struct_name(type_: Type<'_>) -> String {
+fn struct_name(type_: Type<'_>) -> &str {
     let name = type_
         .definition()
         .map(super::Definition::name)
         .unwrap_or_default();
-    name.rsplit('.').next().unwrap_or_default().to_owned()
+    name.rsplit('.').next().unwrap_or_default()
 }
 
 fn canonical_time(text: &str, micro: bool) -> Result<String, String> {

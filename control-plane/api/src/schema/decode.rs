@@ -1,6 +1,7 @@
 //! From the bytes of a request to an object of the right type, with upstream's field validation.
 
 use std::fmt;
+use std::fmt::Write as _;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
@@ -263,7 +264,8 @@ impl<'de> Visitor<'de> for Tree<'_> {
         let mut items = Vec::new();
         let length = self.0.path.len();
         loop {
-            self.0.path.push_str(&format!("[{}]", items.len()));
+            // Writing to a String cannot fail.
+            let _ = write!(self.0.path, "[{}]", items.len());
             let item = list.next_element_seed(Tree(self.0));
             self.0.path.truncate(length);
             match item? {

@@ -75,6 +75,27 @@ pub(super) fn key_default(definition: &str, field: &str) -> &'static str {
     }
 }
 
+/// Whether k8s-openapi calls a field required that upstream does not: the metadata of kinds, and names in
+/// references, because the Rust fields have no `Option`.
+pub(super) fn is_optional(definition: &str, field: &str, is_kind: bool) -> bool {
+    match field {
+        "metadata" => is_kind,
+        "name" => OPTIONAL_NAME.contains(&tail(definition)),
+        _ => false,
+    }
+}
+
+const OPTIONAL_NAME: &[&str] = &[
+    "core.v1.ConfigMapEnvSource",
+    "core.v1.ConfigMapKeySelector",
+    "core.v1.ConfigMapProjection",
+    "core.v1.ConfigMapVolumeSource",
+    "core.v1.LocalObjectReference",
+    "core.v1.SecretEnvSource",
+    "core.v1.SecretKeySelector",
+    "core.v1.SecretProjection",
+];
+
 /// `io.k8s.api.core.v1.Pod` -> `core.v1.Pod`.
 fn tail(definition: &str) -> &str {
     definition
