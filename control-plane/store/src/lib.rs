@@ -3,16 +3,44 @@
 //! [`Store`] is one member of a cluster. Writes are transactions ([`Txn`]) that any member takes; each that
 //! changes something makes a new [`Revision`]. Reads are local, and linearizable after
 //! [`Store::read_barrier`]. Changes reach an [`Observer`] as they are applied, and any number of [`Watch`]es.
+//!
+//! A write's way: [`Store::txn`] -> `write` -> `pending` -> `proposer` -> (`net`) -> the leader's `sequencer`
+//! -> Raft, `log` -> `state`, which answers it.
 
+mod barrier;
+mod command;
 mod config;
+mod db;
+mod duties;
 mod error;
+mod failover;
+mod folder;
+mod log;
+mod members;
+mod metrics;
+mod net;
+mod observer;
+mod pending;
+mod proposer;
+mod raft;
+mod running;
+mod sequencer;
+mod state;
 mod store;
+#[cfg(test)]
+mod tests;
+mod threads;
 mod types;
+mod watch;
+mod write;
 
 pub use config::{Config, Timings, Tls, Tuning};
 pub use error::{Error, OpenError};
-pub use store::{Changes, Observer, Reader, Store, Watch};
+pub use observer::Observer;
+pub use state::Reader;
+pub use store::Store;
 pub use types::{
     Compare, Event, Health, KeyValue, Leadership, LeaseId, MAX_KEY, MAX_TXN, MAX_TXN_OPS,
     MAX_VALUE, Member, MemberId, Op, RangeOutcome, Revision, Term, Txn, TxnOutcome,
 };
+pub use watch::{Changes, Watch};

@@ -1,0 +1,142 @@
+//! Linearizable reads on any member: ReadIndex, one round shared by all who wait.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use openraft::ReadPolicy;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::error::Error;
+use crate::metrics::Metrics;
+use crate::net::Peers;
+use crate::raft::Raft;
+use crate::state::Progress;
+use crate::types::{Leadership, MemberId, Revision};
+
+/// One question to the leader takes at most this long.
+const ROUND: Duration = Duration::from_millis(500);
+/// The pause after a round failed.
+const RETRY: Duration = Duration::from_millis(15);
+
+type Waiter = oneshot::Sender<Result<Revision, Error>>;
+
+/// Who waits for the next round.
+#[derive(Default)]
+pub(crate) struct Barrier {
+    waiting: Mutex<Vec<Waiter>>,
+    wake: Notify,
+}
+
+/// What [`Barrier::run`] needs.
+pub(crate) struct Rounds {
+    pub raft: Raft,
+    pub peers: Arc<Peers>,
+    pub leadership: watch::Receiver<Leadership>,
+    pub progress: watch::Receiver<Progress>,
+    pub patience: Duration,
+    pub metrics: Arc<Metrics>,
+    pub stop: CancellationToken,
+}
+
+/// The index that a read which begins now must wait for, if this member leads.
+pub(crate) async fn leader_read_index(raft: &Raft) -> Result<u64, String> {
+    match raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
+        Ok(linearizer) => Ok(linearizer.read_log_id().index()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+impl Barrier {
+    /// Waits for a round that starts after this call.
+    pub async fn wait(&self) -> Result<Revision, Error> {
+        let (sender, receiver) = oneshot::channel();
+        self.waiting.lock().push(sender);
+        self.wake.notify_one();
+        receiver.await.map_err(|_| Error::Closed)?
+    }
+
+    /// Makes rounds until the stop.
+    pub async fn run(self: Arc<Self>, mut rounds: Rounds) {
+        let stop = rounds.stop.clone();
+        let working = async {
+            loop {
+                self.wake.notified().await;
+                let waiters = std::mem::take(&mut *self.waiting.lock());
+                if !waiters.is_empty() {
+                    rounds.round(waiters).await;
+                }
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = working => {}
+        }
+        // Senders that are dropped say that the store is closed.
+        self.waiting.lock().clear();
+    }
+}
+
+impl Rounds {
+    async fn round(&mut self, waiters: Vec<Waiter>) {
+        let started = Instant::now();
+        let index = match tokio::time::timeout(self.patience, self.index()).await {
+            Ok(index) => index,
+            Err(_) => {
+                let error = Error::unavailable("no leader confirmed a linearizable read in time");
+                return answer(waiters, &Err(error));
+            }
+        };
+        let (mut progress, metrics, patience) =
+            (self.progress.clone(), self.metrics.clone(), self.patience);
+        // Waiting for the state must not keep the next round waiting.
+        tokio::spawn(async move {
+            let reached = progress.wait_for(|progress| progress.index >= index);
+            let result = match tokio::time::timeout(patience, reached).await {
+                Ok(Ok(progress)) => Ok(progress.revision),
+                Ok(Err(_)) => Err(Error::Closed),
+                Err(_) => Err(Error::unavailable("this member lags behind")),
+            };
+            metrics
+                .read_barrier
+                .observe(started.elapsed().as_secs_f64());
+            answer(waiters, &result);
+        });
+    }
+
+    async fn index(&mut self) -> u64 {
+        loop {
+            let leader = self.leadership.borrow_and_update().leader;
+            let asked = match leader {
+                Some(leader) => self.ask(leader).await,
+                None => Err("no leader is known".to_owned()),
+            };
+            match asked {
+                Ok(index) => return index,
+                Err(error) => tracing::debug!(?leader, %error, "a read index could not be had"),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(RETRY) => {}
+                _ = self.leadership.changed() => {}
+            }
+        }
+    }
+
+    async fn ask(&self, leader: MemberId) -> Result<u64, String> {
+        if leader != self.peers.me() {
+            return self.peers.read_index(leader, ROUND).await;
+        }
+        match tokio::time::timeout(ROUND, leader_read_index(&self.raft)).await {
+            Ok(result) => result,
+            Err(_) => Err("no answer".to_owned()),
+        }
+    }
+}
+
+fn answer(waiters: Vec<Waiter>, result: &Result<Revision, Error>) {
+    for waiter in waiters {
+        // Whoever asked may have left.
+        let _ = waiter.send(result.clone());
+    }
+}

@@ -1,0 +1,333 @@
+//! Raft's log and vote on disk.
+//!
+//! Everything that is written goes through one queue to one thread ([`writer`]): it drains the queue into
+//! one write, syncs once, and answers in order. Entries can be read from the moment they are queued: the
+//! newest are kept in memory ([`tail`]), older ones are read back.
+
+mod codec;
+mod tail;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::path::Path;
+use std::sync::Arc;
+
+use futures::stream::{self, Stream};
+use openraft::storage::{IOFlushed, RaftLogStorage};
+use openraft::{LogState, OptionalSend, RaftLogReader};
+use parking_lot::{Mutex, RwLock};
+use rocksdb::{Cache, DB, Direction, IteratorMode};
+use tokio::sync::oneshot;
+
+use crate::config::Tuning;
+use crate::db::{self, Disk};
+use crate::error::OpenError;
+use crate::metrics::Metrics;
+use crate::raft::{Entry, LogId, Types, Vote};
+use codec::Damaged;
+use tail::Tail;
+use writer::{Queue, Task, Writer};
+
+pub(crate) use codec::{decode_entry, encode_entry};
+
+/// Entries are read back for replication in parts of about this many bytes.
+const READ_BYTES: usize = 1 << 20;
+
+/// The log. A cheap handle.
+#[derive(Clone)]
+pub(crate) struct Log {
+    shared: Arc<Shared>,
+    _thread: Arc<Writer>,
+}
+
+struct Shared {
+    pub db: DB,
+    pub tail: RwLock<Tail>,
+    pub vote: Mutex<Option<Vote>>,
+    pub committed: Mutex<Option<LogId>>,
+    pub queue: Queue,
+    pub disk: Arc<Disk>,
+    pub metrics: Arc<Metrics>,
+}
+
+impl Log {
+    /// Opens the log and starts its writer.
+    pub fn open(
+        path: &Path,
+        tuning: &Tuning,
+        cache: &Cache,
+        disk: Arc<Disk>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, OpenError> {
+        let db = db::open_log(path, tuning, cache)?;
+        let damaged = |detail: String| OpenError::Damaged {
+            path: path.to_owned(),
+            detail,
+        };
+        let vote = read(&db, codec::VOTE).map_err(|error| damaged(error.to_string()))?;
+        let committed = read(&db, codec::COMMITTED).map_err(|error| damaged(error.to_string()))?;
+        let purged = read(&db, codec::PURGED).map_err(|error| damaged(error.to_string()))?;
+        let last = last_entry(&db).map_err(|error| damaged(error.to_string()))?;
+        let shared = Arc::new(Shared {
+            db,
+            tail: RwLock::new(Tail::new(purged, last)),
+            vote: Mutex::new(vote),
+            committed: Mutex::new(committed),
+            queue: Queue::default(),
+            disk,
+            metrics,
+        });
+        let thread = Writer::start(shared.clone()).map_err(|source| OpenError::Io {
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(Self {
+            shared,
+            _thread: Arc::new(thread),
+        })
+    }
+
+    /// Nothing was ever written: this member has no history and has voted for nobody.
+    pub fn is_blank(&self) -> bool {
+        let tail = self.shared.tail.read();
+        tail.last().is_none() && tail.purged().is_none() && self.shared.vote.lock().is_none()
+    }
+
+    /// Bytes of the database's files.
+    pub fn disk_bytes(&self) -> u64 {
+        self.shared
+            .db
+            .property_int_value("rocksdb.total-sst-files-size")
+            .ok()
+            .flatten()
+            .unwrap_or_default()
+    }
+
+    /// See [`Tail::bytes_after`].
+    pub fn bytes_after(&self, index: u64) -> u64 {
+        self.shared.tail.read().bytes_after(index)
+    }
+
+    /// See [`Tail::index_before`].
+    pub fn index_before(&self, bytes: u64) -> u64 {
+        self.shared.tail.read().index_before(bytes)
+    }
+
+    fn read_range(&self, start: u64, end: u64, limit: usize) -> io::Result<Vec<Entry>> {
+        // The tail first: what leaves it meanwhile is on disk by then.
+        let (start, end, tail_start, recent) = {
+            let tail = self.shared.tail.read();
+            // What was just cut may still be on disk.
+            let start = start.max(tail.purged().map_or(0, |purged| purged.index + 1));
+            let end = end.min(tail.last().map_or(0, |last| last.index + 1));
+            (start, end, tail.start(), tail.read(start, end))
+        };
+        if start >= end {
+            return Ok(Vec::new());
+        }
+        let mut entries = if start < tail_start {
+            self.read_disk(start, end.min(tail_start), limit)?
+        } else {
+            Vec::new()
+        };
+        let mut bytes = entries.iter().map(codec::size).sum::<usize>();
+        let complete = start >= tail_start
+            || entries
+                .last()
+                .is_some_and(|last| last.log_id.index + 1 == tail_start);
+        if complete || entries.is_empty() {
+            for entry in recent {
+                if bytes >= limit && !entries.is_empty() {
+                    break;
+                }
+                bytes = bytes.saturating_add(codec::size(&entry));
+                entries.push(entry);
+            }
+        }
+        Ok(entries)
+    }
+
+    fn read_disk(&self, start: u64, end: u64, limit: usize) -> io::Result<Vec<Entry>> {
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        for item in self
+            .shared
+            .db
+            .iterator(IteratorMode::From(&codec::key(start), Direction::Forward))
+        {
+            let (key, value) = item.map_err(io::Error::other)?;
+            match codec::index(&key) {
+                Some(index) if index < end && bytes < limit => {}
+                _ => break,
+            }
+            bytes += value.len();
+            entries.push(decode_entry(value.into_vec().into()).map_err(io::Error::other)?);
+        }
+        Ok(entries)
+    }
+}
+
+fn read<T: serde::de::DeserializeOwned>(db: &DB, key: &[u8]) -> Result<Option<T>, Damaged> {
+    let Some(bytes) = db.get(key).map_err(|error| Damaged(error.to_string()))? else {
+        return Ok(None);
+    };
+    codec::from_bytes(&bytes).map(Some)
+}
+
+fn last_entry(db: &DB) -> Result<Option<LogId>, Damaged> {
+    let after_all = codec::after_entries();
+    let Some(item) = db
+        .iterator(IteratorMode::From(&after_all, Direction::Reverse))
+        .next()
+    else {
+        return Ok(None);
+    };
+    let (key, value) = item.map_err(|error| Damaged(error.to_string()))?;
+    if codec::index(&key).is_none() {
+        return Ok(None);
+    }
+    decode_entry(value.into_vec().into()).map(|entry| Some(entry.log_id))
+}
+
+/// The half-open range of indices that some bounds mean.
+fn indices(range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let start = match range.start_bound() {
+        Bound::Included(start) => *start,
+        Bound::Excluded(before) => before + 1,
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(last) => last.saturating_add(1),
+        Bound::Excluded(end) => *end,
+        Bound::Unbounded => u64::MAX,
+    };
+    (start, end)
+}
+
+impl RaftLogReader<Types> for Log {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry>, io::Error> {
+        let (start, end) = indices(&range);
+        self.read_range(start, end, usize::MAX)
+    }
+
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<Entry>, io::Error> {
+        self.read_range(start, end, READ_BYTES)
+    }
+
+    async fn entries_stream<RB>(
+        &mut self,
+        range: RB,
+    ) -> impl Stream<Item = Result<Entry, io::Error>> + OptionalSend
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let (start, end) = indices(&range);
+        let log = self.clone();
+        let parts = stream::unfold(start, move |next| {
+            let part = if next < end {
+                log.read_range(next, end, READ_BYTES)
+            } else {
+                Ok(Vec::new())
+            };
+            async move {
+                match part {
+                    Ok(entries) => {
+                        let after = entries.last()?.log_id.index + 1;
+                        Some((entries.into_iter().map(Ok).collect(), after))
+                    }
+                    Err(error) => Some((vec![Err(error)], u64::MAX)),
+                }
+            }
+        });
+        Box::pin(futures::StreamExt::flat_map(parts, stream::iter::<Vec<_>>))
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
+        Ok(*self.shared.vote.lock())
+    }
+}
+
+impl RaftLogStorage<Types> for Log {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<Types>, io::Error> {
+        let tail = self.shared.tail.read();
+        Ok(LogState {
+            last_purged_log_id: tail.purged(),
+            last_log_id: tail.last().or(tail.purged()),
+        })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        *self.shared.vote.lock() = Some(*vote);
+        let (done, saved) = oneshot::channel();
+        self.shared.queue.push(Task::Vote { vote: *vote, done });
+        saved.await.map_err(|_| stopped())
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
+        *self.shared.committed.lock() = committed;
+        if let Some(committed) = committed {
+            self.shared.queue.push(Task::Committed(committed));
+        }
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
+        Ok(*self.shared.committed.lock())
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types>) -> Result<(), io::Error>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries: Vec<Entry> = entries.into_iter().collect();
+        let bytes = entries.iter().map(codec::size).sum();
+        self.shared.queue.room(bytes).await;
+        let era = {
+            let mut tail = self.shared.tail.write();
+            tail.append(&entries);
+            tail.era()
+        };
+        self.shared.queue.push(Task::Append {
+            entries,
+            bytes,
+            era,
+            callback,
+        });
+        Ok(())
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
+        let from = last.map_or(0, |last| last.index + 1);
+        self.shared.tail.write().truncate(last);
+        let (done, cut) = oneshot::channel();
+        self.shared.queue.push(Task::Truncate { from, done });
+        cut.await.map_err(|_| stopped())
+    }
+
+    async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
+        self.shared.tail.write().purge(upto);
+        self.shared.queue.push(Task::Purge(upto));
+        Ok(())
+    }
+}
+
+fn stopped() -> io::Error {
+    io::Error::other("the log's writer has stopped")
+}

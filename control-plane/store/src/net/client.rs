@@ -1,0 +1,267 @@
+//! How openraft calls the other members.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
+use openraft::errors::{
+    NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
+};
+use openraft::network::{RPCOption, stream_append_sequential};
+use openraft::raft::{AppendEntriesResponse, StreamAppendError, StreamAppendResult};
+use openraft::{BasicNode, OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Response, Status};
+
+use super::peers::{Client, OPEN_TIMEOUT, Peers};
+use super::proto::Message;
+use super::wire::{self, SnapshotHead};
+use crate::raft::{
+    AppendRequest, Snapshot, SnapshotResponse, TransferRequest, TransferResponse, Types, Vote,
+    VoteRequest, VoteResponse,
+};
+use crate::state::{SnapshotData, View};
+use crate::types::MemberId;
+
+/// Votes and the like take at most this long; shorter than an election's timeout matters less than that a
+/// slow machine can answer at all.
+const CALL_TIMEOUT: Duration = Duration::from_secs(1);
+/// A snapshot takes at most this long, to be sent and installed.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(1_800);
+
+/// Makes the connections that openraft asks for.
+pub(crate) struct Network {
+    peers: Arc<Peers>,
+}
+
+impl Network {
+    pub fn new(peers: Arc<Peers>) -> Self {
+        Self { peers }
+    }
+
+    fn link(&self, target: MemberId, node: &BasicNode, urgent: bool) -> Link {
+        self.peers.learn(target, &node.addr);
+        Link {
+            peers: self.peers.clone(),
+            target,
+            urgent,
+        }
+    }
+}
+
+impl RaftNetworkFactory<Types> for Network {
+    type Network = Link;
+
+    async fn new_client(&mut self, target: u64, node: &BasicNode) -> Link {
+        self.link(target, node, false)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &BasicNode) -> Link {
+        self.link(target, node, true)
+    }
+}
+
+/// Calls to one member.
+pub(crate) struct Link {
+    peers: Arc<Peers>,
+    target: MemberId,
+    /// For heartbeats: single calls instead of a stream.
+    urgent: bool,
+}
+
+impl Link {
+    /// Makes a call with a deadline.
+    async fn call<F>(
+        &self,
+        kind: RPCTypes,
+        within: Duration,
+        call: impl FnOnce(Client) -> F,
+    ) -> Result<Message, RPCError<Types>>
+    where
+        F: Future<Output = Result<Response<Message>, Status>>,
+    {
+        let peer = self.peers.get(self.target).map_err(rpc_error)?;
+        match tokio::time::timeout(within, call(peer.pulse.clone())).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(rpc_error(status)),
+            Err(_) => Err(self.timeout(kind, within)),
+        }
+    }
+
+    fn timeout(&self, action: RPCTypes, timeout: Duration) -> RPCError<Types> {
+        RPCError::Timeout(Timeout {
+            action,
+            id: self.peers.me(),
+            target: self.target,
+            timeout,
+        })
+    }
+
+    async fn open_append<S>(
+        &self,
+        input: S,
+    ) -> Result<
+        BoxStream<'static, Result<StreamAppendResult<Types>, RPCError<Types>>>,
+        RPCError<Types>,
+    >
+    where
+        S: Stream<Item = AppendRequest> + Send + Unpin + 'static,
+    {
+        let mut client = self.peers.get(self.target).map_err(rpc_error)?.log.clone();
+        let outbound = input.map(|request| wire::encode_append(&request));
+        let opening = client.append(self.peers.request(self.target, outbound));
+        let inbound = match tokio::time::timeout(OPEN_TIMEOUT, opening).await {
+            Ok(Ok(response)) => response.into_inner(),
+            Ok(Err(status)) => return Err(rpc_error(status)),
+            Err(_) => return Err(self.timeout(RPCTypes::AppendEntries, OPEN_TIMEOUT)),
+        };
+        let replies = inbound.map(|message| {
+            let message = message.map_err(rpc_error)?;
+            wire::decode_append_reply(&message).map_err(rpc_error)
+        });
+        Ok(replies.boxed())
+    }
+
+    async fn send_snapshot(
+        &self,
+        head: SnapshotHead,
+        view: &View,
+    ) -> Result<SnapshotResponse, RPCError<Types>> {
+        let mut client = self.peers.get(self.target).map_err(rpc_error)?.bulk.clone();
+        let (sender, queue) = mpsc::channel(2);
+        let sending = async {
+            if sender.send(wire::encode(&head)).await.is_err() {
+                return Ok(());
+            }
+            let mut parts = view.parts();
+            while let Some(part) = parts.recv().await {
+                let part = part.map_err(|error| RPCError::Network(NetworkError::new(&error)))?;
+                if sender.send(wire::bytes(part.into())).await.is_err() {
+                    // The call has ended: its result says why.
+                    break;
+                }
+            }
+            drop(sender);
+            Ok(())
+        };
+        let request = self.peers.request(self.target, ReceiverStream::new(queue));
+        let calling = async { client.snapshot(request).await.map_err(rpc_error) };
+        let ((), response) = futures::try_join!(sending, calling)?;
+        wire::decode(response.get_ref()).map_err(rpc_error)
+    }
+}
+
+/// How openraft sees a failed call: whether to wait before the next.
+fn rpc_error(status: Status) -> RPCError<Types> {
+    match status.code() {
+        Code::Unavailable | Code::FailedPrecondition | Code::Unauthenticated => {
+            RPCError::Unreachable(Unreachable::new(&status))
+        }
+        _ => RPCError::Network(NetworkError::new(&status)),
+    }
+}
+
+impl RaftNetworkV2<Types> for Link {
+    type SnapshotData = SnapshotData;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendRequest,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
+        let request = self.peers.request(self.target, wire::encode_append(&rpc));
+        let call = |mut client: Client| async move { client.heartbeat(request).await };
+        let message = self
+            .call(RPCTypes::AppendEntries, option.hard_ttl(), call)
+            .await?;
+        Ok(
+            match wire::decode_append_reply(&message).map_err(rpc_error)? {
+                Ok(_) => AppendEntriesResponse::Success,
+                Err(StreamAppendError::Conflict(_)) => AppendEntriesResponse::Conflict,
+                Err(StreamAppendError::HigherVote(vote)) => AppendEntriesResponse::HigherVote(vote),
+            },
+        )
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<
+        's,
+        Result<BoxStream<'s, Result<StreamAppendResult<Types>, RPCError<Types>>>, RPCError<Types>>,
+    >
+    where
+        S: Stream<Item = AppendRequest> + OptionalSend + Unpin + 'static,
+    {
+        if self.urgent {
+            return stream_append_sequential(self, input, option);
+        }
+        Box::pin(async move { self.open_append(input).await })
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest,
+        _option: RPCOption,
+    ) -> Result<VoteResponse, RPCError<Types>> {
+        let request = self.peers.request(self.target, wire::encode(&rpc));
+        let call = |mut client: Client| async move { client.vote(request).await };
+        let message = self.call(RPCTypes::Vote, CALL_TIMEOUT, call).await?;
+        wire::decode(&message).map_err(rpc_error)
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest,
+        _option: RPCOption,
+    ) -> Result<VoteResponse, RPCError<Types>> {
+        let request = self.peers.request(self.target, wire::encode(&rpc));
+        let call = |mut client: Client| async move { client.pre_vote(request).await };
+        let message = self.call(RPCTypes::Vote, CALL_TIMEOUT, call).await?;
+        wire::decode(&message).map_err(rpc_error)
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse, StreamingError<Types>> {
+        let SnapshotData::Outgoing(view) = snapshot.snapshot else {
+            let error = std::io::Error::other("a snapshot that is being received cannot be sent");
+            return Err(StreamingError::Network(NetworkError::new(&error)));
+        };
+        let head = SnapshotHead {
+            vote,
+            meta: snapshot.meta,
+        };
+        let sending = tokio::time::timeout(SNAPSHOT_TIMEOUT, self.send_snapshot(head, &view));
+        tokio::select! {
+            closed = pin!(cancel) => Err(StreamingError::Closed(closed)),
+            sent = sending => match sent {
+                Ok(result) => Ok(result?),
+                Err(_) => Err(self.timeout(RPCTypes::InstallSnapshot, SNAPSHOT_TIMEOUT).into()),
+            },
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        req: TransferRequest,
+        _option: RPCOption,
+    ) -> Result<TransferResponse, RPCError<Types>> {
+        let request = self.peers.request(self.target, wire::encode(&req));
+        let call = |mut client: Client| async move { client.transfer_leader(request).await };
+        let message = self
+            .call(RPCTypes::TransferLeader, CALL_TIMEOUT, call)
+            .await?;
+        wire::decode(&message).map_err(rpc_error)
+    }
+}
