@@ -15,7 +15,7 @@ use balsa_api::status::{Details, Status};
 
 use crate::seam::{Attributes, Authorizer, Decision, ObjectReader, User};
 
-pub use bootstrap::{bootstrap_objects, reconcile};
+pub use bootstrap::{Ensure, bootstrap_objects, reconcile};
 pub use node::{NodeAuthorizer, node_of};
 pub use rbac::Rbac;
 
