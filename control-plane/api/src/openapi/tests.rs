@@ -269,3 +269,38 @@ fn a_custom_kind_brings_its_own_schema() {
         "Widget"
     );
 }
+
+#[test]
+fn every_builtin_kind_is_described_and_all_documents_are_closed() {
+    let kinds = crate::kinds::builtin();
+    let served = Served::builtin(&kinds);
+    for kind in &kinds {
+        let found = Schema::builtin().kind(&kind.group, &kind.version, &kind.kind);
+        assert!(
+            found.is_some(),
+            "{}/{} {}",
+            kind.group,
+            kind.version,
+            kind.kind
+        );
+        let bytes = v3_document(&served, &kind.group, &kind.version).unwrap();
+        let document: Value = serde_json::from_slice(&bytes).unwrap();
+        assert_closed(&document, &document);
+    }
+    let document: Value = serde_json::from_slice(&v2_document(&served)).unwrap();
+    assert_closed(&document, &document);
+    let mut ids = std::collections::BTreeSet::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (_, operation) in item
+            .as_object()
+            .unwrap()
+            .iter()
+            .filter(|(m, _)| *m != "parameters")
+        {
+            assert!(
+                ids.insert(operation["operationId"].as_str().unwrap().to_owned()),
+                "{path}"
+            );
+        }
+    }
+}

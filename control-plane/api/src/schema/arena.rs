@@ -2,6 +2,7 @@
 //! string for all texts. The whole of Kubernetes' API takes about two megabytes.
 
 use std::collections::HashMap;
+use std::hash::{Hash as _, Hasher as _};
 
 /// A piece of [`Arena::text`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -124,6 +125,17 @@ impl Arena {
 
     pub(super) fn fields_of(&self, first: u32, count: u32) -> &[FieldEntry] {
         &self.fields[first as usize..(first + count) as usize]
+    }
+
+    /// A number that differs between arenas that differ.
+    pub(super) fn fingerprint(&self) -> u64 {
+        let mut hasher = std::hash::DefaultHasher::new();
+        self.text.hash(&mut hasher);
+        self.nodes.hash(&mut hasher);
+        for field in &self.fields {
+            (field.node, field.required, field.patch).hash(&mut hasher);
+        }
+        hasher.finish()
     }
 
     /// Gives back memory reserved while building.

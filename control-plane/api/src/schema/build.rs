@@ -96,6 +96,7 @@ fn flag(value: &Value, key: &str) -> bool {
 impl Builder {
     fn finish(mut self) -> Schema {
         self.schema.arena.shrink();
+        self.schema.fingerprint = self.schema.arena.fingerprint();
         self.schema
     }
 

@@ -15,7 +15,6 @@ mod roots;
 mod tests;
 
 use std::collections::HashMap;
-use std::hash::{Hash as _, Hasher as _};
 use std::sync::LazyLock;
 
 use arena::{Arena, DefinitionId, FieldEntry, Form, Node, NodeId};
@@ -29,6 +28,7 @@ static BUILTIN: LazyLock<Schema> = LazyLock::new(build::builtin);
 #[derive(Debug, Default)]
 pub struct Schema {
     arena: Arena,
+    fingerprint: u64,
     names: HashMap<Box<str>, DefinitionId>,
     kinds: HashMap<(Box<str>, Box<str>, Box<str>), DefinitionId>,
 }
@@ -80,13 +80,7 @@ impl Schema {
     /// A number that differs between schemas that differ, for telling clients that a document has changed.
     #[must_use]
     pub fn fingerprint(&self) -> u64 {
-        let mut hasher = std::hash::DefaultHasher::new();
-        self.arena.text.hash(&mut hasher);
-        self.arena.nodes.hash(&mut hasher);
-        for field in &self.arena.fields {
-            (field.node, field.required, field.patch).hash(&mut hasher);
-        }
-        hasher.finish()
+        self.fingerprint
     }
 
     fn type_of(&self, id: DefinitionId) -> Type<'_> {
