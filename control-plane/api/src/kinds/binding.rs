@@ -15,9 +15,8 @@ pub(super) fn kind() -> Arc<Kind> {
         .build()
 }
 
-/// Problems of a Binding, posted to `/bindings` or to a pod's `/binding`.
-#[must_use]
-pub fn validate_binding(binding: &Value) -> FieldErrors {
+/// Problems of a Binding.
+fn validate_binding(binding: &Value) -> FieldErrors {
     let mut errors = FieldErrors::default();
     let target = &binding["target"];
     if !matches!(target["kind"].text(), "" | "Node") {

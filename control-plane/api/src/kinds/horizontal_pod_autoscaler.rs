@@ -59,7 +59,7 @@ impl Strategy for Autoscalers {
         set(
             object,
             "status",
-            json!({ "desiredReplicas": 0, "currentMetrics": null }),
+            json!({ "desiredReplicas": 0 }),
         );
     }
 

@@ -21,7 +21,7 @@ mod ingress_class;
 mod job;
 mod lease;
 mod limit_range;
-pub mod namespace;
+mod namespace;
 mod network_policy;
 mod node;
 mod persistent_volume;
@@ -48,13 +48,9 @@ mod tests;
 
 use std::sync::Arc;
 
-pub use binding::validate_binding;
 pub use convert::{Convert, converter};
 pub use pod::resources::{pod_limits, pod_ready, pod_requests, qos_class};
 pub use priority_class::SYSTEM_CLASSES;
-pub use service::{needs_cluster_ip, needs_node_ports};
-pub use service_account::{default_token_request, validate_token_request};
-pub use workload::validate_scale;
 
 use crate::kind::Kind;
 

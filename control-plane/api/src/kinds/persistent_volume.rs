@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::amounts;
 use super::declare::{Declaration, keep_generation};
+use super::pod::validate::validate_node_selector;
 use super::walk::{Walk, carry_over, child, fill_zero, same, set};
 use crate::kind::{Column, Kind, Name, Strategy};
 use crate::status::FieldErrors;
@@ -147,6 +148,16 @@ impl Strategy for Volumes {
                 path.child(second),
                 "may not specify more than 1 volume type",
             );
+        }
+        let required = &spec["nodeAffinity"]["required"];
+        if spec["nodeAffinity"].present() && required.is_null() {
+            errors.required(
+                path.child("nodeAffinity").child("required"),
+                "must specify required node constraints",
+            );
+        } else if required.present() {
+            let path = path.child("nodeAffinity").child("required");
+            validate_node_selector(required, &path, &mut errors);
         }
         let class = spec["storageClassName"].text();
         if !class.is_empty() {

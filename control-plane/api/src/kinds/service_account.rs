@@ -1,4 +1,4 @@
-//! ServiceAccounts, and the body of their `/token`.
+//! ServiceAccounts: who pods are.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::declare::{Declaration, without_status};
-use super::walk::{Walk, child, fill};
+use super::walk::Walk;
 use crate::kind::{Column, Kind, Strategy};
 use crate::status::FieldErrors;
 use crate::table::{age, age_column, column, name, name_column};
@@ -58,51 +58,16 @@ impl Strategy for ServiceAccounts {
     }
 }
 
-/// Defaults of a TokenRequest: an hour.
-pub fn default_token_request(request: &mut Value) {
-    if let Some(spec) = child(request, "spec") {
-        fill(spec, "expirationSeconds", 3600);
-    }
-}
-
-/// Problems of a TokenRequest.
-#[must_use]
-pub fn validate_token_request(request: &Value) -> FieldErrors {
-    let mut errors = FieldErrors::default();
-    let seconds = request["spec"]["expirationSeconds"]
-        .int()
-        .unwrap_or_default();
-    if seconds < 600 {
-        errors.invalid(
-            "spec.expirationSeconds",
-            seconds,
-            "may not specify a duration less than 10 minutes",
-        );
-    } else if seconds > 1 << 32 {
-        errors.invalid(
-            "spec.expirationSeconds",
-            seconds,
-            "may not specify a duration larger than 2^32 seconds",
-        );
-    }
-    errors
-}
-
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
     use serde_json::json;
 
     #[test]
-    fn tokens_live_for_an_hour_and_at_least_ten_minutes() {
-        let mut request = json!({"spec": {}});
-        default_token_request(&mut request);
-        assert_eq!(request["spec"]["expirationSeconds"], 3600);
-        assert!(validate_token_request(&request).is_empty());
-        let errors = validate_token_request(&json!({"spec": {"expirationSeconds": 60}}));
-        assert_eq!(
-            errors.0[0].text(),
-            "spec.expirationSeconds: Invalid value: 60: may not specify a duration less than 10 minutes"
-        );
+    fn the_row_counts_secrets() {
+        let account = json!({"metadata": {"name": "sa"}, "secrets": [{"name": "a"}]});
+        let row = ServiceAccounts.row(&account, "2026-01-01T00:00:00Z".parse().unwrap());
+        assert_eq!(Value::from(row), json!(["sa", 1, "<unknown>"]));
     }
 }

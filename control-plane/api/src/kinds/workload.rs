@@ -25,18 +25,6 @@ pub(super) fn scale_paths() -> ScalePaths {
     }
 }
 
-/// Problems of an autoscaling/v1 Scale.
-#[must_use]
-pub fn validate_scale(scale: &Value) -> FieldErrors {
-    let mut errors = FieldErrors::default();
-    non_negative(
-        &scale["spec"]["replicas"],
-        &Path::new("spec").child("replicas"),
-        &mut errors,
-    );
-    errors
-}
-
 /// `spec.selector` of a workload: there, valid, and not of everything.
 pub(super) fn validate_selector(spec: &Value, kind: &str, path: &Path, errors: &mut FieldErrors) {
     let path = path.child("selector");

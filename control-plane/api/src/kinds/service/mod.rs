@@ -1,7 +1,6 @@
 //! Services: a stable address and name for a changing set of pods.
 //!
-//! Cluster IPs and node ports are given out by the API server; see [`needs_cluster_ip`] and
-//! [`needs_node_ports`] for when.
+//! Cluster IPs and node ports are given out by the API server; what it gave stays through updates.
 
 mod validate;
 
@@ -26,15 +25,8 @@ pub(super) fn kind() -> Arc<Kind> {
         .build()
 }
 
-/// Whether the API server has to give the Service a cluster IP: it has a type with one, and none asked for.
-#[must_use]
-pub fn needs_cluster_ip(service: &Value) -> bool {
-    has_cluster_ip(service) && service["spec"]["clusterIP"].is_empty()
-}
-
 /// Whether ports of the Service need a node port where they name none.
-#[must_use]
-pub fn needs_node_ports(service: &Value) -> bool {
+fn needs_node_ports(service: &Value) -> bool {
     let spec = &service["spec"];
     match spec["type"].text() {
         "NodePort" => true,

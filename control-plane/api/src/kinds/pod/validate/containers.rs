@@ -416,7 +416,7 @@ fn resize_policy(list: &Value, path: &Path, errors: &mut FieldErrors) {
 }
 
 /// `resources` of a container or of a pod.
-pub fn validate_resources(resources: &Value, path: &Path, errors: &mut FieldErrors) {
+pub(super) fn validate_resources(resources: &Value, path: &Path, errors: &mut FieldErrors) {
     let (limits_path, requests_path) = (path.child("limits"), path.child("requests"));
     for (name, value) in resources["limits"].entries() {
         validate_amount(name, value, &limits_path.key(name), errors);

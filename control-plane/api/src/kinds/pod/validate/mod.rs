@@ -21,8 +21,7 @@ use crate::validation::metadata::{validate_annotations, validate_labels};
 use crate::validation::selector::selector_matches;
 use crate::validation::{Path, each_invalid, names, one_of, one_of_or_none};
 
-pub use containers::validate_resources;
-pub use scheduling::{validate_node_selector, validate_tolerations};
+pub use scheduling::validate_node_selector;
 pub use update::{validate_pod_status_update, validate_pod_update};
 
 /// Problems of a new Pod, beside those of its metadata.

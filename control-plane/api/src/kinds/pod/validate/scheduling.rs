@@ -207,8 +207,8 @@ fn topology_key(holder: &Value, path: &Path, errors: &mut FieldErrors) {
     }
 }
 
-/// Tolerations of a pod (or of a priority or runtime class).
-pub fn validate_tolerations(tolerations: &Value, path: &Path, errors: &mut FieldErrors) {
+/// Tolerations of a pod.
+fn validate_tolerations(tolerations: &Value, path: &Path, errors: &mut FieldErrors) {
     for (i, toleration) in tolerations.items().iter().enumerate() {
         let path = path.index(i);
         let key = toleration["key"].text();
