@@ -38,7 +38,8 @@ pub trait Authenticator: Send + Sync {
     /// The user, or 401 `Unauthorized` for credentials that are wrong. No credentials at all is
     /// `system:anonymous` in `system:unauthenticated`. Impersonation headers are honoured elsewhere, after
     /// authorization.
-    async fn authenticate(&self, parts: &http::request::Parts, peer: &Peer) -> Result<User, Status>;
+    async fn authenticate(&self, parts: &http::request::Parts, peer: &Peer)
+    -> Result<User, Status>;
 }
 
 /// What is asked to be done (`authorization.k8s.io` attributes).
@@ -139,7 +140,13 @@ pub trait ObjectReader: Send + Sync {
 #[async_trait]
 pub trait Computed: Send + Sync {
     /// Answers a create with a whole object.
-    async fn create(&self, user: &User, namespace: &str, name: &str, body: Value) -> Result<Value, Status>;
+    async fn create(
+        &self,
+        user: &User,
+        namespace: &str,
+        name: &str,
+        body: Value,
+    ) -> Result<Value, Status>;
 }
 
 /// A request after routing, authentication, authorization and admission, for streaming subresources.
@@ -160,11 +167,15 @@ pub struct ConnectContext {
 }
 
 /// Body type of all requests inside the API server (boxed, so that calls from inside the process work too).
-pub type RequestBody =
-    http_body_util::combinators::UnsyncBoxBody<bytes::Bytes, Box<dyn std::error::Error + Send + Sync>>;
+pub type RequestBody = http_body_util::combinators::UnsyncBoxBody<
+    bytes::Bytes,
+    Box<dyn std::error::Error + Send + Sync>,
+>;
 /// Body type of all responses.
-pub type ResponseBody =
-    http_body_util::combinators::UnsyncBoxBody<bytes::Bytes, Box<dyn std::error::Error + Send + Sync>>;
+pub type ResponseBody = http_body_util::combinators::UnsyncBoxBody<
+    bytes::Bytes,
+    Box<dyn std::error::Error + Send + Sync>,
+>;
 
 /// A streaming subresource. May take over the connection through `hyper::upgrade::on`.
 #[async_trait]
@@ -202,3 +213,22 @@ pub struct NodeStream {
 /// refused once the term has passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fence(pub u64);
+
+/// Serves paths of our own under a prefix (`/balsa/...`), after authentication and authorization (as a
+/// non-resource URL) unless it was registered as open.
+#[async_trait]
+pub trait Extension: Send + Sync {
+    /// Answers the request.
+    async fn handle(
+        &self,
+        request: http::Request<RequestBody>,
+        user: &User,
+        peer: &Peer,
+    ) -> http::Response<ResponseBody>;
+}
+
+/// Where the API servers that are alive can be reached, for the Endpoints of Service `kubernetes`.
+pub trait ServerAddresses: Send + Sync {
+    /// Advertised addresses; an empty answer means "not known", and leaves the endpoints alone.
+    fn addresses(&self) -> Vec<SocketAddr>;
+}

@@ -1,0 +1,128 @@
+//! One change of one object, encoded once for all its watchers.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use balsa_api::kind::Kind;
+use bytes::Bytes;
+
+use super::stored::Stored;
+use crate::render;
+
+/// How a change looks to one watcher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventType {
+    /// It exists, or begins to match.
+    Added,
+    /// It matched and still does.
+    Modified,
+    /// It is gone, or ceases to match.
+    Deleted,
+}
+
+impl EventType {
+    /// As clients read it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Added => "ADDED",
+            Self::Modified => "MODIFIED",
+            Self::Deleted => "DELETED",
+        }
+    }
+}
+
+/// The encodings that are kept; others are made per watcher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    /// The whole object.
+    Json,
+    /// A Table of one row with the object's metadata, without column definitions.
+    Table,
+    /// PartialObjectMetadata.
+    Metadata,
+}
+
+type Lines = [OnceLock<Bytes>; 3];
+
+/// A change.
+pub struct WatchEvent {
+    /// When, as a resourceVersion.
+    pub revision: u64,
+    /// The object after it; `None` when it was deleted.
+    pub new: Option<Arc<Stored>>,
+    /// The object before it; `None` when it was created.
+    pub old: Option<Arc<Stored>>,
+    pub(super) seen: Instant,
+    json: Lines,
+    others: OnceLock<Box<[Lines; 2]>>,
+}
+
+impl WatchEvent {
+    /// A change; at least one of `new` and `old` is there.
+    #[must_use]
+    pub fn new(revision: u64, new: Option<Arc<Stored>>, old: Option<Arc<Stored>>) -> Self {
+        Self {
+            revision,
+            new,
+            old,
+            seen: Instant::now(),
+            json: Lines::default(),
+            others: OnceLock::new(),
+        }
+    }
+
+    /// What the change is to a watcher that sees only objects that satisfy `matches`.
+    pub fn classify(&self, matches: impl Fn(&Stored) -> bool) -> Option<EventType> {
+        let before = self.old.as_deref().is_some_and(&matches);
+        let after = self.new.as_deref().is_some_and(&matches);
+        match (before, after) {
+            (false, true) => Some(EventType::Added),
+            (true, true) => Some(EventType::Modified),
+            (true, false) => Some(EventType::Deleted),
+            (false, false) => None,
+        }
+    }
+
+    /// JSON of the object that goes with an event type: for a deletion the last state under the deletion's
+    /// revision.
+    #[must_use]
+    pub fn object_bytes(&self, type_: EventType) -> Bytes {
+        match (type_, &self.new, &self.old) {
+            (EventType::Deleted, _, Some(old)) => old.bytes_at(self.revision),
+            (_, Some(new), _) => new.bytes.clone(),
+            (_, None, Some(old)) => old.bytes_at(self.revision),
+            (_, None, None) => Bytes::new(),
+        }
+    }
+
+    /// The event as a line of a watch response, made at the first call and shared from then on.
+    #[must_use]
+    pub fn line(&self, type_: EventType, encoding: Encoding, kind: &Kind) -> Bytes {
+        let lines = match encoding {
+            Encoding::Json => &self.json,
+            Encoding::Table => &self.others.get_or_init(Box::default)[0],
+            Encoding::Metadata => &self.others.get_or_init(Box::default)[1],
+        };
+        let line = lines[type_ as usize].get_or_init(|| {
+            let object = self.object_bytes(type_);
+            match encoding {
+                Encoding::Json => render::watch_line(type_.name(), &object),
+                Encoding::Table => render::watch_line(
+                    type_.name(),
+                    &render::table_of_one(kind, &object, render::Include::Metadata, false),
+                ),
+                Encoding::Metadata => {
+                    render::watch_line(type_.name(), &render::partial_metadata(&object))
+                }
+            }
+        });
+        line.clone()
+    }
+
+    /// Bytes it keeps alive, roughly.
+    pub(super) fn weight(&self) -> usize {
+        let of = |stored: &Option<Arc<Stored>>| stored.as_ref().map_or(0, |s| s.bytes.len() + 200);
+        of(&self.new) + of(&self.old) + 400
+    }
+}

@@ -1,0 +1,246 @@
+//! One object as the cache holds it, and its two encodings: the store's (without resourceVersion) and the
+//! clients' (with it spliced in, never re-encoded).
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::sync::{Arc, OnceLock};
+
+use balsa_api::kind::{Kind, Name};
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::Value;
+
+const METADATA: &[u8] = b"\"metadata\":{";
+
+/// An object at one revision.
+pub struct Stored {
+    /// `namespace/name` or `name`.
+    pub key: Arc<str>,
+    /// Final JSON, resourceVersion included.
+    pub bytes: Bytes,
+    /// Revision that wrote it: its resourceVersion.
+    pub revision: u64,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Selectable fields beside name and namespace.
+    pub fields: Vec<(Name, String)>,
+    /// Where the digits of the resourceVersion stand in `bytes`.
+    version_at: std::ops::Range<usize>,
+    value: OnceLock<Arc<Value>>,
+}
+
+#[derive(Deserialize)]
+struct Head {
+    #[serde(default)]
+    metadata: HeadMetadata,
+}
+
+#[derive(Deserialize, Default)]
+struct HeadMetadata {
+    #[serde(default)]
+    labels: Option<BTreeMap<String, String>>,
+}
+
+impl Stored {
+    /// Makes the cached form of what the store holds. `None` when the bytes are no JSON object with
+    /// metadata: nothing of ours writes that, and it must not take the server down.
+    #[must_use]
+    pub fn new(kind: &Kind, key: &str, raw: &[u8], revision: u64) -> Option<Self> {
+        let (labels, fields) = if kind.strategy.selectable_field_names().is_empty() {
+            let head: Head = serde_json::from_slice(raw).ok()?;
+            (head.metadata.labels.unwrap_or_default(), Vec::new())
+        } else {
+            let value: Value = serde_json::from_slice(raw).ok()?;
+            (labels_of(&value), kind.strategy.selectable_fields(&value))
+        };
+        let (bytes, version_at) = splice(raw, revision)?;
+        Some(Self {
+            key: key.into(),
+            bytes,
+            revision,
+            labels,
+            fields,
+            version_at,
+            value: OnceLock::new(),
+        })
+    }
+
+    /// The same object with other bytes: those of another shape, for one answer.
+    #[must_use]
+    pub fn with_bytes(&self, bytes: Bytes) -> Self {
+        Self {
+            key: Arc::clone(&self.key),
+            bytes,
+            revision: self.revision,
+            labels: self.labels.clone(),
+            fields: self.fields.clone(),
+            version_at: 0..0,
+            value: OnceLock::new(),
+        }
+    }
+
+    /// Namespace, empty for cluster-scoped objects.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        super::keys::split_object(&self.key).0
+    }
+
+    /// Name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        super::keys::split_object(&self.key).1
+    }
+
+    /// The decoded object, kept once it was asked for and shared by all readers.
+    #[must_use]
+    pub fn value(&self) -> Arc<Value> {
+        Arc::clone(self.value.get_or_init(|| Arc::new(self.decode())))
+    }
+
+    /// The decoded object, for a caller that will change it.
+    #[must_use]
+    pub fn decode(&self) -> Value {
+        match self.value.get() {
+            Some(value) => Value::clone(value),
+            // Checked to be JSON when it was made.
+            None => serde_json::from_slice(&self.bytes).unwrap_or_default(),
+        }
+    }
+
+    /// The same bytes under another resourceVersion (for the last event of an object).
+    #[must_use]
+    pub fn bytes_at(&self, revision: u64) -> Bytes {
+        let mut out = Vec::with_capacity(self.bytes.len() + 4);
+        out.extend_from_slice(&self.bytes[..self.version_at.start]);
+        let _ = write!(out, "{revision}");
+        out.extend_from_slice(&self.bytes[self.version_at.end..]);
+        out.into()
+    }
+
+    /// Value of a selectable field.
+    #[must_use]
+    pub fn field(&self, name: &str) -> Option<&str> {
+        match name {
+            "metadata.name" => Some(self.name()),
+            "metadata.namespace" => Some(self.namespace()),
+            _ => self
+                .fields
+                .iter()
+                .find(|(n, _)| n == name)
+                .map(|(_, v)| v.as_str()),
+        }
+    }
+}
+
+/// Labels of a decoded object.
+#[must_use]
+pub fn labels_of(value: &Value) -> BTreeMap<String, String> {
+    let labels = value.pointer("/metadata/labels").and_then(Value::as_object);
+    labels
+        .map(|labels| {
+            labels
+                .iter()
+                .filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned())))
+                .collect()
+        })
+        .unwrap_or_default()
+}
+
+/// Encodes an object for the store: kind, apiVersion and metadata first (so that [`splice`] finds its place
+/// without parsing), resourceVersion left out.
+#[must_use]
+pub fn encode_for_store(value: &Value) -> Vec<u8> {
+    let mut out = Vec::with_capacity(1024);
+    out.push(b'{');
+    let empty = serde_json::Map::new();
+    let object = value.as_object().unwrap_or(&empty);
+    for first in ["kind", "apiVersion"] {
+        if let Some(v) = object.get(first) {
+            member(&mut out, first, v);
+        }
+    }
+    out.extend_from_slice(METADATA);
+    let metadata = object
+        .get("metadata")
+        .and_then(Value::as_object)
+        .unwrap_or(&empty);
+    for (name, v) in metadata
+        .iter()
+        .filter(|(name, _)| *name != "resourceVersion")
+    {
+        member(&mut out, name, v);
+    }
+    trim_comma(&mut out);
+    out.extend_from_slice(b"},");
+    for (name, v) in object
+        .iter()
+        .filter(|(n, _)| !matches!(n.as_str(), "kind" | "apiVersion" | "metadata"))
+    {
+        member(&mut out, name, v);
+    }
+    trim_comma(&mut out);
+    out.push(b'}');
+    out
+}
+
+fn member(out: &mut Vec<u8>, name: &str, value: &Value) {
+    // Writing a Value to memory cannot fail.
+    let _ = serde_json::to_writer(&mut *out, name);
+    out.push(b':');
+    let _ = serde_json::to_writer(&mut *out, value);
+    out.push(b',');
+}
+
+fn trim_comma(out: &mut Vec<u8>) {
+    if out.last() == Some(&b',') {
+        out.pop();
+    }
+}
+
+/// Puts the resourceVersion into an object as the store holds it; also says where its digits stand.
+#[must_use]
+pub fn splice(raw: &[u8], revision: u64) -> Option<(Bytes, std::ops::Range<usize>)> {
+    // Only kind and apiVersion stand before it, both short and without escapes.
+    let window = &raw[..raw.len().min(512)];
+    let found = window.windows(METADATA.len()).position(|w| w == METADATA)?;
+    let at = found + METADATA.len();
+    let mut out = Vec::with_capacity(raw.len() + 40);
+    out.extend_from_slice(&raw[..at]);
+    out.extend_from_slice(b"\"resourceVersion\":\"");
+    let start = out.len();
+    let _ = write!(out, "{revision}");
+    let end = out.len();
+    out.push(b'"');
+    if raw.get(at) != Some(&b'}') {
+        out.push(b',');
+    }
+    out.extend_from_slice(&raw[at..]);
+    Some((out.into(), start..end))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn splicing_equals_encoding_with_the_version() {
+        for metadata in [json!({}), json!({"name": "a", "labels": {"metadata": "x"}})] {
+            let value = json!({"spec": {"metadata": {}}, "kind": "Pod", "apiVersion": "v1", "metadata": metadata});
+            let (bytes, at) = splice(&encode_for_store(&value), 42).unwrap();
+            let mut want = value;
+            want["metadata"]["resourceVersion"] = "42".into();
+            assert_eq!(serde_json::from_slice::<Value>(&bytes).unwrap(), want);
+            assert_eq!(&bytes[at], b"42");
+        }
+    }
+
+    #[test]
+    fn an_old_version_is_left_out_of_the_store() {
+        let raw = encode_for_store(
+            &json!({"kind": "A", "metadata": {"resourceVersion": "3", "name": "x"}}),
+        );
+        assert_eq!(raw, br#"{"kind":"A","metadata":{"name":"x"}}"#);
+    }
+}

@@ -1,0 +1,413 @@
+//! The path of a request: who, may they, is there room, what for, and the answer.
+
+use std::time::Instant;
+
+use balsa_api::kind::Scope;
+use balsa_api::status::Status;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use http::{HeaderValue, Method, Request, Response};
+use tracing::Instrument;
+
+use crate::authn::impersonate;
+use crate::authz::forbidden;
+use crate::http::context::Context;
+use crate::http::query::Query;
+use crate::http::request_info::RequestInfo;
+use crate::http::{decode, respond};
+use crate::registry::Target;
+use crate::registry::admit::{self, Question};
+use crate::seam::{
+    Attributes, ConnectContext, Decision, Operation, Peer, RequestBody, ResponseBody, User,
+};
+use crate::server::{ApiServer, Core};
+
+type Answer = Result<Response<ResponseBody>, Status>;
+
+/// Paths that probes read without credentials.
+const PROBES: [&str; 3] = ["/healthz", "/livez", "/readyz"];
+
+impl ApiServer {
+    /// Answers a request; `identity` is set for callers inside the process.
+    pub(crate) async fn handle(
+        &self,
+        request: Request<RequestBody>,
+        peer: &Peer,
+        identity: Option<User>,
+    ) -> Response<ResponseBody> {
+        let started = Instant::now();
+        let query = Query::parse(request.uri().query().unwrap_or_default());
+        let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
+        let inflight = (!info.is_long_running()).then(|| self.core.metrics.inflight(&info));
+        if let Some(gauge) = &inflight {
+            gauge.inc();
+        }
+        // Decrements even when the client goes away and this future is dropped.
+        let _guard = inflight.map(Decrement);
+        let span = tracing::debug_span!("request", verb = info.verb, path = %info.path);
+        let head = request.method() == Method::HEAD;
+        let gzip = info.verb != "watch" && respond::accepts_gzip(request.headers());
+        let mut response = self
+            .limited(request, info.clone(), query, peer, identity)
+            .instrument(span)
+            .await;
+        if gzip {
+            response = respond::maybe_gzip(response).await;
+        }
+        if head {
+            *response.body_mut() = respond::full(Bytes::new());
+        }
+        let known = self
+            .core
+            .kinds
+            .get(&info.group, &info.version, &info.resource)
+            .is_some();
+        self.core
+            .metrics
+            .finished(&info, known, response.status().as_u16(), started.elapsed());
+        if let Ok(id) = HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()) {
+            response.headers_mut().insert("audit-id", id);
+        }
+        response
+    }
+
+    async fn limited(
+        &self,
+        request: Request<RequestBody>,
+        info: RequestInfo,
+        query: Query,
+        peer: &Peer,
+        identity: Option<User>,
+    ) -> Response<ResponseBody> {
+        if info.is_long_running() {
+            return self.core.answer(request, info, query, peer, identity).await;
+        }
+        let allowed = self.core.config.request_timeout;
+        match tokio::time::timeout(
+            allowed,
+            self.core.answer(request, info, query, peer, identity),
+        )
+        .await
+        {
+            Ok(response) => response,
+            Err(_) => respond::status(&Status::new(
+                504,
+                "Timeout",
+                format!("the request did not finish within {} s", allowed.as_secs()),
+            )),
+        }
+    }
+}
+
+struct Decrement(prometheus_client::metrics::gauge::Gauge);
+
+impl Drop for Decrement {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl Core {
+    /// Boxed: the future is as large as the largest handler's.
+    fn answer<'a>(
+        &'a self,
+        request: Request<RequestBody>,
+        info: RequestInfo,
+        query: Query,
+        peer: &'a Peer,
+        identity: Option<User>,
+    ) -> BoxFuture<'a, Response<ResponseBody>> {
+        Box::pin(async move {
+            match self.try_answer(request, info, query, peer, identity).await {
+                Ok(response) => response,
+                Err(status) => respond::status(&status),
+            }
+        })
+    }
+
+    async fn try_answer(
+        &self,
+        request: Request<RequestBody>,
+        info: RequestInfo,
+        query: Query,
+        peer: &Peer,
+        identity: Option<User>,
+    ) -> Answer {
+        let (mut parts, body) = request.into_parts();
+        if let Some(mounted) = self
+            .extensions
+            .iter()
+            .find(|m| m.open && info.path.starts_with(&m.prefix))
+        {
+            let request = Request::from_parts(parts, body);
+            return Ok(mounted
+                .extension
+                .handle(request, &User::default(), peer)
+                .await);
+        }
+        if PROBES.iter().any(|p| {
+            info.path
+                .strip_prefix(p)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        }) {
+            return Ok(self.probe(&info, &query));
+        }
+        let user = match identity {
+            Some(user) => user,
+            None => self.authn.authenticate(&parts, peer).await?,
+        };
+        let user = impersonate(&parts.headers, user, &*self.authz).await?;
+        let attributes = attributes(&info, &user);
+        self.authorize(&attributes).await?;
+        let _permit = self.gate.enter(&info, &user)?;
+        if !info.is_resource {
+            if let Some(mounted) = self
+                .extensions
+                .iter()
+                .find(|m| info.path.starts_with(&m.prefix))
+            {
+                return Ok(mounted
+                    .extension
+                    .handle(Request::from_parts(parts, body), &user, peer)
+                    .await);
+            }
+            return self.document(&info, &query, &parts);
+        }
+        let Some(target) = self.target(&info) else {
+            return Ok(not_found());
+        };
+        if self.is_stream(&info) {
+            return self
+                .stream(target, info, user, Request::from_parts(parts, body))
+                .await;
+        }
+        let cx = Context::new(info, query, &mut parts, user);
+        let body = if cx.info.is_read_only() {
+            Bytes::new()
+        } else {
+            decode::read(body).await?
+        };
+        let mut response = self
+            .dispatch(&cx, &target, &body)
+            .await
+            .unwrap_or_else(|status| respond::status(&status));
+        for warning in cx.take_warnings() {
+            respond::warn(response.headers_mut(), &warning);
+        }
+        Ok(response)
+    }
+
+    async fn authorize(&self, attributes: &Attributes) -> Result<(), Status> {
+        match self.authz.authorize(attributes).await {
+            Decision::Allow(_) => Ok(()),
+            Decision::NoOpinion(reason) => Err(forbidden(attributes, &reason)),
+        }
+    }
+
+    fn target(&self, info: &RequestInfo) -> Option<Target> {
+        let served = self.kinds.get(&info.group, &info.version, &info.resource)?;
+        let namespaced = served.kind.scope == Scope::Namespaced;
+        // A namespace in the path of a cluster-scoped resource (other than namespaces/x itself) is no path.
+        let own = info.group.is_empty() && info.resource == "namespaces";
+        if !namespaced && !info.namespace.is_empty() && !own {
+            return None;
+        }
+        if namespaced
+            && info.namespace.is_empty()
+            && !info.name.is_empty()
+            && !matches!(info.verb, "list" | "watch" | "deletecollection")
+        {
+            return None;
+        }
+        // The name that a field selector gives is for authorization only.
+        let collection = matches!(info.verb, "list" | "watch" | "deletecollection");
+        let namespace = if namespaced {
+            info.namespace.as_str()
+        } else {
+            ""
+        };
+        served.target(
+            &self.cache,
+            namespace,
+            if collection { "" } else { &info.name },
+        )
+    }
+
+    fn is_stream(&self, info: &RequestInfo) -> bool {
+        info.group.is_empty()
+            && self
+                .connect
+                .contains_key(&(info.resource.clone(), info.subresource.clone()))
+    }
+
+    async fn stream(
+        &self,
+        target: Target,
+        info: RequestInfo,
+        user: User,
+        request: Request<RequestBody>,
+    ) -> Answer {
+        let Some(connect) = self
+            .connect
+            .get(&(info.resource.clone(), info.subresource.clone()))
+        else {
+            return Ok(not_found());
+        };
+        // A stream opened by GET (WebSocket) acts on the pod as one opened by POST does.
+        if matches!(info.subresource.as_str(), "exec" | "attach" | "portforward")
+            && info.verb == "get"
+        {
+            let create = Attributes {
+                verb: "create".into(),
+                ..attributes(&info, &user)
+            };
+            self.authorize(&create).await?;
+        }
+        if info.subresource != "log" {
+            let question = Question {
+                operation: Operation::Connect,
+                target: &target,
+                subresource: &info.subresource,
+                user: &user,
+                dry_run: false,
+            };
+            self.registry
+                .validate_admission(question, None, None)
+                .await?;
+        }
+        let context = ConnectContext {
+            user,
+            namespace: info.namespace,
+            resource: info.resource,
+            name: info.name,
+            subresource: info.subresource,
+            tail: info.tail,
+        };
+        connect.connect(context, request).await
+    }
+
+    async fn dispatch(&self, cx: &Context, target: &Target, body: &Bytes) -> Answer {
+        let info = &cx.info;
+        let key = (
+            info.group.clone(),
+            info.resource.clone(),
+            info.subresource.clone(),
+        );
+        if let Some(computed) = self.computed.get(&key) {
+            return self.compute(cx, target, &**computed, body).await;
+        }
+        let registry = &self.registry;
+        match info.subresource.as_str() {
+            "" => {}
+            "status" if has_subresource(target, "status") => {
+                return match info.verb {
+                    "get" => registry.get(cx, target).await,
+                    "update" => registry.update(cx, target, body).await,
+                    "patch" => registry.patch(cx, target, body).await,
+                    _ => Err(not_allowed()),
+                };
+            }
+            "scale" if has_subresource(target, "scale") => {
+                return match info.verb {
+                    "get" => registry.get_scale(cx, target).await,
+                    "update" | "patch" => registry.put_scale(cx, target, body).await,
+                    _ => Err(not_allowed()),
+                };
+            }
+            "binding" if target.is("", "pods") && info.verb == "create" => {
+                return registry.bind(cx, target, body).await;
+            }
+            "eviction" if target.is("", "pods") && info.verb == "create" => {
+                return registry.evict(cx, target, body).await;
+            }
+            "finalize" if target.is("", "namespaces") && info.verb == "update" => {
+                return registry.finalize(cx, target, body).await;
+            }
+            _ => return Ok(not_found()),
+        }
+        if target.is("", "bindings") && info.verb == "create" {
+            let pods = registry.target("", "pods", &target.namespace, "")?;
+            return registry.bind(cx, &pods, body).await;
+        }
+        if !target.kind.verbs.contains(&info.verb) {
+            return Err(not_allowed());
+        }
+        match info.verb {
+            "get" => registry.get(cx, target).await,
+            "list" => registry.list(cx, target).await,
+            "watch" => registry.watch(cx, target).await,
+            // POST belongs to the collection.
+            "create" if info.name.is_empty() => registry.create(cx, target, body).await,
+            "update" if !info.name.is_empty() => registry.update(cx, target, body).await,
+            "patch" if !info.name.is_empty() => registry.patch(cx, target, body).await,
+            "delete" => registry.delete(cx, target, body).await,
+            "deletecollection" => registry.delete_collection(cx, target, body).await,
+            _ => Err(not_allowed()),
+        }
+    }
+
+    async fn compute(
+        &self,
+        cx: &Context,
+        target: &Target,
+        computed: &dyn crate::seam::Computed,
+        body: &Bytes,
+    ) -> Answer {
+        if cx.info.verb != "create" {
+            return Err(not_allowed());
+        }
+        let accepted = cx.accepted(false)?;
+        let object = if cx.info.subresource.is_empty() {
+            admit::object_of(cx, target, body)?
+        } else {
+            let declared = target
+                .kind
+                .subresources
+                .iter()
+                .find(|s| s.name == cx.info.subresource.as_str());
+            let declared = declared.ok_or_else(not_allowed)?;
+            admit::body_of(cx, &declared.group, &declared.version, &declared.kind, body)?
+        };
+        let answer = computed
+            .create(&cx.user, &target.namespace, &target.name, object)
+            .await?;
+        let bytes = serde_json::to_vec(&answer).map_err(Status::internal)?;
+        crate::registry::shape::document(201, bytes.into(), accepted.format)
+    }
+}
+
+fn has_subresource(target: &Target, name: &str) -> bool {
+    target.kind.subresources.iter().any(|s| s.name == name)
+}
+
+fn attributes(info: &RequestInfo, user: &User) -> Attributes {
+    Attributes {
+        user: user.clone(),
+        verb: info.verb.to_owned(),
+        namespace: info.namespace.clone(),
+        group: info.group.clone(),
+        version: info.version.clone(),
+        resource: info.resource.clone(),
+        subresource: info.subresource.clone(),
+        name: info.name.clone(),
+        path: if info.is_resource {
+            String::new()
+        } else {
+            info.path.clone()
+        },
+    }
+}
+
+/// What upstream's router says of a path that it does not know.
+pub(crate) fn not_found() -> Response<ResponseBody> {
+    respond::text(404, "404 page not found\n")
+}
+
+/// 405.
+pub(crate) fn not_allowed() -> Status {
+    Status::new(
+        405,
+        "MethodNotAllowed",
+        "the server does not allow this method on the requested resource",
+    )
+}

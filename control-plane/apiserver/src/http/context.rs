@@ -1,0 +1,116 @@
+//! What the handlers of one request share.
+
+use balsa_api::apply::manager_from_user_agent;
+use balsa_api::schema::decode::FieldValidation;
+use balsa_api::status::Status;
+use http::HeaderMap;
+use http::request::Parts;
+use parking_lot::Mutex;
+
+use super::negotiate::{Accepted, negotiate};
+use super::query::Query;
+use super::request_info::RequestInfo;
+use crate::seam::{Fence, User};
+
+/// One request, after authentication.
+pub struct Context {
+    /// What it is about.
+    pub info: RequestInfo,
+    /// Its query.
+    pub query: Query,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Who makes it.
+    pub user: User,
+    /// Set by leader-only callers inside the process.
+    pub fence: Option<u64>,
+    warnings: Mutex<Vec<String>>,
+}
+
+impl Context {
+    /// From the request's head.
+    #[must_use]
+    pub fn new(info: RequestInfo, query: Query, parts: &mut Parts, user: User) -> Self {
+        let fence = parts.extensions.get::<Fence>().map(|f| f.0);
+        let headers = std::mem::take(&mut parts.headers);
+        Self {
+            info,
+            query,
+            headers,
+            user,
+            fence,
+            warnings: Mutex::default(),
+        }
+    }
+
+    /// Warnings so far, for the response.
+    #[must_use]
+    pub fn take_warnings(&self) -> Vec<String> {
+        std::mem::take(&mut self.warnings.lock())
+    }
+
+    /// Adds a warning.
+    pub fn warn(&self, text: impl Into<String>) {
+        let text = text.into();
+        let mut warnings = self.warnings.lock();
+        if !text.is_empty() && !warnings.contains(&text) {
+            warnings.push(text);
+        }
+    }
+
+    /// `dryRun=All`.
+    ///
+    /// # Errors
+    /// 422 for other values.
+    pub fn dry_run(&self) -> Result<bool, Status> {
+        let mut all = false;
+        for value in self.query.all("dryRun") {
+            match value {
+                "All" => all = true,
+                "" => {}
+                other => return Err(unsupported_option("dryRun", other, &["All"])),
+            }
+        }
+        Ok(all)
+    }
+
+    /// `fieldValidation`; `Warn` when the client does not say.
+    ///
+    /// # Errors
+    /// 422 for unknown values.
+    pub fn field_validation(&self) -> Result<FieldValidation, Status> {
+        let options = match self.info.verb {
+            "create" => "CreateOptions",
+            "patch" => "PatchOptions",
+            _ => "UpdateOptions",
+        };
+        FieldValidation::parse(self.query.get("fieldValidation"), options)
+    }
+
+    /// Who is recorded in managedFields: `fieldManager`, else the first word of the User-Agent.
+    #[must_use]
+    pub fn field_manager(&self) -> String {
+        if let Some(manager) = self.query.some("fieldManager") {
+            return manager.to_owned();
+        }
+        let agent = self
+            .headers
+            .get(http::header::USER_AGENT)
+            .and_then(|v| v.to_str().ok());
+        manager_from_user_agent(agent.unwrap_or_default())
+    }
+
+    /// Format and shape of the answer; `shapes` as in [`negotiate`].
+    ///
+    /// # Errors
+    /// 406.
+    pub fn accepted(&self, shapes: bool) -> Result<Accepted, Status> {
+        negotiate(&self.headers, shapes)
+    }
+}
+
+fn unsupported_option(field: &str, value: &str, supported: &[&str]) -> Status {
+    let mut errors = balsa_api::status::FieldErrors::default();
+    errors.not_supported(field, value, supported);
+    Status::invalid("CreateOptions", "meta.k8s.io", "", &errors)
+}

@@ -1,0 +1,13 @@
+//! HTTP: connections, requests, responses, and the documents that are not API objects.
+
+pub mod connection;
+pub mod context;
+pub mod decode;
+pub mod discovery;
+pub mod gate;
+pub mod health;
+pub mod metrics;
+pub mod negotiate;
+pub mod query;
+pub mod request_info;
+pub mod respond;

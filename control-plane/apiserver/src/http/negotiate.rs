@@ -1,0 +1,252 @@
+//! Content negotiation of requests and responses.
+//!
+//! Rules: apiserver `endpoints/handlers/negotiation`. Protobuf is not served: clients that offer JSON
+//! beside it get JSON, those that accept nothing else get 406.
+
+use balsa_api::status::Status;
+use http::HeaderMap;
+use http::header::{ACCEPT, CONTENT_TYPE};
+
+/// Text format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// `application/json`
+    Json,
+    /// `application/yaml`
+    Yaml,
+}
+
+/// Shape of the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// The object or list itself.
+    Plain,
+    /// `as=Table`
+    Table,
+    /// `as=PartialObjectMetadata` or `as=PartialObjectMetadataList`
+    Metadata,
+}
+
+/// What the client wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Accepted {
+    /// Text format.
+    pub format: Format,
+    /// Shape.
+    pub shape: Shape,
+}
+
+impl Accepted {
+    /// JSON as it is.
+    pub const PLAIN_JSON: Self = Self {
+        format: Format::Json,
+        shape: Shape::Plain,
+    };
+}
+
+/// One element of an Accept header.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Clause {
+    /// `type/subtype`, lower case.
+    pub media: String,
+    /// Parameters without `q`.
+    pub params: Vec<(String, String)>,
+    quality: f32,
+}
+
+impl Clause {
+    /// Value of a parameter.
+    #[must_use]
+    pub fn param(&self, name: &str) -> Option<&str> {
+        self.params
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, v)| v.as_str())
+    }
+
+    /// The format it stands for, if we have it.
+    #[must_use]
+    pub fn format(&self) -> Option<Format> {
+        match self.media.as_str() {
+            "application/json" | "*/*" | "application/*" => Some(Format::Json),
+            "application/yaml" => Some(Format::Yaml),
+            _ => None,
+        }
+    }
+}
+
+/// Elements of all Accept headers, best first.
+#[must_use]
+pub fn accept_clauses(headers: &HeaderMap) -> Vec<Clause> {
+    let mut clauses: Vec<Clause> = headers
+        .get_all(ACCEPT)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .filter_map(parse_clause)
+        .filter(|c| c.quality > 0.0)
+        .collect();
+    clauses.sort_by(|a, b| b.quality.total_cmp(&a.quality));
+    clauses
+}
+
+fn parse_clause(text: &str) -> Option<Clause> {
+    let mut parts = text.split(';').map(str::trim);
+    let media = parts.next().filter(|m| !m.is_empty())?.to_ascii_lowercase();
+    let mut clause = Clause {
+        media,
+        params: Vec::new(),
+        quality: 1.0,
+    };
+    for (name, value) in parts.filter_map(|p| p.split_once('=')) {
+        if name == "q" {
+            clause.quality = value.parse().unwrap_or(0.0);
+        } else {
+            clause.params.push((
+                name.to_ascii_lowercase(),
+                value.trim_matches('"').to_owned(),
+            ));
+        }
+    }
+    Some(clause)
+}
+
+/// Chooses format and shape. `shapes` says whether Table and PartialObjectMetadata exist for this request.
+///
+/// # Errors
+/// 406 when nothing that we have is accepted.
+pub fn negotiate(headers: &HeaderMap, shapes: bool) -> Result<Accepted, Status> {
+    if !headers.contains_key(ACCEPT) {
+        return Ok(Accepted::PLAIN_JSON);
+    }
+    let clauses = accept_clauses(headers);
+    let chosen = clauses.iter().find_map(|clause| {
+        let format = clause.format()?;
+        let shape = match clause.param("as") {
+            None => Shape::Plain,
+            Some(_) if !shapes => return None,
+            Some(as_) => meta_shape(as_, clause.param("g"), clause.param("v"))?,
+        };
+        Some(Accepted { format, shape })
+    });
+    chosen.ok_or_else(not_acceptable)
+}
+
+fn meta_shape(as_: &str, group: Option<&str>, version: Option<&str>) -> Option<Shape> {
+    if group != Some("meta.k8s.io") || !matches!(version, Some("v1" | "v1beta1")) {
+        return None;
+    }
+    match as_ {
+        "Table" => Some(Shape::Table),
+        "PartialObjectMetadata" | "PartialObjectMetadataList" => Some(Shape::Metadata),
+        _ => None,
+    }
+}
+
+/// 406.
+#[must_use]
+pub fn not_acceptable() -> Status {
+    Status::new(
+        406,
+        "NotAcceptable",
+        "only the following media types are accepted: application/json, application/yaml",
+    )
+}
+
+/// The raw Content-Type.
+#[must_use]
+pub fn raw_content_type(headers: &HeaderMap) -> &str {
+    headers
+        .get(CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or_default()
+}
+
+fn content_type(headers: &HeaderMap) -> String {
+    raw_content_type(headers)
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase()
+}
+
+/// Format of a request body; JSON when the client does not say.
+///
+/// # Errors
+/// 415 for anything but JSON and YAML.
+pub fn body_format(headers: &HeaderMap) -> Result<Format, Status> {
+    match content_type(headers).as_str() {
+        "" | "application/json" => Ok(Format::Json),
+        "application/yaml" => Ok(Format::Yaml),
+        _ => Err(unsupported("application/json, application/yaml")),
+    }
+}
+
+fn unsupported(accepted: &str) -> Status {
+    Status::new(
+        415,
+        "UnsupportedMediaType",
+        format!(
+            "the body of the request was in an unknown format - accepted media types include: {accepted}"
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn accept(value: &str, shapes: bool) -> Result<Accepted, Status> {
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, value.parse().unwrap());
+        negotiate(&headers, shapes)
+    }
+
+    const KUBECTL: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
+
+    #[test]
+    fn kubectl_get_is_answered_with_a_table_where_there_is_one() {
+        assert_eq!(accept(KUBECTL, true).unwrap().shape, Shape::Table);
+        assert_eq!(accept(KUBECTL, false).unwrap().shape, Shape::Plain);
+    }
+
+    #[test]
+    fn a_table_that_is_not_to_be_had_is_406_without_a_fallback() {
+        assert_eq!(
+            accept("application/json;as=Table;v=v1;g=meta.k8s.io", false)
+                .unwrap_err()
+                .code,
+            406
+        );
+        assert_eq!(
+            accept("application/json;as=Table;v=v2;g=meta.k8s.io", true)
+                .unwrap_err()
+                .code,
+            406
+        );
+    }
+
+    #[test]
+    fn protobuf_falls_back_to_json_only_when_offered() {
+        assert!(accept("application/vnd.kubernetes.protobuf,application/json", true).is_ok());
+        assert_eq!(
+            accept("application/vnd.kubernetes.protobuf", true)
+                .unwrap_err()
+                .code,
+            406
+        );
+    }
+
+    #[test]
+    fn quality_orders_the_choices() {
+        assert_eq!(
+            accept("application/json;q=0.2, application/yaml;q=0.9", true)
+                .unwrap()
+                .format,
+            Format::Yaml
+        );
+        assert_eq!(accept("*/*", true).unwrap(), Accepted::PLAIN_JSON);
+    }
+}

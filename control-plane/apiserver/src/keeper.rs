@@ -1,0 +1,227 @@
+//! What every cluster has, kept by the leader: the system namespaces, Service `kubernetes` in `default`, and
+//! its endpoints, which are the servers that are alive.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use balsa_api::object;
+use http::{Method, Request};
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::backend::Lead;
+use crate::http::respond;
+use crate::registry::service::ServiceAllocator;
+use crate::seam::{Fence, ServerAddresses, User};
+use crate::server::ApiServer;
+
+const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+/// While something could not be written.
+const SOON: Duration = Duration::from_millis(250);
+const EVERY: Duration = Duration::from_secs(2);
+
+/// See [`ApiServer::keep`].
+pub(crate) async fn keep(
+    api: &ApiServer,
+    addresses: &dyn ServerAddresses,
+    stop: CancellationToken,
+) {
+    loop {
+        let lead = api.core.registry.backend.lead();
+        let wait = if lead.is_me && api.core.cache.is_synced() {
+            match reconcile(api, addresses, lead).await {
+                Ok(()) => EVERY,
+                Err(why) => {
+                    tracing::debug!(
+                        why,
+                        "the cluster's own objects could not be kept; trying again"
+                    );
+                    SOON
+                }
+            }
+        } else {
+            SOON
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+async fn reconcile(
+    api: &ApiServer,
+    addresses: &dyn ServerAddresses,
+    lead: Lead,
+) -> Result<(), String> {
+    let keeper = Keeper { api, lead };
+    for name in NAMESPACES {
+        let namespace =
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+        keeper
+            .ensure("", "namespaces", "/api/v1/namespaces", namespace, false)
+            .await?;
+    }
+    let services = "/api/v1/namespaces/default/services";
+    let first = ServiceAllocator::first(api.core.config.service_cidr).to_string();
+    keeper
+        .ensure(
+            "",
+            "services",
+            services,
+            service(&first, api.core.config.secure_port),
+            false,
+        )
+        .await?;
+    let mut alive = addresses.addresses();
+    if alive.is_empty() {
+        return Ok(());
+    }
+    alive.sort();
+    let path = "/api/v1/namespaces/default/endpoints";
+    keeper
+        .ensure("", "endpoints", path, endpoints(&alive), true)
+        .await?;
+    let path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+    keeper
+        .ensure(
+            "discovery.k8s.io",
+            "endpointslices",
+            path,
+            slice(&alive),
+            true,
+        )
+        .await
+}
+
+struct Keeper<'a> {
+    api: &'a ApiServer,
+    lead: Lead,
+}
+
+impl Keeper<'_> {
+    /// Creates an object, or brings what is wanted of it back when `keep` is set.
+    async fn ensure(
+        &self,
+        group: &str,
+        plural: &str,
+        path: &str,
+        wanted: Value,
+        keep: bool,
+    ) -> Result<(), String> {
+        let Some(resource) = self.api.core.cache.resource(group, plural) else {
+            return Ok(());
+        };
+        let (namespace, name) = (object::namespace(&wanted), object::name(&wanted));
+        let present = resource
+            .get(&crate::cache::keys::object_key(namespace, name))
+            .map(|s| s.decode());
+        match present {
+            None => self.send(Method::POST, path, &wanted).await,
+            Some(present) if keep && !contains(&present, &wanted) => {
+                let mut new = wanted;
+                object::set_resource_version(&mut new, object::resource_version(&present));
+                let path = format!("{path}/{}", object::name(&present));
+                self.send(Method::PUT, &path, &new).await
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    async fn send(&self, method: Method, path: &str, body: &Value) -> Result<(), String> {
+        let mut request = Request::new(respond::full(body.to_string().into()));
+        *request.method_mut() = method;
+        *request.uri_mut() = path.parse().map_err(|e| format!("{path}: {e}"))?;
+        request.headers_mut().insert(
+            http::header::USER_AGENT,
+            http::HeaderValue::from_static("kube-apiserver"),
+        );
+        request.extensions_mut().insert(Fence(self.lead.term));
+        let user = User {
+            name: "system:apiserver".into(),
+            groups: vec!["system:masters".into(), "system:authenticated".into()],
+            ..User::default()
+        };
+        let response = self.api.call(request, user).await;
+        // 409: somebody was faster, which is as good.
+        if response.status().is_success() || response.status().as_u16() == 409 {
+            return Ok(());
+        }
+        let code = response.status();
+        let body = response
+            .into_body()
+            .collect()
+            .await
+            .map(|b| b.to_bytes())
+            .unwrap_or_default();
+        Err(format!(
+            "{path}: {code}: {}",
+            String::from_utf8_lossy(&body)
+        ))
+    }
+}
+
+/// Does `present` have everything of `wanted`? Lists must be equal in length and order.
+fn contains(present: &Value, wanted: &Value) -> bool {
+    match (present, wanted) {
+        (Value::Object(present), Value::Object(wanted)) => wanted
+            .iter()
+            .all(|(k, w)| present.get(k).is_some_and(|p| contains(p, w))),
+        (Value::Array(present), Value::Array(wanted)) => {
+            present.len() == wanted.len() && present.iter().zip(wanted).all(|(p, w)| contains(p, w))
+        }
+        (present, wanted) => present == wanted,
+    }
+}
+
+fn service(address: &str, port: u16) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "kubernetes", "namespace": "default",
+            "labels": {"component": "apiserver", "provider": "kubernetes"}},
+        "spec": {"type": "ClusterIP", "clusterIP": address, "sessionAffinity": "None",
+            "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": port}]},
+    })
+}
+
+fn endpoints(alive: &[SocketAddr]) -> Value {
+    let mut by_port: BTreeMap<u16, Vec<Value>> = BTreeMap::new();
+    for address in alive {
+        by_port
+            .entry(address.port())
+            .or_default()
+            .push(json!({"ip": address.ip().to_string()}));
+    }
+    let subsets: Vec<Value> = by_port
+        .into_iter()
+        .map(|(port, addresses)| {
+            json!({"addresses": addresses, "ports": [{"name": "https", "port": port, "protocol": "TCP"}]})
+        })
+        .collect();
+    json!({
+        "apiVersion": "v1", "kind": "Endpoints",
+        "metadata": {"name": "kubernetes", "namespace": "default",
+            "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
+        "subsets": subsets,
+    })
+}
+
+fn slice(alive: &[SocketAddr]) -> Value {
+    let v6 = alive.iter().all(SocketAddr::is_ipv6);
+    let port = alive.first().map_or(6443, SocketAddr::port);
+    let endpoints: Vec<Value> = alive
+        .iter()
+        .filter(|a| a.is_ipv6() == v6)
+        .map(|a| json!({"addresses": [a.ip().to_string()], "conditions": {"ready": true}}))
+        .collect();
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"name": "kubernetes", "namespace": "default",
+            "labels": {"kubernetes.io/service-name": "kubernetes"}},
+        "addressType": if v6 { "IPv6" } else { "IPv4" },
+        "endpoints": endpoints,
+        "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
+    })
+}

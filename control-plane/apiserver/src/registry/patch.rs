@@ -1,0 +1,104 @@
+//! PATCH in its four forms.
+
+use balsa_api::apply::check_options;
+use balsa_api::object;
+use balsa_api::patch::{PatchType, apply_patch};
+use balsa_api::schema::decode::Parsed;
+use balsa_api::status::Status;
+use bytes::Bytes;
+use http::Response;
+use serde_json::Value;
+
+use super::update::{Change, How};
+use super::{Registry, Target, admit, metadata, shape};
+use crate::adapter;
+use crate::http::context::Context;
+use crate::http::decode;
+use crate::http::negotiate::{self, Format};
+use crate::render::api_version;
+use crate::seam::ResponseBody;
+
+impl Registry {
+    /// PATCH of an object or its status.
+    pub async fn patch(
+        &self,
+        cx: &Context,
+        target: &Target,
+        body: &Bytes,
+    ) -> Result<Response<ResponseBody>, Status> {
+        let accepted = cx.accepted(true)?;
+        let subresource = cx.info.subresource.as_str();
+        let how = if subresource.is_empty() {
+            How::Main
+        } else {
+            How::Status
+        };
+        let form = PatchType::from_content_type(
+            negotiate::raw_content_type(&cx.headers),
+            target.type_.is_some(),
+        )?;
+        if form == PatchType::Apply {
+            let (code, bytes) = self.apply(cx, target, body, how).await?;
+            return shape::object(code, &target.kind, bytes, accepted, &cx.query);
+        }
+        check_options(&cx.field_manager(), cx.query.tristate("force"), false)?;
+        let produce = |old: &Value| {
+            let value = apply_patch(form, target.type_, old.clone(), body)?;
+            admit::conform(
+                cx,
+                target,
+                Parsed {
+                    value,
+                    duplicates: Vec::new(),
+                },
+            )
+        };
+        let change = Change {
+            how,
+            subresource,
+            produce: &produce,
+            track: true,
+        };
+        let bytes = self.modify(cx, target, &change).await?;
+        shape::object(200, &target.kind, bytes, accepted, &cx.query)
+    }
+
+    /// Server-side apply: creates the object when it is not there.
+    async fn apply(
+        &self,
+        cx: &Context,
+        target: &Target,
+        body: &Bytes,
+        how: How,
+    ) -> Result<(u16, Bytes), Status> {
+        let manager = cx.query.get("fieldManager").unwrap_or_default();
+        check_options(manager, cx.query.tristate("force"), true)?;
+        let force = cx.query.flag("force");
+        let mut applied = decode::parse(body, Format::Yaml)?.value;
+        metadata::check_type_as(&target.kind.kind, &api_version(&target.kind), &mut applied)?;
+        metadata::check_name(&mut applied, &target.name)?;
+        metadata::check_namespace(&target.kind, &mut applied, &target.namespace)?;
+        let subresource = cx.info.subresource.as_str();
+        let produce =
+            |old: &Value| adapter::apply(target, Some(old), &applied, manager, subresource, force);
+        let change = Change {
+            how,
+            subresource,
+            produce: &produce,
+            track: false,
+        };
+        match self.modify(cx, target, &change).await {
+            Err(status) if status.code == 404 && how == How::Main => {
+                let mut new = adapter::apply(target, None, &applied, manager, subresource, force)?;
+                let fields = object::metadata_mut(&mut new)
+                    .remove("managedFields")
+                    .unwrap_or_default();
+                object::set_resource_version(&mut new, "");
+                self.create_object(cx, target, new, Some(fields))
+                    .await
+                    .map(|bytes| (201, bytes))
+            }
+            other => other.map(|bytes| (200, bytes)),
+        }
+    }
+}

@@ -1,0 +1,404 @@
+//! Addresses and node ports of Services: each is a key of its own in the store, put in the transaction that
+//! writes the Service and deleted in the one that deletes it. Two Services can so never hold the same.
+//!
+//! Rules: `registry/core/service/storage/alloc.go`.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use balsa_api::object;
+use balsa_api::status::{FieldErrors, Status};
+use bytes::Bytes;
+use ipnet::Ipv4Net;
+use serde_json::{Value, json};
+
+use super::{Allocator, Plan};
+use crate::backend::{Backend, Compare, Op};
+use crate::cache::Cache;
+
+const ADDRESSES: &str = "/balsa/allocated/addresses/";
+const PORTS: &str = "/balsa/allocated/nodeports/";
+/// Random candidates are tried so often before the free ones are counted out.
+const RANDOM_TRIES: usize = 2;
+
+/// See the module.
+pub struct ServiceAllocator {
+    cidr: Ipv4Net,
+    ports: RangeInclusive<u16>,
+    cache: Arc<Cache>,
+    backend: Arc<dyn Backend>,
+}
+
+/// What a Service holds.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Held {
+    addresses: Vec<String>,
+    ports: Vec<u16>,
+}
+
+impl ServiceAllocator {
+    /// Allocates from a range of addresses and one of ports.
+    #[must_use]
+    pub fn new(
+        cidr: Ipv4Net,
+        ports: RangeInclusive<u16>,
+        cache: Arc<Cache>,
+        backend: Arc<dyn Backend>,
+    ) -> Self {
+        Self {
+            cidr,
+            ports,
+            cache,
+            backend,
+        }
+    }
+
+    /// The first address of the range, which is Service `kubernetes`'s.
+    #[must_use]
+    pub fn first(cidr: Ipv4Net) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(cidr.network()).wrapping_add(1))
+    }
+
+    fn taken(&self, prefix: &str) -> HashSet<String> {
+        let at = self.cache.revision();
+        match self.backend.range(prefix.as_bytes(), b"", usize::MAX, at) {
+            Ok(page) => page
+                .kvs
+                .iter()
+                .filter_map(|kv| {
+                    std::str::from_utf8(&kv.key)
+                        .ok()?
+                        .strip_prefix(prefix)
+                        .map(str::to_owned)
+                })
+                .collect(),
+            Err(_) => HashSet::new(),
+        }
+    }
+
+    /// A free address: by chance at first, in the part above those that people choose themselves.
+    fn address(&self, attempt: usize) -> Option<Ipv4Addr> {
+        let network = u32::from(self.cidr.network());
+        let size = u64::from(u32::from(self.cidr.broadcast()) - network) + 1;
+        let size = u32::try_from(size).unwrap_or(u32::MAX);
+        let reserved = (size / 16).clamp(16, 256).min(size / 2).max(2);
+        // Neither the network's own address nor the broadcast address.
+        let (low, high) = (2, size.checked_sub(1)?);
+        if attempt < RANDOM_TRIES && reserved < high {
+            return Some(Ipv4Addr::from(network + rand::random_range(reserved..high)));
+        }
+        let taken = self.taken(ADDRESSES);
+        (reserved..high)
+            .chain(low..reserved)
+            .map(|offset| Ipv4Addr::from(network + offset))
+            .find(|address| !taken.contains(&address.to_string()))
+    }
+
+    fn port(&self, attempt: usize, chosen: &[u16]) -> Option<u16> {
+        if attempt < RANDOM_TRIES {
+            let port = rand::random_range(self.ports.clone());
+            if !chosen.contains(&port) {
+                return Some(port);
+            }
+        }
+        let taken = self.taken(PORTS);
+        self.ports
+            .clone()
+            .find(|port| !chosen.contains(port) && !taken.contains(&port.to_string()))
+    }
+
+    /// Fills in addresses where the Service needs some and has none.
+    fn fill_addresses(&self, new: &mut Value, old: &Held, attempt: usize) -> Result<(), Status> {
+        let spec = &mut new["spec"];
+        let asked = spec
+            .get("clusterIP")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned();
+        let address = if !asked.is_empty() {
+            asked
+        } else if let Some(kept) = old.addresses.first() {
+            kept.clone()
+        } else {
+            let Some(address) = self.address(attempt) else {
+                return Err(Status::internal(format!(
+                    "failed to allocate a serviceIP: range {} is full",
+                    self.cidr
+                )));
+            };
+            address.to_string()
+        };
+        spec["clusterIP"] = address.as_str().into();
+        spec["clusterIPs"] = json!([address]);
+        for (field, value) in [
+            ("ipFamilies", json!(["IPv4"])),
+            ("ipFamilyPolicy", json!("SingleStack")),
+        ] {
+            if spec
+                .get(field)
+                .is_none_or(|v| v.is_null() || v.as_array().is_some_and(Vec::is_empty))
+            {
+                spec[field] = value;
+            }
+        }
+        Ok(())
+    }
+
+    fn fill_ports(
+        &self,
+        new: &mut Value,
+        old: Option<&Value>,
+        attempt: usize,
+    ) -> Result<(), Status> {
+        let mut chosen = held(Some(new)).ports;
+        let Some(ports) = new.pointer_mut("/spec/ports").and_then(Value::as_array_mut) else {
+            return Ok(());
+        };
+        for port in ports {
+            if node_port(port).is_some() {
+                continue;
+            }
+            let kept = old
+                .and_then(|old| same_port(old, port))
+                .filter(|p| !chosen.contains(p));
+            let Some(number) = kept.or_else(|| self.port(attempt, &chosen)) else {
+                return Err(Status::internal(
+                    "failed to allocate a nodePort: range is full",
+                ));
+            };
+            chosen.push(number);
+            port["nodePort"] = number.into();
+        }
+        Ok(())
+    }
+
+    fn claim_address(
+        &self,
+        service: &Value,
+        address: &str,
+        asked: bool,
+        owner: &Bytes,
+        plan: &mut Plan,
+    ) -> Result<(), Status> {
+        let refuse = |why: &str| {
+            let mut errors = FieldErrors::default();
+            let detail = format!("failed to allocate IP {address}: {why}");
+            errors.invalid("spec.clusterIPs", json!([address]), detail);
+            Status::invalid("Service", "", object::name(service), &errors)
+        };
+        let parsed: Option<IpAddr> = address.parse().ok();
+        let inside = matches!(parsed, Some(IpAddr::V4(ip)) if self.cidr.contains(&ip));
+        if !inside {
+            let why = format!(
+                "the provided IP ({address}) is not in the valid range. The range of valid IPs is {}",
+                self.cidr
+            );
+            return Err(refuse(&why));
+        }
+        let key = Bytes::from(format!("{ADDRESSES}{address}"));
+        let taken = asked.then(|| refuse("provided IP is already allocated"));
+        plan.compares.push((Compare::Absent(key.clone()), taken));
+        plan.ops.push(Op::Put {
+            key,
+            value: owner.clone(),
+            lease: None,
+        });
+        Ok(())
+    }
+
+    fn claim_port(
+        &self,
+        service: &Value,
+        port: u16,
+        asked: bool,
+        owner: &Bytes,
+        plan: &mut Plan,
+    ) -> Result<(), Status> {
+        let refuse = |why: String| {
+            let mut errors = FieldErrors::default();
+            let ports = service.pointer("/spec/ports").and_then(Value::as_array);
+            let index = ports
+                .and_then(|ports| ports.iter().position(|p| node_port(p) == Some(port)))
+                .unwrap_or(0);
+            errors.invalid(format!("spec.ports[{index}].nodePort"), port, why);
+            Status::invalid("Service", "", object::name(service), &errors)
+        };
+        if !self.ports.contains(&port) {
+            return Err(refuse(format!(
+                "provided port is not in the valid range. The range of valid ports is {}-{}",
+                self.ports.start(),
+                self.ports.end()
+            )));
+        }
+        let key = Bytes::from(format!("{PORTS}{port}"));
+        let taken = asked.then(|| refuse("provided port is already allocated".into()));
+        plan.compares.push((Compare::Absent(key.clone()), taken));
+        plan.ops.push(Op::Put {
+            key,
+            value: owner.clone(),
+            lease: None,
+        });
+        Ok(())
+    }
+}
+
+impl Allocator for ServiceAllocator {
+    fn concerns(&self, group: &str, plural: &str) -> bool {
+        group.is_empty() && plural == "services"
+    }
+
+    fn plan(
+        &self,
+        new: Option<&mut Value>,
+        old: Option<&Value>,
+        attempt: usize,
+    ) -> Result<Plan, Status> {
+        let before = held(old);
+        let mut plan = Plan::default();
+        let mut after = Held::default();
+        if let Some(new) = new {
+            let asked = held(Some(new));
+            if needs_address(new) {
+                self.fill_addresses(new, &before, attempt)?;
+            } else if type_of(new) == "ExternalName" {
+                drop_addresses(new);
+            }
+            if needs_node_ports(new) {
+                self.fill_ports(new, old, attempt)?;
+            } else {
+                drop_node_ports(new);
+            }
+            after = held(Some(new));
+            let owner = Bytes::from(format!("{}/{}", object::namespace(new), object::name(new)));
+            for address in after
+                .addresses
+                .iter()
+                .filter(|a| !before.addresses.contains(a))
+            {
+                self.claim_address(
+                    new,
+                    address,
+                    asked.addresses.contains(address),
+                    &owner,
+                    &mut plan,
+                )?;
+            }
+            for port in after.ports.iter().filter(|p| !before.ports.contains(p)) {
+                self.claim_port(new, *port, asked.ports.contains(port), &owner, &mut plan)?;
+            }
+        }
+        let freed = before
+            .addresses
+            .iter()
+            .filter(|a| !after.addresses.contains(a))
+            .map(|a| format!("{ADDRESSES}{a}"));
+        let closed = before
+            .ports
+            .iter()
+            .filter(|p| !after.ports.contains(p))
+            .map(|p| format!("{PORTS}{p}"));
+        plan.ops.extend(
+            freed
+                .chain(closed)
+                .map(|key| Op::Delete { key: key.into() }),
+        );
+        Ok(plan)
+    }
+}
+
+fn type_of(service: &Value) -> &str {
+    service
+        .pointer("/spec/type")
+        .and_then(Value::as_str)
+        .unwrap_or("ClusterIP")
+}
+
+fn is_headless(service: &Value) -> bool {
+    service.pointer("/spec/clusterIP").and_then(Value::as_str) == Some("None")
+}
+
+fn needs_address(service: &Value) -> bool {
+    type_of(service) != "ExternalName" && !is_headless(service)
+}
+
+fn needs_node_ports(service: &Value) -> bool {
+    match type_of(service) {
+        "NodePort" => true,
+        "LoadBalancer" => service
+            .pointer("/spec/allocateLoadBalancerNodePorts")
+            .and_then(Value::as_bool)
+            .unwrap_or(true),
+        _ => false,
+    }
+}
+
+fn drop_addresses(service: &mut Value) {
+    if let Some(spec) = service["spec"].as_object_mut() {
+        for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+            spec.remove(field);
+        }
+    }
+}
+
+fn drop_node_ports(service: &mut Value) {
+    let given_away = matches!(type_of(service), "ClusterIP" | "ExternalName");
+    let ports = service
+        .pointer_mut("/spec/ports")
+        .and_then(Value::as_array_mut)
+        .filter(|_| given_away);
+    for port in ports.into_iter().flatten().filter_map(Value::as_object_mut) {
+        port.remove("nodePort");
+    }
+}
+
+fn node_port(port: &Value) -> Option<u16> {
+    port.get("nodePort")
+        .and_then(Value::as_u64)
+        .and_then(|p| u16::try_from(p).ok())
+        .filter(|p| *p != 0)
+}
+
+/// The node port that the same port (by protocol and number) had before.
+fn same_port(old: &Value, port: &Value) -> Option<u16> {
+    let key = |p: &Value| {
+        (
+            p["protocol"].as_str().unwrap_or("TCP").to_owned(),
+            p["port"].as_i64(),
+        )
+    };
+    let ports = old.pointer("/spec/ports").and_then(Value::as_array)?;
+    ports
+        .iter()
+        .find(|p| key(p) == key(port))
+        .and_then(node_port)
+}
+
+fn held(service: Option<&Value>) -> Held {
+    let Some(service) = service else {
+        return Held::default();
+    };
+    let mut held = Held::default();
+    let address = service
+        .pointer("/spec/clusterIP")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    if !matches!(address, "" | "None") {
+        held.addresses.push(address.to_owned());
+    }
+    for port in service
+        .pointer("/spec/ports")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
+        if let Some(number) = node_port(port).filter(|n| !held.ports.contains(n)) {
+            held.ports.push(number);
+        }
+    }
+    held
+}
+
+#[cfg(test)]
+mod tests;

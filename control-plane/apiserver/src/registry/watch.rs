@@ -1,0 +1,401 @@
+//! WATCH: a stream of JSON lines from the cache.
+//!
+//! Each watcher has a bounded queue of its own. Events in it are shared, and encoded by the first watcher
+//! that needs them. A watcher that lets its queue run full is cut off with 410 and lists again.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use balsa_api::kind::Kind;
+use balsa_api::kinds::Convert;
+use balsa_api::status::Status;
+use bytes::{Bytes, BytesMut};
+use futures::stream;
+use http::Response;
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use serde_json::{Value, json};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use super::options::{self, Freshness, Start, WatchOptions};
+use super::select::Filter;
+use super::{Registry, Target, converted, shape};
+use crate::cache::{Cache, Encoding, EventType, Stored, Subscription, WatchEvent};
+use crate::http::context::Context;
+use crate::http::metrics::Metrics;
+use crate::http::negotiate::{Format, Shape, not_acceptable};
+use crate::http::respond::{self, JSON};
+use crate::render::{self, Include, api_version};
+use crate::seam::ResponseBody;
+
+/// A watch without timeoutSeconds ends after this plus up to as much again, so that clients spread out.
+const LIFE: Duration = Duration::from_secs(1800);
+const CHUNK: usize = 64 * 1024;
+const BATCH: usize = 256;
+
+/// How a watcher wants its events.
+#[derive(Clone, Copy)]
+enum Style {
+    Kept(Encoding),
+    /// A Table with other rows than the usual ones; encoded for this watcher alone.
+    Table(Include),
+}
+
+impl Style {
+    fn of(shape: Shape, include: Include) -> Self {
+        match (shape, include) {
+            (Shape::Plain, _) => Self::Kept(Encoding::Json),
+            (Shape::Metadata, _) => Self::Kept(Encoding::Metadata),
+            (Shape::Table, Include::Metadata) => Self::Kept(Encoding::Table),
+            (Shape::Table, include) => Self::Table(include),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Form {
+    style: Style,
+    /// Objects are stored in another shape than the watcher sees.
+    convert: Option<&'static dyn Convert>,
+}
+
+impl Form {
+    /// A line made for this watcher alone. Of Tables only the first in a response has column definitions.
+    fn line(self, kind: &Kind, type_: &str, object: &[u8], first: bool) -> Bytes {
+        let served;
+        let object = match self.convert {
+            Some(convert) => {
+                served = converted(convert, object);
+                &served
+            }
+            None => object,
+        };
+        let table = |include| {
+            render::watch_line(type_, &render::table_of_one(kind, object, include, first))
+        };
+        match self.style {
+            Style::Kept(Encoding::Json) => render::watch_line(type_, object),
+            Style::Kept(Encoding::Metadata) => {
+                render::watch_line(type_, &render::partial_metadata(object))
+            }
+            Style::Kept(Encoding::Table) => table(Include::Metadata),
+            Style::Table(include) => table(include),
+        }
+    }
+
+    fn event_line(self, kind: &Kind, event: &WatchEvent, type_: EventType, first: bool) -> Bytes {
+        match (self.style, self.convert) {
+            (Style::Kept(Encoding::Table), None) if first => {}
+            (Style::Kept(encoding), None) => return event.line(type_, encoding, kind),
+            _ => {}
+        }
+        self.line(kind, type_.name(), &event.object_bytes(type_), first)
+    }
+
+    fn bookmark(self, kind: &Kind, revision: u64, closing: bool) -> Bytes {
+        let mut metadata = json!({"resourceVersion": revision.to_string()});
+        if closing {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let plain = |kind: &str, api_version: &str, metadata: &Value| {
+            json!({"kind": kind, "apiVersion": api_version, "metadata": metadata})
+                .to_string()
+                .into_bytes()
+        };
+        let object = match self.style {
+            Style::Kept(Encoding::Json) => plain(&kind.kind, &api_version(kind), &metadata),
+            Style::Kept(Encoding::Metadata) => {
+                plain("PartialObjectMetadata", "meta.k8s.io/v1", &metadata)
+            }
+            Style::Kept(Encoding::Table) | Style::Table(_) => render::empty_table(kind, &metadata),
+        };
+        render::watch_line("BOOKMARK", &object)
+    }
+}
+
+/// The state of one watch response.
+struct Watcher {
+    subscription: Subscription,
+    cache: Arc<Cache>,
+    metrics: Arc<Metrics>,
+    kind: Arc<Kind>,
+    filter: Filter,
+    form: Form,
+    /// Objects that were there at the start.
+    state: std::vec::IntoIter<Arc<Stored>>,
+    /// Changes that happened between the start revision and the subscription.
+    missed: VecDeque<Arc<WatchEvent>>,
+    /// Bookmark to send after `state`.
+    closing: Option<u64>,
+    bookmarks: bool,
+    ticker: Interval,
+    end: Instant,
+    /// Nothing older is sent again.
+    sent: u64,
+    first: bool,
+    stop: CancellationToken,
+    over: bool,
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.metrics.watches.dec();
+    }
+}
+
+impl Registry {
+    /// WATCH.
+    pub async fn watch(
+        &self,
+        cx: &Context,
+        target: &Target,
+    ) -> Result<Response<ResponseBody>, Status> {
+        let accepted = cx.accepted(true)?;
+        if accepted.format != Format::Json {
+            return Err(not_acceptable());
+        }
+        let filter = Filter::parse(&cx.query, target)?;
+        let options = WatchOptions::parse(&cx.query)?;
+        let form = Form {
+            style: Style::of(accepted.shape, shape::include(&cx.query)?),
+            convert: target.convert,
+        };
+        let opened = match self.open(target, &filter, &options).await {
+            Ok(opened) => opened,
+            // Upstream answers 200 with one ERROR event, and clients are written for that.
+            Err(status) if status.code == 410 => {
+                return Ok(respond::bytes(200, JSON, error_line(&status)));
+            }
+            Err(status) => return Err(status),
+        };
+        let watcher = self.watcher(target, filter, &options, form, opened);
+        let chunks = stream::unfold(watcher, |mut watcher| async move {
+            let chunk = watcher.next_chunk().await?;
+            Some((Ok::<_, crate::BoxError>(Frame::data(chunk)), watcher))
+        });
+        Ok(respond::with_body(
+            200,
+            JSON,
+            StreamBody::new(chunks).boxed_unsync(),
+        ))
+    }
+
+    async fn open(
+        &self,
+        target: &Target,
+        filter: &Filter,
+        options: &WatchOptions,
+    ) -> Result<Opened, Status> {
+        let scope = filter.scope(&target.kind, &target.namespace);
+        match options.start {
+            Start::State { freshness, closing } => {
+                let before = self.freshen(freshness).await?;
+                let (subscription, state) = target
+                    .resource
+                    .subscribe_with_state(scope, &target.namespace);
+                let newest = state
+                    .iter()
+                    .map(|s| s.revision)
+                    .max()
+                    .unwrap_or_default()
+                    .max(before);
+                let state: Vec<_> = state.into_iter().filter(|s| filter.matches(s)).collect();
+                let closing = (closing && options.bookmarks).then_some(newest);
+                Ok(Opened {
+                    subscription,
+                    state,
+                    missed: VecDeque::new(),
+                    closing,
+                    sent: 0,
+                })
+            }
+            Start::After(revision) => {
+                self.freshen(Freshness::NotOlderThan(revision)).await?;
+                let (subscription, missed) = target
+                    .resource
+                    .subscribe_from(scope, &target.namespace, revision)
+                    .map_err(|too_old| options::expired(revision, too_old.0))?;
+                Ok(Opened {
+                    subscription,
+                    state: Vec::new(),
+                    missed: missed.into(),
+                    closing: None,
+                    sent: revision,
+                })
+            }
+            Start::Now => {
+                let sent = self.freshen(Freshness::Latest).await?;
+                let subscription = target.resource.subscribe(scope, &target.namespace);
+                Ok(Opened {
+                    subscription,
+                    state: Vec::new(),
+                    missed: VecDeque::new(),
+                    closing: None,
+                    sent,
+                })
+            }
+        }
+    }
+
+    fn watcher(
+        &self,
+        target: &Target,
+        filter: Filter,
+        options: &WatchOptions,
+        form: Form,
+        opened: Opened,
+    ) -> Watcher {
+        self.metrics.watches.inc();
+        let life = options.timeout_seconds.map_or_else(
+            || LIFE + Duration::from_secs(rand::random_range(0..LIFE.as_secs())),
+            Duration::from_secs,
+        );
+        let mut ticker =
+            tokio::time::interval_at(Instant::now() + self.bookmark_every, self.bookmark_every);
+        ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Watcher {
+            subscription: opened.subscription,
+            cache: Arc::clone(&self.cache),
+            metrics: Arc::clone(&self.metrics),
+            kind: Arc::clone(&target.kind),
+            filter,
+            form,
+            state: opened.state.into_iter(),
+            missed: opened.missed,
+            closing: opened.closing,
+            bookmarks: options.bookmarks,
+            ticker,
+            end: Instant::now() + life,
+            sent: opened.sent,
+            first: true,
+            stop: self.stop.clone(),
+            over: false,
+        }
+    }
+}
+
+struct Opened {
+    subscription: Subscription,
+    state: Vec<Arc<Stored>>,
+    missed: VecDeque<Arc<WatchEvent>>,
+    closing: Option<u64>,
+    sent: u64,
+}
+
+fn error_line(status: &Status) -> Bytes {
+    render::watch_line("ERROR", status.body().to_string().as_bytes())
+}
+
+impl Watcher {
+    async fn next_chunk(&mut self) -> Option<Bytes> {
+        if self.over {
+            return None;
+        }
+        if let Some(chunk) = self.initial() {
+            return Some(chunk);
+        }
+        let mut batch = Vec::new();
+        loop {
+            tokio::select! {
+                biased;
+                received = self.subscription.changes.recv_many(&mut batch, BATCH) => {
+                    if received == 0 {
+                        return Some(self.cut_off());
+                    }
+                    if let Some(chunk) = self.encode(batch.drain(..)) {
+                        return Some(chunk);
+                    }
+                }
+                _ = self.ticker.tick(), if self.bookmarks => return Some(self.bookmark()),
+                () = tokio::time::sleep_until(self.end) => return self.finish(),
+                () = self.stop.cancelled() => return self.finish(),
+            }
+        }
+    }
+
+    /// The state at the start and what was missed, piece by piece.
+    fn initial(&mut self) -> Option<Bytes> {
+        let mut out = BytesMut::new();
+        while out.len() < CHUNK {
+            let Some(stored) = self.state.next() else {
+                break;
+            };
+            out.extend_from_slice(&self.form.line(
+                &self.kind,
+                EventType::Added.name(),
+                &stored.bytes,
+                self.first,
+            ));
+            self.first = false;
+            self.sent = self.sent.max(stored.revision);
+        }
+        if out.is_empty() && !self.missed.is_empty() {
+            let missed = std::mem::take(&mut self.missed);
+            if let Some(chunk) = self.encode(missed.into_iter()) {
+                return Some(chunk);
+            }
+        }
+        if self.state.as_slice().is_empty()
+            && let Some(revision) = self.closing.take()
+        {
+            self.sent = self.sent.max(revision);
+            out.extend_from_slice(&self.form.bookmark(&self.kind, revision, true));
+        }
+        (!out.is_empty()).then(|| out.freeze())
+    }
+
+    /// Lines of the events that concern this watcher. A single one is shared, not copied.
+    fn encode(&mut self, events: impl Iterator<Item = Arc<WatchEvent>>) -> Option<Bytes> {
+        let mut single: Option<Bytes> = None;
+        let mut many = BytesMut::new();
+        for event in events {
+            self.sent = self.sent.max(event.revision);
+            let Some(type_) = event.classify(|stored| self.in_view(stored)) else {
+                continue;
+            };
+            let line = self.form.event_line(&self.kind, &event, type_, self.first);
+            self.first = false;
+            match single.take() {
+                None if many.is_empty() => single = Some(line),
+                Some(earlier) => {
+                    many.reserve(earlier.len() + line.len());
+                    many.extend_from_slice(&earlier);
+                    many.extend_from_slice(&line);
+                }
+                None => many.extend_from_slice(&line),
+            }
+        }
+        single.or_else(|| (!many.is_empty()).then(|| many.freeze()))
+    }
+
+    fn in_view(&self, stored: &Stored) -> bool {
+        self.subscription.covers(stored) && self.filter.matches(stored)
+    }
+
+    /// A bookmark at the cache's revision, after everything that is queued up to it.
+    fn bookmark(&mut self) -> Bytes {
+        // Read before the queue: what the cache counts as applied is in the queue already.
+        let revision = self.cache.revision();
+        let mut queued = Vec::new();
+        while let Ok(event) = self.subscription.changes.try_recv() {
+            queued.push(event);
+        }
+        let lines = self.encode(queued.into_iter()).unwrap_or_default();
+        self.sent = self.sent.max(revision);
+        let mark = self.form.bookmark(&self.kind, self.sent, false);
+        [lines, mark].concat().into()
+    }
+
+    fn finish(&mut self) -> Option<Bytes> {
+        self.over = true;
+        self.bookmarks.then(|| self.bookmark())
+    }
+
+    fn cut_off(&mut self) -> Bytes {
+        self.over = true;
+        self.metrics.slow_watchers.inc();
+        error_line(&options::expired(self.sent, self.cache.revision()))
+    }
+}
