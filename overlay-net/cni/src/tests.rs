@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
-use std::net::{IpAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use balsa_netlink::{Links, Namespace, Rtnl, sysctl};
+use balsa_netlink::{LinkChange, Links, Namespace, Rtnl, sysctl};
 use serde_json::{Value, json};
 
 use super::*;
@@ -50,6 +50,19 @@ fn node() -> Option<Namespace> {
     node.run(|| sysctl::set("ipv4/ip_forward", "1").unwrap())
         .unwrap();
     Some(node)
+}
+
+fn up(links: &Rtnl, name: &str) {
+    let index = links.link(name).unwrap().unwrap().index;
+    links
+        .change_link(
+            index,
+            &LinkChange {
+                up: Some(true),
+                ..LinkChange::default()
+            },
+        )
+        .unwrap();
 }
 
 fn add(node: &Namespace, pod: &Namespace, id: &str, conf: &Value) -> (Value, bool) {
@@ -122,6 +135,31 @@ fn pods_on_a_node_reach_each_other_and_the_node_reaches_them() {
         })
         .unwrap();
     assert_eq!(node.run(fetch).unwrap(), "192.168.7.1");
+    // An address of the node that is nobody else's (cluster DNS) is reachable, too, and answers from there.
+    let net = "10.96.0.10/32".parse().unwrap();
+    links
+        .put_address(&balsa_netlink::Address {
+            link: lo.index,
+            net,
+            scope: balsa_netlink::Scope::Host,
+        })
+        .unwrap();
+    up(&links, "lo");
+    let dns = node
+        .run(|| UdpSocket::bind("10.96.0.10:53").unwrap())
+        .unwrap();
+    let client = a.run(|| UdpSocket::bind("0.0.0.0:0").unwrap()).unwrap();
+    client.connect("10.96.0.10:53").unwrap();
+    client.send(b"?").unwrap();
+    let mut buffer = [0; 8];
+    dns.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    client
+        .set_read_timeout(Some(Duration::from_secs(2)))
+        .unwrap();
+    let (_, peer) = dns.recv_from(&mut buffer).unwrap();
+    assert_eq!(peer.ip().to_string(), "10.244.1.1");
+    dns.send_to(b"!", peer).unwrap();
+    assert_eq!(client.recv(&mut buffer).unwrap(), 1);
     let eth0 = Rtnl::open_in(&a).unwrap().link("eth0").unwrap().unwrap();
     assert_eq!((eth0.mtu, eth0.up), (1400, true));
 }

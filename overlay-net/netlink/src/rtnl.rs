@@ -625,7 +625,8 @@ fn parse_address(payload: &[u8]) -> Option<Address> {
 fn parse_route(payload: &[u8]) -> Option<Route> {
     let header = payload.get(..12)?;
     let attributes = &payload[12..];
-    let table = wire::attribute(attributes, k::RTA_TABLE).map_or(u32::from(header[4]), wire::ne32);
+    let table =
+        wire::attribute(attributes, k::RTA_TABLE).map_or_else(|| u32::from(header[4]), wire::ne32);
     let kind = match header[7] {
         _ if table != u32::from(k::RT_TABLE_MAIN) => return None,
         k::RTN_UNICAST => RouteKind::Unicast,

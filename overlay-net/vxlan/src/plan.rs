@@ -77,9 +77,7 @@ struct Underlay {
 
 /// The pods' MTU on this node.
 pub fn mtu(config: &Config, observed: &Observed) -> Result<u32, Error> {
-    Ok(config
-        .mtu
-        .unwrap_or(pod_mtu(config, underlay(config, observed)?.mtu)))
+    Ok(wanted_mtu(config, underlay(config, observed)?))
 }
 
 /// The steps from `observed` to what `config` and `peers` ask for. Empty when nothing is to do.
@@ -88,7 +86,7 @@ pub fn mtu(config: &Config, observed: &Observed) -> Result<u32, Error> {
 /// carrying these out.
 pub fn plan(config: &Config, peers: &[Peer], observed: &Observed) -> Result<Vec<Step>, Error> {
     let underlay = underlay(config, observed)?;
-    let mtu = config.mtu.unwrap_or(pod_mtu(config, underlay.mtu));
+    let mtu = wanted_mtu(config, underlay);
     let wanted = Vxlan {
         vni: VNI,
         port: PORT,
@@ -137,12 +135,15 @@ pub fn plan(config: &Config, peers: &[Peer], observed: &Observed) -> Result<Vec<
 }
 
 /// Encapsulation costs 50 bytes over IPv4 (IP 20, UDP 8, VXLAN 8, Ethernet 14) and 70 over IPv6.
-fn pod_mtu(config: &Config, underlay: u32) -> u32 {
-    match (config.mode, config.local.node_ip) {
-        (Mode::Direct, _) => underlay,
-        (_, IpAddr::V4(_)) => underlay.saturating_sub(50),
-        (_, IpAddr::V6(_)) => underlay.saturating_sub(70),
-    }
+fn wanted_mtu(config: &Config, underlay: Underlay) -> u32 {
+    let costs = match (config.mode, config.local.node_ip) {
+        (Mode::Direct, _) => 0,
+        (_, IpAddr::V4(_)) => 50,
+        (_, IpAddr::V6(_)) => 70,
+    };
+    config
+        .mtu
+        .unwrap_or_else(|| underlay.mtu.saturating_sub(costs))
 }
 
 fn underlay(config: &Config, observed: &Observed) -> Result<Underlay, Error> {

@@ -46,7 +46,7 @@ fn routes(links: &FakeLinks) -> Vec<String> {
             format!(
                 "{} {} {:?}",
                 r.destination,
-                r.via.map_or("-".to_owned(), |v| v.to_string()),
+                r.via.map_or_else(|| "-".to_owned(), |v| v.to_string()),
                 r.kind
             )
         })
@@ -118,7 +118,7 @@ fn a_peer_that_leaves_or_moves_leaves_nothing_behind() {
         node_ip: "192.168.0.33".parse().unwrap(),
         ..peer(3)
     };
-    reconcile(&config(1), &[moved.clone()], &links).unwrap();
+    reconcile(&config(1), std::slice::from_ref(&moved), &links).unwrap();
     let tables = links.tables();
     assert_eq!(
         tables.fdb.iter().map(|e| e.destination).collect::<Vec<_>>(),

@@ -275,9 +275,8 @@ impl Encoder<'_> {
                 let Some(e) = rest.next() else { break };
                 let element = w.nest(attr::LIST_ELEM);
                 value(w, attr::ELEM_KEY, &e.key);
-                match (&e.data, message) {
-                    (Some(d), msg::NEWSETELEM) => data(w, attr::ELEM_DATA, d),
-                    _ => {}
+                if let (Some(d), msg::NEWSETELEM) = (&e.data, message) {
+                    data(w, attr::ELEM_DATA, d);
                 }
                 w.end(element);
             }

@@ -9,6 +9,9 @@ mod kernel;
 mod model;
 mod types;
 
+#[cfg(test)]
+mod tests;
+
 use crate::error::Result;
 
 pub use encode::MAX_ELEMENTS_BYTES;
