@@ -137,3 +137,6 @@ fn supervise(
         .instrument(span),
     );
 }
+
+#[cfg(test)]
+mod tests;
