@@ -1,187 +1,195 @@
-//! A process' streams, as frames over the node link.
+//! A process's streams over a framed stream of the link.
 
-use balsa_cri::{Control, Result as CriResult, Session, WriteHalf};
+use std::time::Duration;
+
+use balsa_cri::{Control, ReadHalf, Session};
 use balsa_link::protocol::Channel;
 use balsa_link::{read_frame, write_frame};
-use serde_json::{Value, json};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
+use tracing::debug;
+
+use super::{Reader, Writer, accept};
 
 /// Bytes read from a process at a time.
 const CHUNK: usize = 32 * 1024;
-/// Chunks on their way to the client; more hold the process back.
-const QUEUE: usize = 16;
 
-type Chunk = (u8, Vec<u8>);
+/// How long output may still come after the process has ended: a child may hold the pipe open for ever.
+const DRAIN: Duration = Duration::from_secs(2);
 
-/// Carries a session between a process and the client until the process has ended and all it wrote is
-/// sent. A client that leaves ends the process of an exec.
-pub async fn relay<R, W>(session: Session, reader: R, writer: &mut W)
-where
-    R: AsyncRead + Send + Unpin + 'static,
-    W: AsyncWrite + Unpin + ?Sized,
-{
-    let Session { stdin, stdout, stderr, control, exit } = session;
-    let (sender, mut chunks) = mpsc::channel::<Chunk>(QUEUE);
-    let outputs = [(Channel::STDOUT, stdout), (Channel::STDERR, stderr)];
-    let mut pumps = tokio::task::JoinSet::new();
-    for (channel, output) in outputs {
-        if let Some(output) = output {
-            pumps.spawn(pump(channel, output, sender.clone()));
-        }
-    }
-    drop(sender);
-    let input = tokio::spawn(input(reader, stdin, control.clone()));
-    let mut client_there = true;
-    // The channel closes when both outputs have ended.
-    while let Some((channel, bytes)) = chunks.recv().await {
-        if client_there && write_frame(writer, channel, &bytes).await.is_err() {
-            client_there = false;
-            let _ = control.send(Control::Kill).await;
-        }
-    }
-    let outcome = exit.await;
-    input.abort();
-    if client_there {
-        let status = match outcome {
-            Ok(code) => status(code),
-            Err(_) => failure("the runtime forgot the process".to_owned()),
-        };
-        let _ = write_frame(writer, Channel::STATUS, status.to_string().as_bytes()).await;
-    }
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Size {
+    width: u16,
+    height: u16,
 }
 
-async fn pump<R: AsyncRead + Unpin>(channel: u8, mut output: R, chunks: mpsc::Sender<Chunk>) {
+/// Copies between a client and a process until the process ends or the client leaves.
+pub(super) async fn serve(session: Session, reader: Reader, mut writer: Writer) {
+    if accept(&mut writer, 200).await.is_err() {
+        return;
+    }
+    let Session { stdin, stdout, stderr, control, exit } = session;
+    let (frames, out) = mpsc::channel::<(u8, Bytes)>(16);
+    let output = async {
+        let (out, err) = (frames.clone(), frames.clone());
+        let copies = async move {
+            tokio::join!(copy_out(stdout, Channel::STDOUT, out), copy_out(stderr, Channel::STDERR, err));
+        };
+        let mut copies = Box::pin(copies);
+        // The process's end or that of its output, whichever is first, is waited for with the other.
+        let mut exit = exit;
+        let code = tokio::select! {
+            code = &mut exit => {
+                let _ = tokio::time::timeout(DRAIN, &mut copies).await;
+                code
+            }
+            () = &mut copies => exit.await,
+        };
+        let status = status(code.unwrap_or_else(|_| {
+            Err(balsa_cri::Error::Local { what: "the process".to_owned(), message: "was lost".to_owned() })
+        }));
+        drop(copies);
+        let _ = frames.send((Channel::STATUS, status)).await;
+        drop(frames);
+    };
+    let write = write_frames(&mut writer, out);
+    let whole = async {
+        tokio::join!(output, write);
+    };
+    tokio::select! {
+        () = whole => {}
+        () = copy_in(reader, stdin, control) => debug!("a client left its session"),
+    }
+    let _ = writer.shutdown().await;
+}
+
+async fn copy_out(stream: Option<ReadHalf>, channel: u8, frames: mpsc::Sender<(u8, Bytes)>) {
+    let Some(mut stream) = stream else { return };
     let mut buffer = vec![0; CHUNK];
     loop {
-        match output.read(&mut buffer).await {
-            Ok(0) | Err(_) => return,
-            Ok(count) => {
-                if chunks.send((channel, buffer[..count].to_vec())).await.is_err() {
+        match stream.read(&mut buffer).await {
+            Ok(0) => return,
+            Ok(length) => {
+                if frames.send((channel, Bytes::copy_from_slice(&buffer[..length]))).await.is_err() {
                     return;
                 }
             }
+            Err(error) => {
+                debug!(%error, channel, "a process's output broke off");
+                return;
+            }
         }
     }
 }
 
-async fn input<R>(mut reader: R, mut stdin: Option<WriteHalf>, control: mpsc::Sender<Control>)
-where
-    R: AsyncRead + Unpin,
-{
-    loop {
-        let Ok(Some((channel, payload))) = read_frame(&mut reader).await else {
-            // The client is gone, or talks nonsense: nobody waits for the process any more.
-            let _ = control.send(Control::Kill).await;
+async fn write_frames(writer: &mut Writer, mut frames: mpsc::Receiver<(u8, Bytes)>) {
+    while let Some((channel, payload)) = frames.recv().await {
+        if write_frame(writer, channel, &payload).await.is_err() {
+            // Nobody reads any more; the process goes on until it writes to a closed pipe.
+            frames.close();
             return;
-        };
-        match channel {
-            Channel::STDIN => {
-                if let Some(open) = &mut stdin
-                    && (open.write_all(&payload).await.is_err() || open.flush().await.is_err())
+        }
+    }
+}
+
+/// Handles what the client sends; ends only when the client is gone.
+async fn copy_in(mut reader: Reader, mut stdin: Option<balsa_cri::WriteHalf>, control: mpsc::Sender<Control>) {
+    loop {
+        match read_frame(&mut reader).await {
+            Ok(Some((Channel::STDIN, payload))) => {
+                if let Some(pipe) = &mut stdin
+                    && pipe.write_all(&payload).await.is_err()
                 {
-                    // The process closed its input; what it writes still matters.
                     stdin = None;
                 }
             }
-            Channel::CLOSE if payload.first() == Some(&Channel::STDIN) => {
-                drop(stdin.take());
-                let _ = control.send(Control::CloseStdin).await;
-            }
-            Channel::RESIZE => {
-                if let Some(resize) = size(&payload) {
-                    let _ = control.send(resize).await;
+            Ok(Some((Channel::RESIZE, payload))) => {
+                if let Ok(Size { width, height }) = serde_json::from_slice(&payload) {
+                    let _ = control.send(Control::Resize { width, height }).await;
                 }
             }
-            _ => {}
+            Ok(Some((Channel::CLOSE, payload))) if payload.first() == Some(&Channel::STDIN) => {
+                stdin = None;
+                let _ = control.send(Control::CloseStdin).await;
+            }
+            Ok(Some(_)) => {}
+            Ok(None) | Err(_) => return,
         }
     }
 }
 
-fn size(payload: &[u8]) -> Option<Control> {
-    let size: Value = serde_json::from_slice(payload).ok()?;
-    let of = |name| size.get(name).and_then(Value::as_u64).and_then(|n| u16::try_from(n).ok());
-    Some(Control::Resize { width: of("Width")?, height: of("Height")? })
-}
-
-/// The outcome as clients expect it on the error channel (`metav1.Status`).
-fn status(exit: CriResult<i32>) -> Value {
-    match exit {
+/// The outcome as a `Status`.
+fn status(exit: balsa_cri::Result<i32>) -> Bytes {
+    let status = match exit {
         Ok(0) => json!({"metadata": {}, "status": "Success"}),
         Ok(code) => json!({
-            "metadata": {}, "status": "Failure", "reason": "NonZeroExitCode",
+            "metadata": {},
+            "status": "Failure",
             "message": format!("command terminated with non-zero exit code: exit status {code}"),
+            "reason": "NonZeroExitCode",
             "details": {"causes": [{"reason": "ExitCode", "message": code.to_string()}]},
         }),
-        Err(error) => failure(error.to_string()),
-    }
-}
-
-fn failure(message: String) -> Value {
-    json!({
-        "metadata": {}, "status": "Failure", "reason": "InternalError", "code": 500,
-        "message": message,
-    })
+        Err(error) => json!({
+            "metadata": {},
+            "status": "Failure",
+            "message": format!("Internal error occurred: {error}"),
+            "reason": "InternalError",
+            "details": {"causes": [{"message": error.to_string()}]},
+            "code": 500,
+        }),
+    };
+    Bytes::from(status.to_string())
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::*;
+    use balsa_link::protocol::StreamReply;
+    use balsa_link::read_message;
     use tokio::sync::oneshot;
 
-    fn session() -> (Session, tokio::io::DuplexStream, mpsc::Receiver<Control>, oneshot::Sender<CriResult<i32>>) {
-        let (process, ours) = tokio::io::duplex(1024);
-        let (output, input) = tokio::io::split(ours);
-        let (control, controls) = mpsc::channel(8);
-        let (exited, exit) = oneshot::channel();
+    use super::*;
+
+    #[tokio::test]
+    async fn output_comes_before_the_exit_code_and_input_can_end() {
+        let (client, node) = tokio::io::duplex(1 << 16);
+        let (node_read, node_write) = tokio::io::split(node);
+        let (mut client_read, mut client_write) = tokio::io::split(client);
+        let (stdin_ours, mut stdin_theirs) = tokio::io::duplex(1024);
+        let (control, mut controls) = mpsc::channel(4);
+        let (exit_tx, exit) = oneshot::channel();
         let session = Session {
-            stdin: Some(Box::new(input)),
-            stdout: Some(Box::new(output)),
-            stderr: None,
+            stdin: Some(Box::new(stdin_ours)),
+            stdout: Some(Box::new(std::io::Cursor::new(b"out".to_vec()))),
+            stderr: Some(Box::new(std::io::Cursor::new(b"err".to_vec()))),
             control,
             exit,
         };
-        (session, process, controls, exited)
-    }
-
-    #[tokio::test]
-    async fn input_reaches_the_process_and_its_exit_code_comes_last() {
-        let (session, mut process, mut controls, exited) = session();
-        let (mut client, server) = tokio::io::duplex(4096);
-        let relayed = tokio::spawn(async move {
-            let (reader, mut writer) = tokio::io::split(server);
-            relay(session, reader, &mut writer).await;
-        });
-        write_frame(&mut client, Channel::STDIN, b"hi").await.unwrap();
-        let mut got = [0; 2];
-        process.read_exact(&mut got).await.unwrap();
-        assert_eq!(&got, b"hi");
-        write_frame(&mut client, Channel::CLOSE, &[Channel::STDIN]).await.unwrap();
+        let served = tokio::spawn(serve(session, Box::new(node_read), Box::new(node_write)));
+        let reply: StreamReply = read_message(&mut client_read).await.unwrap();
+        assert_eq!(reply, StreamReply::Ok { code: 200 });
+        write_frame(&mut client_write, Channel::STDIN, b"in").await.unwrap();
+        write_frame(&mut client_write, Channel::RESIZE, br#"{"Width":80,"Height":24}"#).await.unwrap();
+        write_frame(&mut client_write, Channel::CLOSE, &[Channel::STDIN]).await.unwrap();
+        let mut typed = String::new();
+        stdin_theirs.read_to_string(&mut typed).await.unwrap();
+        assert_eq!(typed, "in");
+        assert_eq!(controls.recv().await, Some(Control::Resize { width: 80, height: 24 }));
         assert_eq!(controls.recv().await, Some(Control::CloseStdin));
-        process.write_all(b"out").await.unwrap();
-        drop(process);
-        exited.send(Ok(7)).unwrap();
-        assert_eq!(read_frame(&mut client).await.unwrap(), Some((Channel::STDOUT, b"out"[..].into())));
-        let (channel, payload) = read_frame(&mut client).await.unwrap().unwrap();
-        assert_eq!(channel, Channel::STATUS);
-        let status: Value = serde_json::from_slice(&payload).unwrap();
-        assert_eq!(status["details"]["causes"][0]["message"], "7");
-        relayed.await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn a_client_that_leaves_ends_the_process() {
-        let (session, process, mut controls, exited) = session();
-        let (client, server) = tokio::io::duplex(4096);
-        let relayed = tokio::spawn(async move {
-            let (reader, mut writer) = tokio::io::split(server);
-            relay(session, reader, &mut writer).await;
-        });
-        drop(client);
-        assert_eq!(controls.recv().await, Some(Control::Kill));
-        drop(process);
-        exited.send(Ok(137)).unwrap();
-        relayed.await.unwrap();
+        exit_tx.send(Ok(7)).unwrap();
+        let mut frames = Vec::new();
+        while let Ok(Some((channel, payload))) = read_frame(&mut client_read).await {
+            frames.push((channel, String::from_utf8(payload.to_vec()).unwrap()));
+        }
+        served.await.unwrap();
+        assert!(frames.contains(&(Channel::STDOUT, "out".to_owned())));
+        assert!(frames.contains(&(Channel::STDERR, "err".to_owned())));
+        let (channel, status) = frames.last().unwrap();
+        assert_eq!(*channel, Channel::STATUS);
+        assert!(status.contains("\"ExitCode\""), "{status}");
     }
 }

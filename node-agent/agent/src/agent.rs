@@ -1,0 +1,207 @@
+//! The life of an agent.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use balsa_client::{EventRecorder, Informer, InformerOptions};
+use balsa_cri::{Containerd, CriClient, Runtime, Streams};
+use balsa_link::agent::StreamHandler;
+use balsa_link::protocol::StreamRequest;
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use kube::Api;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, info, info_span, warn};
+
+use crate::cluster::KubeCluster;
+use crate::config::{AgentConfig, RuntimeChoice};
+use crate::containerd::{Supervisor, import_pause};
+use crate::error::Error;
+use crate::images::{Collector, Images};
+use crate::logs::Rotator;
+use crate::net;
+use crate::node::{Keeper, facts};
+use crate::objects::Objects;
+use crate::pods::admission::Offer;
+use crate::pods::sandbox::parse_resolv_conf;
+use crate::pods::{Context, Manager, Routes};
+use crate::streams::{self, Reader, Refusal, Server, Writer};
+
+/// One node's agent.
+pub struct Agent {
+    config: AgentConfig,
+    client: kube::Client,
+    /// Serves streams once everything is up.
+    server: watch::Sender<Option<Arc<Server>>>,
+}
+
+/// The runtime in both its roles, and what keeps it alive.
+struct Engine {
+    runtime: Arc<dyn Runtime>,
+    streams: Arc<dyn Streams>,
+}
+
+impl Agent {
+    /// Checks what can be checked before anything is started.
+    ///
+    /// # Errors
+    /// When not root, or when the data folder can't be made.
+    pub fn new(config: AgentConfig, client: kube::Client) -> Result<Self, Error> {
+        if !nix::unistd::geteuid().is_root() {
+            return Err(Error::NotRoot);
+        }
+        let paths = config.paths();
+        for dir in [paths.containerd(), paths.cni_bin(), paths.cni_conf(), paths.fifos(), paths.pods(), paths.logs()] {
+            std::fs::create_dir_all(&dir).map_err(Error::file("make the folder", &dir))?;
+        }
+        Ok(Self { config, client, server: watch::channel(None).0 })
+    }
+
+    /// Runs until stopped. Containers, and the agent's own containerd, go on running then.
+    ///
+    /// # Errors
+    /// When the runtime can't be started or its sandbox image can't be had; everything later is retried.
+    pub async fn run(&self, stop: CancellationToken) -> Result<(), Error> {
+        // Whatever ends this run ends its tasks.
+        let stop = stop.child_token();
+        let _guard = stop.clone().drop_guard();
+        let config = &self.config;
+        let paths = config.paths();
+
+        let nodes: Informer<Node> =
+            Informer::start(Api::all(self.client.clone()), InformerOptions::default(), stop.clone());
+        let services: Informer<Service> =
+            Informer::start(Api::all(self.client.clone()), InformerOptions::default(), stop.clone());
+        let mine = InformerOptions::fields(format!("spec.nodeName={}", config.node_name));
+        let pods: Informer<Pod> = Informer::start(Api::all(self.client.clone()), mine, stop.clone());
+        let recorder = EventRecorder::start(self.client.clone(), "kubelet", Some(&config.node_name), stop.clone());
+
+        net::install_plugin(config)?;
+        let engine = self.start_runtime(&stop).await?;
+        let version = engine.runtime.version().await.map_err(|source| Error::Runtime { what: "tell its version", source })?;
+        let facts = facts::read_facts(&config.data_dir, format!("{}://{}", version.name, version.version));
+
+        let (obstacle, obstacle_rx) = watch::channel(Some("the node's network is being set up".to_owned()));
+        let keeper = Keeper {
+            config: config.clone(),
+            client: self.client.clone(),
+            runtime: Arc::clone(&engine.runtime),
+            facts: facts.clone(),
+            recorder: recorder.clone(),
+            nodes: nodes.clone(),
+            obstacle: obstacle_rx,
+        };
+        let Some(node) = keeper.register(&stop).await else { return Ok(()) };
+        let uid = node.metadata.uid.clone().unwrap_or_default();
+        tokio::spawn(keeper.run(uid, stop.clone()).instrument(info_span!("node-status")));
+
+        let changed: Arc<Mutex<Option<Arc<Manager>>>> = Arc::default();
+        let tell = Arc::clone(&changed);
+        let on_change = move |uids: &[String]| {
+            let manager = tell.lock().clone();
+            if let Some(manager) = manager {
+                manager.objects_changed(uids);
+            }
+        };
+        let cluster = KubeCluster {
+            client: self.client.clone(),
+            objects: Objects::new(self.client.clone(), Arc::new(on_change)),
+            services: services.clone(),
+        };
+        let context = Arc::new(Context {
+            config: config.clone(),
+            paths: paths.clone(),
+            runtime: Arc::clone(&engine.runtime),
+            cluster: Arc::new(cluster),
+            recorder,
+            images: Images::new(Arc::clone(&engine.runtime), config.max_pulls),
+            sandbox_slots: Semaphore::new(config.max_sandbox_creates.max(1)),
+            routes: Routes::default(),
+            relist: Notify::new(),
+            node_dns: parse_resolv_conf(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
+            host_ips: vec![config.node_ip.to_string()],
+            cpu_milli: facts.cpu_milli,
+            memory: facts.memory,
+        });
+        let offer = Offer {
+            cpu_milli: facts.cpu_milli,
+            memory: facts.memory - facts::RESERVED_MEMORY,
+            pods: i64::from(config.max_pods),
+            labels: node.metadata.labels.clone().unwrap_or_default(),
+        };
+
+        if !net::set_up(config, &self.client, &nodes, &services, &pods, &stop).await? {
+            return Ok(());
+        }
+        obstacle.send_replace(None);
+        info!("the node is up");
+
+        let manager = Manager::new(Arc::clone(&context), offer, pods, stop.clone());
+        *changed.lock() = Some(Arc::clone(&manager));
+        let server = Server { context, streams: engine.streams, manager: Arc::clone(&manager) };
+        self.server.send_replace(Some(Arc::new(server)));
+        let rotator = Rotator { runtime: Arc::clone(&engine.runtime), folder: paths.logs() };
+        tokio::spawn(rotator.run(stop.clone()).instrument(info_span!("log-rotation")));
+        let collector = Collector { runtime: engine.runtime, folder: config.data_dir.clone() };
+        tokio::spawn(collector.run(stop.clone()).instrument(info_span!("image-collection")));
+        manager.run().await;
+        stop.cancelled().await;
+        Ok(())
+    }
+
+    /// Starts or adopts the runtime and gives it the sandbox image.
+    async fn start_runtime(&self, stop: &CancellationToken) -> Result<Engine, Error> {
+        let paths = self.config.paths();
+        match &self.config.runtime {
+            RuntimeChoice::Supervised { containerd } => {
+                let ctr = beside(containerd, "ctr");
+                let runtime = Containerd::new(paths.socket(), paths.fifos(), ctr);
+                let supervisor = Supervisor::new(containerd, paths.clone(), runtime.clone())?;
+                let process = supervisor.start().await?;
+                let kept = stop.clone();
+                let keep = async move { supervisor.keep(process, kept).await };
+                tokio::spawn(keep.instrument(info_span!("containerd")));
+                let imported = import_pause(&runtime, &paths.containerd()).await;
+                imported.map_err(|source| Error::Runtime { what: "import the sandbox image", source })?;
+                let runtime = Arc::new(runtime);
+                Ok(Engine { runtime: Arc::clone(&runtime) as _, streams: runtime })
+            }
+            RuntimeChoice::Existing { endpoint } => {
+                let cri = CriClient::new(endpoint);
+                let version = cri.version().await;
+                let version = version.map_err(|source| Error::Runtime { what: "tell its version", source })?;
+                if version.name != "containerd" {
+                    let runtime = Arc::new(cri);
+                    return Ok(Engine { runtime: Arc::clone(&runtime) as _, streams: runtime });
+                }
+                let runtime = Arc::new(Containerd::new(endpoint, paths.fifos(), Path::new("ctr")));
+                if let Err(error) = import_pause(&*runtime, &paths.containerd()).await {
+                    // It is configured by somebody else, perhaps with another sandbox image.
+                    warn!(%error, "could not import the sandbox image");
+                }
+                Ok(Engine { runtime: Arc::clone(&runtime) as _, streams: runtime })
+            }
+        }
+    }
+}
+
+/// A program that comes in the same package.
+fn beside(program: &Path, name: &str) -> PathBuf {
+    match program.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir.join(name),
+        _ => PathBuf::from(name),
+    }
+}
+
+#[async_trait]
+impl StreamHandler for Agent {
+    async fn serve(&self, request: StreamRequest, reader: Reader, writer: Writer) {
+        let server = self.server.borrow().clone();
+        match server {
+            Some(server) => server.serve(request, reader, writer).await,
+            None => streams::refuse(writer, Refusal::unavailable("the node is starting")).await,
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! containerd's configuration file. Version 2 of the format is read by 1.6 and 1.7, and migrated by 2.x.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::config::Paths;
+
+/// Plugins that cost start time and memory and are never used.
+const DISABLED: [&str; 7] = [
+    "io.containerd.snapshotter.v1.btrfs",
+    "io.containerd.snapshotter.v1.zfs",
+    "io.containerd.snapshotter.v1.aufs",
+    "io.containerd.snapshotter.v1.devmapper",
+    "io.containerd.tracing.processor.v1.otlp",
+    "io.containerd.internal.v1.tracing",
+    "io.containerd.internal.v1.opt",
+];
+
+/// `CAP_SYS_RESOURCE`, by number.
+const CAP_SYS_RESOURCE: u32 = 24;
+
+#[derive(Serialize)]
+struct File {
+    version: u32,
+    root: PathBuf,
+    state: PathBuf,
+    oom_score: i32,
+    disabled_plugins: Vec<&'static str>,
+    grpc: Value,
+    plugins: Value,
+}
+
+/// Writes the configuration and answers with its path.
+pub(crate) fn write(paths: &Paths) -> io::Result<PathBuf> {
+    let dir = paths.containerd();
+    std::fs::create_dir_all(&dir)?;
+    let path = dir.join("config.toml");
+    let text = toml::to_string(&file(paths, may_lower_oom_score())).map_err(io::Error::other)?;
+    std::fs::write(&path, text)?;
+    Ok(path)
+}
+
+/// Without the capability, a negative out-of-memory score makes runc fail obscurely.
+fn may_lower_oom_score() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    effective_capabilities(&status).is_some_and(|capabilities| capabilities & (1 << CAP_SYS_RESOURCE) != 0)
+}
+
+fn effective_capabilities(status: &str) -> Option<u64> {
+    let hex = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(hex.trim(), 16).ok()
+}
+
+fn file(paths: &Paths, may_lower_oom_score: bool) -> File {
+    let dir = paths.containerd();
+    let text = |path: &Path| path.display().to_string();
+    let cri = json!({
+        "sandbox_image": super::PAUSE_IMAGE,
+        "disable_apparmor": !Path::new("/sys/kernel/security/apparmor").exists(),
+        "disable_hugetlb_controller": true,
+        "tolerate_missing_hugetlb_controller": true,
+        "restrict_oom_score_adj": !may_lower_oom_score,
+        "stream_server_address": "127.0.0.1",
+        "stream_server_port": "0",
+        // Without it all containerds of a machine would share /var/run/netns.
+        "netns_mounts_under_state_dir": true,
+        "enable_selinux": false,
+        "max_concurrent_downloads": 3,
+        "containerd": {
+            "snapshotter": "overlayfs",
+            "default_runtime_name": "runc",
+            "runtimes": {"runc": {
+                "runtime_type": "io.containerd.runc.v2",
+                "options": {"SystemdCgroup": false},
+            }},
+        },
+        "cni": {"bin_dir": text(&paths.cni_bin()), "conf_dir": text(&paths.cni_conf())},
+        "registry": {"config_path": text(&dir.join("certs.d"))},
+    });
+    File {
+        version: 2,
+        root: dir.join("root"),
+        state: dir.join("state"),
+        oom_score: 0,
+        disabled_plugins: DISABLED.to_vec(),
+        grpc: json!({"address": text(&paths.socket())}),
+        plugins: json!({"io.containerd.grpc.v1.cri": cri}),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::config::AgentConfig;
+
+    #[test]
+    fn everything_that_nodes_of_one_machine_must_not_share_is_under_the_data_folder() {
+        let paths = AgentConfig::new("a", [127, 0, 0, 1].into(), "/data/a").paths();
+        let text = toml::to_string(&file(&paths, false)).unwrap();
+        for line in [
+            "root = \"/data/a/containerd/root\"",
+            "state = \"/data/a/containerd/state\"",
+            "address = \"/data/a/containerd.sock\"",
+            "bin_dir = \"/data/a/cni/bin\"",
+            "netns_mounts_under_state_dir = true",
+            "restrict_oom_score_adj = true",
+        ] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
+    }
+
+    #[test]
+    fn capabilities_are_read_from_the_process_status() {
+        assert_eq!(effective_capabilities("Name:\tx\nCapEff:\t0000000001000000\n"), Some(1 << 24));
+        assert_eq!(effective_capabilities(""), None);
+    }
+}

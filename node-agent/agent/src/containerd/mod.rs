@@ -1,0 +1,9 @@
+//! The agent's own containerd: its configuration, its process, and the sandbox image that it needs.
+
+mod config;
+mod pause;
+mod process;
+
+pub(crate) use config::write as write_config;
+pub(crate) use pause::{IMAGE as PAUSE_IMAGE, import as import_pause};
+pub(crate) use process::Supervisor;

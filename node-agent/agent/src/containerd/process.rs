@@ -1,0 +1,190 @@
+//! containerd's process. It outlives the agent: a new agent finds it by its socket and goes on with it.
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use balsa_cri::{Containerd, Runtime};
+use tokio::io::unix::AsyncFd;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::write_config;
+use crate::config::Paths;
+use crate::error::Error;
+
+/// How long containerd may take to answer.
+const START_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Pause between two looks at whether it answers.
+const POLL: Duration = Duration::from_millis(10);
+
+/// Pauses between restarts of a containerd that dies.
+const RESTART: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+
+/// Starts, adopts and restarts containerd.
+pub(crate) struct Supervisor {
+    program: PathBuf,
+    paths: Paths,
+    runtime: Containerd,
+}
+
+impl Supervisor {
+    /// Checks that there is something to start.
+    pub(crate) fn new(program: &Path, paths: Paths, runtime: Containerd) -> Result<Self, Error> {
+        if paths.socket().as_os_str().len() > 100 {
+            return Err(Error::PathTooLong { path: paths.socket() });
+        }
+        let program = find(program).ok_or_else(|| Error::NoContainerd { program: program.display().to_string() })?;
+        Ok(Self { program, paths, runtime })
+    }
+
+    /// Adopts a running containerd or starts one, and waits until it answers.
+    pub(crate) async fn start(&self) -> Result<OwnedFd, Error> {
+        if let Some(process) = self.adopt().await {
+            return Ok(process);
+        }
+        let config = write_config(&self.paths).map_err(Error::file("write", self.paths.containerd()))?;
+        let process = self.spawn(&config)?;
+        self.await_answer().await?;
+        Ok(process)
+    }
+
+    /// Restarts containerd whenever it dies, until stopped; leaves it running then.
+    pub(crate) async fn keep(&self, process: OwnedFd, stop: CancellationToken) {
+        let mut process = process;
+        let mut pause = RESTART.0;
+        loop {
+            let born = Instant::now();
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = ended(process) => {}
+            }
+            if born.elapsed() > RESTART.1 {
+                pause = RESTART.0;
+            }
+            error!(log = %self.log().display(), "containerd has died, restarting it");
+            process = loop {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(pause) => {}
+                }
+                pause = (pause * 2).min(RESTART.1);
+                match self.start().await {
+                    Ok(process) => break process,
+                    Err(error) => error!(%error, "could not restart containerd"),
+                }
+            };
+        }
+    }
+
+    fn log(&self) -> PathBuf {
+        self.paths.containerd().join("containerd.log")
+    }
+
+    fn pid_file(&self) -> PathBuf {
+        self.paths.containerd().join("containerd.pid")
+    }
+
+    /// The containerd of an earlier agent, if it lives and answers. One that lives without answering is killed.
+    async fn adopt(&self) -> Option<OwnedFd> {
+        let pid: i32 = std::fs::read_to_string(self.pid_file()).ok()?.trim().parse().ok()?;
+        let process = pidfd(pid)?;
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        // The number may be somebody else's by now.
+        let ours = self.paths.containerd().join("config.toml");
+        if !String::from_utf8_lossy(&command).contains(&*ours.to_string_lossy()) {
+            return None;
+        }
+        let answer = tokio::time::timeout(Duration::from_secs(5), self.runtime.version()).await;
+        if let Ok(Ok(version)) = answer {
+            info!(pid, version = version.version, "adopted the running containerd");
+            return Some(process);
+        }
+        warn!(pid, "the running containerd does not answer, killing it");
+        // SAFETY: a plain system call; the pid was checked to be our containerd.
+        unsafe { libc::kill(pid, libc::SIGKILL) };
+        ended(process).await;
+        None
+    }
+
+    fn spawn(&self, config: &Path) -> Result<OwnedFd, Error> {
+        let log = self.log();
+        let open = || File::options().create(true).append(true).open(&log);
+        let out = open().map_err(Error::file("open", &log))?;
+        let err = open().map_err(Error::file("open", &log))?;
+        let mut command = Command::new(&self.program);
+        command.arg("--config").arg(config).stdin(Stdio::null()).stdout(out).stderr(err);
+        // A session of its own: signals to the agent's group must not reach it.
+        // SAFETY: setsid is async-signal-safe.
+        unsafe {
+            command.pre_exec(|| if libc::setsid() < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) });
+        }
+        let mut child = command.spawn().map_err(Error::file("run", &self.program))?;
+        let pid = child.id();
+        std::fs::write(self.pid_file(), pid.to_string()).map_err(Error::file("write", self.pid_file()))?;
+        info!(pid, "containerd started");
+        let process = pidfd(pid as i32).ok_or_else(|| Error::Containerd {
+            socket: self.paths.socket(),
+            log: self.log(),
+            message: "it died at once".to_owned(),
+        });
+        // Reaps it, whenever that is; a thread costs less than a signal handler shared with others.
+        std::thread::Builder::new()
+            .name("containerd-reaper".to_owned())
+            .spawn(move || child.wait())
+            .map_err(Error::file("start a thread for", &self.program))?;
+        process
+    }
+
+    async fn await_answer(&self) -> Result<(), Error> {
+        let deadline = Instant::now() + START_DEADLINE;
+        loop {
+            let answer = tokio::time::timeout(Duration::from_secs(2), self.runtime.version()).await;
+            let message = match answer {
+                Ok(Ok(_)) => return Ok(()),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "no answer".to_owned(),
+            };
+            if Instant::now() > deadline {
+                return Err(Error::Containerd { socket: self.paths.socket(), log: self.log(), message });
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+}
+
+/// The program by its path, or looked up in `PATH`.
+pub(crate) fn find(program: &Path) -> Option<PathBuf> {
+    if program.components().count() > 1 {
+        return program.is_file().then(|| program.to_owned());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
+    let extra = ["/usr/sbin", "/sbin", "/usr/local/bin"].map(PathBuf::from);
+    std::env::split_paths(&path).chain(extra).map(|dir| dir.join(program)).find(|path| path.is_file())
+}
+
+fn pidfd(pid: i32) -> Option<OwnedFd> {
+    // SAFETY: a plain system call; the descriptor it answers with is ours.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    // SAFETY: checked to be a descriptor, owned by nobody else.
+    (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Waits until a process has ended.
+async fn ended(process: OwnedFd) {
+    let raw = process.as_raw_fd();
+    match AsyncFd::with_interest(process, tokio::io::Interest::READABLE) {
+        Ok(fd) => {
+            let _ = fd.readable().await;
+        }
+        Err(error) => {
+            error!(%error, fd = raw, "cannot watch containerd's process");
+            std::future::pending::<()>().await;
+        }
+    }
+}

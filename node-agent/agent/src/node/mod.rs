@@ -1,0 +1,234 @@
+//! The Node object: registration, status, Lease.
+
+pub(crate) mod facts;
+mod lease;
+mod object;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use balsa_client::{EventRecorder, EventType, Informer};
+use balsa_cri::Runtime;
+use k8s_openapi::api::core::v1::{Node, NodeCondition, ObjectReference};
+use kube::Api;
+use kube::api::{Patch, PatchParams, PostParams};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, info, info_span, warn};
+
+use crate::config::AgentConfig;
+use facts::Facts;
+
+/// How often conditions are looked at.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// How often the status is written even if nothing changed.
+const HEARTBEAT: Duration = Duration::from_secs(300);
+
+/// Pause between attempts to register.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// Time allowed to a call.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Keeps the Node object.
+pub(crate) struct Keeper {
+    pub(crate) config: AgentConfig,
+    pub(crate) client: kube::Client,
+    pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) facts: Facts,
+    pub(crate) recorder: EventRecorder,
+    pub(crate) nodes: Informer<Node>,
+    /// Why the node can't run pods yet; `None` when it can.
+    pub(crate) obstacle: watch::Receiver<Option<String>>,
+}
+
+impl Keeper {
+    /// Creates the Node object, or brings its labels up to date; tries until it works.
+    pub(crate) async fn register(&self, stop: &CancellationToken) -> Option<Node> {
+        let mut told = false;
+        loop {
+            match tokio::time::timeout(DEADLINE, self.try_register()).await {
+                Ok(Ok(node)) => return Some(node),
+                Ok(Err(error)) if !told => {
+                    told = true;
+                    warn!(%error, "cannot register the node yet, trying on");
+                }
+                _ => {}
+            }
+            tokio::select! {
+                () = stop.cancelled() => return None,
+                () = tokio::time::sleep(RETRY) => {}
+            }
+        }
+    }
+
+    async fn try_register(&self) -> Result<Node, kube::Error> {
+        let api: Api<Node> = Api::all(self.client.clone());
+        let name = &self.config.node_name;
+        if let Some(known) = api.get_opt(name).await? {
+            let patch = json!({"metadata": {"labels": object::labels(&self.config)}});
+            let missing = object::labels(&self.config)
+                .iter()
+                .any(|(key, value)| known.metadata.labels.as_ref().and_then(|labels| labels.get(key)) != Some(value));
+            return if missing {
+                api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await
+            } else {
+                Ok(known)
+            };
+        }
+        let node = object::node(&self.config, &self.facts);
+        match api.create(&PostParams::default(), &node).await {
+            Ok(node) => {
+                info!("node registered");
+                Ok(node)
+            }
+            Err(kube::Error::Api(status)) if status.code == 409 => api.get(name).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes status and Lease until stopped.
+    pub(crate) async fn run(self, uid: String, stop: CancellationToken) {
+        let lease = lease::Lease {
+            client: self.client.clone(),
+            node: self.config.node_name.clone(),
+            uid,
+            seconds: self.config.lease_seconds(),
+            period: self.config.lease_period(),
+        };
+        let renew = lease.run(stop.clone()).instrument(info_span!("lease"));
+        tokio::join!(renew, self.keep_status(stop));
+    }
+
+    async fn keep_status(mut self, stop: CancellationToken) {
+        let mut written: Option<(Value, Instant)> = None;
+        let mut changed = std::pin::pin!(self.node_changes());
+        let mut was_ready = None;
+        let mut pause = LOOK;
+        loop {
+            let status = self.status().await;
+            let ready = object::is_ready(&status);
+            let stale = written.as_ref().is_none_or(|(_, at)| at.elapsed() >= HEARTBEAT);
+            let mut wanted = serde_json::to_value(&status).unwrap_or_default();
+            if stale || written.as_ref().map(|(last, _)| last) != Some(&object::without_times(&wanted)) || self.overruled(ready) {
+                match self.write(&mut wanted).await {
+                    Ok(()) => {
+                        written = Some((object::without_times(&wanted), Instant::now()));
+                        pause = LOOK;
+                        if was_ready != Some(ready) {
+                            was_ready = Some(ready);
+                            self.tell_readiness(ready);
+                        }
+                    }
+                    Err(error) => {
+                        warn!(error, "could not write the node's status");
+                        pause = (pause / 10).max(RETRY);
+                    }
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+                _ = self.obstacle.changed() => {}
+                () = &mut changed => changed.set(self.node_changes()),
+            }
+        }
+    }
+
+    /// Waits until somebody else changes the Node: the node lifecycle controller may have given it up.
+    fn node_changes(&self) -> impl Future<Output = ()> + use<> {
+        let mut changes = self.nodes.subscribe(16);
+        let name = self.config.node_name.clone();
+        async move {
+            let mut first = true;
+            loop {
+                let own = match changes.next().await {
+                    Some(balsa_client::Delta::Updated { new, .. }) => new.metadata.name.as_ref() == Some(&name),
+                    Some(balsa_client::Delta::Added(node)) if first => {
+                        first = node.metadata.name.as_ref() != Some(&name);
+                        false
+                    }
+                    Some(_) => false,
+                    None => true,
+                };
+                if own {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Does the API say otherwise than we do about being ready?
+    fn overruled(&self, ready: bool) -> bool {
+        let Some(node) = self.nodes.get("", &self.config.node_name) else { return false };
+        node.status.as_ref().is_some_and(|status| object::is_ready(status) != ready)
+    }
+
+    async fn status(&self) -> k8s_openapi::api::core::v1::NodeStatus {
+        let known = self.nodes.get("", &self.config.node_name);
+        let old: Vec<NodeCondition> =
+            known.and_then(|node| node.status.as_ref()?.conditions.clone()).unwrap_or_default();
+        let obstacle = self.obstacle.borrow().clone();
+        let obstacle = match obstacle {
+            Some(obstacle) => Some(obstacle),
+            None => self.runtime_trouble().await,
+        };
+        let images = self.runtime.list_images().await.unwrap_or_default();
+        let pressure = facts::pressure(&self.config.data_dir);
+        object::status(&self.config, &self.facts, &pressure, obstacle, &images, &old)
+    }
+
+    async fn runtime_trouble(&self) -> Option<String> {
+        match self.runtime.status().await {
+            Ok(status) => {
+                if let Some(problem) = status.problem("RuntimeReady") {
+                    let (reason, message) = (&problem.reason, &problem.message);
+                    return Some(format!("container runtime not ready: RuntimeReady=false reason:{reason} message:{message}"));
+                }
+                status.problem("NetworkReady").map(|problem| {
+                    let (reason, message) = (&problem.reason, &problem.message);
+                    format!("container runtime network not ready: NetworkReady=false reason:{reason} message:{message}")
+                })
+            }
+            Err(error) => Some(format!("container runtime is down: {error}")),
+        }
+    }
+
+    async fn write(&self, status: &mut Value) -> Result<(), String> {
+        let api: Api<Node> = Api::all(self.client.clone());
+        object::stamp(status);
+        let mut patch = json!({"status": status});
+        // Strategic merge would merge addresses by type and keep old ones.
+        if let Some(addresses) = patch.pointer_mut("/status/addresses").and_then(Value::as_array_mut) {
+            addresses.insert(0, json!({"$patch": "replace"}));
+        }
+        let params = PatchParams::default();
+        let patch = Patch::Strategic(&patch);
+        let write = api.patch_status(&self.config.node_name, &params, &patch);
+        match tokio::time::timeout(DEADLINE, write).await {
+            Ok(Ok(_)) => Ok(()),
+            // Somebody removed the Node: it is made again.
+            Ok(Err(kube::Error::Api(status))) if status.code == 404 => {
+                self.try_register().await.map(|_| ()).map_err(|error| error.to_string())?;
+                Err("the Node was missing and was made again".to_owned())
+            }
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("no answer".to_owned()),
+        }
+    }
+
+    fn tell_readiness(&self, ready: bool) {
+        let (reason, words) = if ready { ("NodeReady", "NodeReady") } else { ("NodeNotReady", "NodeNotReady") };
+        let name = &self.config.node_name;
+        let about = ObjectReference {
+            kind: Some("Node".to_owned()),
+            name: Some(name.clone()),
+            uid: Some(name.clone()),
+            ..ObjectReference::default()
+        };
+        self.recorder.report(about, EventType::Normal, reason, format!("Node {name} status is now: {words}"));
+    }
+}

@@ -1,0 +1,283 @@
+//! Starts workers, hands out events, and cleans up after pods that went while nobody looked.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use balsa_client::{Delta, EventType, Informer};
+use balsa_cri::RuntimeEvent;
+use k8s_openapi::api::core::v1::Pod;
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, info, info_span, warn};
+
+use super::admission::{self, Offer};
+use super::context::Context;
+use super::mailbox::{Mailbox, Snapshot};
+use super::ops;
+use super::sandbox::labels;
+use super::worker::Worker;
+
+/// How often the whole runtime is looked at, in case an event was lost.
+const RELIST: Duration = Duration::from_secs(30);
+
+/// Least time between two looks that workers asked for.
+const RELIST_PAUSE: Duration = Duration::from_millis(500);
+
+/// The workers of all pods.
+pub(crate) struct Manager {
+    context: Arc<Context>,
+    offer: Offer,
+    pods: Informer<Pod>,
+    /// Mailboxes by pod UID. Never locked while a worker is told something that takes long: telling is a push.
+    workers: Arc<Mutex<HashMap<String, Arc<Mailbox>>>>,
+    stop: CancellationToken,
+}
+
+impl Manager {
+    pub(crate) fn new(context: Arc<Context>, offer: Offer, pods: Informer<Pod>, stop: CancellationToken) -> Arc<Self> {
+        Arc::new(Self { context, offer, pods, workers: Arc::default(), stop })
+    }
+
+    /// Runs until stopped. Workers stop with it; containers do not.
+    pub(crate) async fn run(self: Arc<Self>) {
+        // Nothing is done to any pod before both sides are known: what runs must not be started again, and
+        // what is missing from a half-read list must not be cleaned up.
+        tokio::select! {
+            () = self.stop.cancelled() => return,
+            () = self.pods.synced() => {}
+        }
+        let (events_tx, events) = mpsc::channel(1024);
+        let runtime = Arc::clone(&self.context.runtime);
+        let stop = self.stop.clone();
+        let watch = async move { runtime.watch_events(events_tx, stop).await };
+        tokio::spawn(watch.instrument(info_span!("runtime-events")));
+
+        let Some(mut snapshots) = self.first_look().await else { return };
+        for pod in self.pods.list() {
+            self.take_on(&pod, snapshots.remove(uid(&pod)).unwrap_or_default());
+        }
+        self.clean_up_strays(&snapshots).await;
+        let manager = Arc::clone(&self);
+        self.pods.on_change(move |delta| manager.pod_changed(delta));
+        self.follow(events).await;
+    }
+
+    async fn first_look(&self) -> Option<HashMap<String, Snapshot>> {
+        loop {
+            match self.look().await {
+                Ok(snapshots) => return Some(snapshots),
+                Err(error) => warn!(%error, "cannot list what the runtime has, trying again"),
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => return None,
+                () = tokio::time::sleep(Duration::from_millis(200)) => {}
+            }
+        }
+    }
+
+    /// Everything that the runtime has, by pod UID.
+    async fn look(&self) -> balsa_cri::Result<HashMap<String, Snapshot>> {
+        let runtime = &self.context.runtime;
+        let (sandboxes, containers) = tokio::try_join!(runtime.list_sandboxes(), runtime.list_containers())?;
+        let mut snapshots: HashMap<String, Snapshot> = HashMap::new();
+        for sandbox in sandboxes {
+            self.context.routes.add(&sandbox.id, &sandbox.uid);
+            snapshots.entry(sandbox.uid.clone()).or_default().sandboxes.push(sandbox);
+        }
+        for container in containers {
+            // Containers without the label are not pods' (somebody used the runtime by hand).
+            let Some(uid) = container.labels.get(labels::POD_UID) else { continue };
+            self.context.routes.add(&container.id, uid);
+            snapshots.entry(uid.clone()).or_default().containers.push(container);
+        }
+        Ok(snapshots)
+    }
+
+    fn pod_changed(self: &Arc<Self>, delta: &Delta<Pod>) {
+        match delta {
+            Delta::Deleted(pod) => self.pod_gone(pod),
+            Delta::Added(pod) => self.pod_is(pod),
+            Delta::Updated { old, new } => {
+                // A namesake: the watch was away when one went and the other came.
+                if uid(old) != uid(new) {
+                    self.pod_gone(old);
+                }
+                self.pod_is(new);
+            }
+        }
+    }
+
+    fn pod_gone(&self, pod: &Arc<Pod>) {
+        let mailbox = self.workers.lock().get(uid(pod)).cloned();
+        if let Some(mailbox) = mailbox {
+            let pod = Arc::clone(pod);
+            mailbox.tell(|news| {
+                news.pod = Some(pod);
+                news.gone = true;
+            });
+        }
+    }
+
+    fn pod_is(&self, pod: &Arc<Pod>) {
+        let known = self.workers.lock().get(uid(pod)).cloned();
+        match known {
+            Some(mailbox) => {
+                let pod = Arc::clone(pod);
+                mailbox.tell(|news| news.pod = Some(pod));
+            }
+            None => self.take_on(pod, Snapshot::default()),
+        }
+    }
+
+    /// Starts a worker for a pod.
+    fn take_on(&self, pod: &Arc<Pod>, snapshot: Snapshot) {
+        let uid = uid(pod).to_owned();
+        let mailbox = Arc::new(Mailbox::default());
+        if self.workers.lock().insert(uid.clone(), Arc::clone(&mailbox)).is_some() {
+            warn!(uid, "a pod was taken on twice");
+        }
+        let refused = self.refuse(pod, &snapshot);
+        let mut worker = Worker::new(Arc::clone(&self.context), mailbox, Arc::clone(pod), refused);
+        let (workers, stop) = (Arc::clone(&self.workers), self.stop.clone());
+        let span = info_span!("pod", pod = balsa_pod::spec::display_name(pod), uid);
+        let run = async move {
+            worker.adopt(snapshot).await;
+            worker.run(stop).await;
+            workers.lock().remove(&uid);
+        };
+        tokio::spawn(run.instrument(span));
+    }
+
+    /// Checks a pod that is new to the node.
+    fn refuse(&self, pod: &Pod, snapshot: &Snapshot) -> Option<(String, String)> {
+        let status = pod.status.as_ref();
+        let begun = status.is_some_and(|status| status.start_time.is_some()) || !snapshot.sandboxes.is_empty();
+        if begun || pod.metadata.deletion_timestamp.is_some() || admission::ended(pod) {
+            return None;
+        }
+        let known: HashSet<String> = self.workers.lock().keys().cloned().collect();
+        let mut others = self.pods.list();
+        others.retain(|other| uid(other) != uid(pod) && known.contains(uid(other)));
+        let refused = admission::refuse(pod, &others, &self.offer);
+        if let Some((reason, message)) = &refused {
+            self.context.event(pod, EventType::Warning, reason, message.clone());
+        }
+        refused
+    }
+
+    async fn follow(&self, mut events: mpsc::Receiver<RuntimeEvent>) {
+        let mut next_look = Instant::now() + RELIST;
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                event = events.recv() => match event {
+                    Some(RuntimeEvent::Resync) => next_look = Instant::now(),
+                    Some(event) => self.dispatch(event),
+                    None => return,
+                },
+                () = self.context.relist.notified() => next_look = next_look.min(Instant::now() + RELIST_PAUSE),
+                () = tokio::time::sleep_until(next_look) => {
+                    self.look_again().await;
+                    next_look = Instant::now() + RELIST;
+                }
+            }
+        }
+    }
+
+    fn dispatch(&self, event: RuntimeEvent) {
+        let id = match &event {
+            RuntimeEvent::Exited { id, .. } | RuntimeEvent::Oom { id } | RuntimeEvent::Changed { id, .. } => id.clone(),
+            RuntimeEvent::Resync => return,
+        };
+        let owner = self.context.routes.get(&id);
+        let Some(mailbox) = owner.and_then(|uid| self.workers.lock().get(&uid).cloned()) else { return };
+        mailbox.tell(|news| match event {
+            RuntimeEvent::Exited { code, at, .. } => {
+                news.exits.insert(id, (code, at));
+            }
+            RuntimeEvent::Oom { .. } => {
+                news.ooms.insert(id);
+            }
+            RuntimeEvent::Changed { .. } => {
+                news.changed.insert(id);
+            }
+            RuntimeEvent::Resync => {}
+        });
+    }
+
+    async fn look_again(&self) {
+        let asked = Instant::now();
+        let mut snapshots = match self.look().await {
+            Ok(snapshots) => snapshots,
+            Err(error) => {
+                warn!(%error, "cannot list what the runtime has");
+                return;
+            }
+        };
+        for (uid, mailbox) in self.workers.lock().iter() {
+            let snapshot = snapshots.remove(uid).unwrap_or_default();
+            mailbox.tell(|news| news.snapshot = Some((asked, snapshot)));
+        }
+        self.clean_up_strays(&snapshots).await;
+    }
+
+    /// Ends pods that the runtime has and the API has not, and removes folders of pods that neither has.
+    async fn clean_up_strays(&self, snapshots: &HashMap<String, Snapshot>) {
+        let known = |uid: &str| self.workers.lock().contains_key(uid);
+        let mut strays: HashMap<String, (String, String)> = HashMap::new();
+        for (uid, snapshot) in snapshots.iter().filter(|(uid, _)| !uid.is_empty() && !known(uid)) {
+            let names = snapshot.sandboxes.first().map(|sandbox| (sandbox.namespace.clone(), sandbox.name.clone()));
+            strays.insert(uid.clone(), names.unwrap_or_default());
+        }
+        for name in folder_names(&self.context.paths.pods()) {
+            if !known(&name) {
+                strays.entry(name).or_default();
+            }
+        }
+        for name in folder_names(&self.context.paths.logs()) {
+            let mut parts = name.splitn(3, '_').map(str::to_owned);
+            if let (Some(namespace), Some(pod), Some(uid)) = (parts.next(), parts.next(), parts.next())
+                && !known(&uid)
+            {
+                strays.insert(uid, (namespace, pod));
+            }
+        }
+        for (uid, (namespace, name)) in strays {
+            info!(uid, namespace, name, "cleaning up after a pod that is no more");
+            if let Err(error) = ops::clean_up(&self.context, &namespace, &name, &uid).await {
+                warn!(error, uid, "could not clean up after a pod");
+            }
+            self.context.routes.forget(&uid);
+        }
+    }
+
+    /// Tells pods that objects they refer to have changed.
+    pub(crate) fn objects_changed(&self, uids: &[String]) {
+        let workers = self.workers.lock();
+        for mailbox in uids.iter().filter_map(|uid| workers.get(uid)) {
+            mailbox.tell(|news| news.objects_changed = true);
+        }
+    }
+
+    /// All pods of the node as the API has them.
+    pub(crate) fn pods(&self) -> Vec<Arc<Pod>> {
+        self.pods.list()
+    }
+
+    /// A pod by namespace and name.
+    pub(crate) fn pod(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
+        self.pods.get(namespace, name)
+    }
+}
+
+fn uid(pod: &Pod) -> &str {
+    pod.metadata.uid.as_deref().unwrap_or_default()
+}
+
+fn folder_names(dir: &std::path::Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}

@@ -1,0 +1,24 @@
+//! The pods of this node. The [`Manager`] starts one [`worker`] per pod and hands it what concerns it; the
+//! worker asks the reducer of `balsa-pod` and takes the steps it plans.
+
+pub(crate) mod admission;
+pub(crate) mod container;
+mod context;
+pub(crate) mod env;
+pub(crate) mod fields;
+mod hooks;
+mod mailbox;
+mod manager;
+mod observe;
+mod ops;
+pub(crate) mod resources;
+pub(crate) mod sandbox;
+pub(crate) mod security;
+mod status;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+pub(crate) use context::{Context, Routes};
+pub(crate) use mailbox::Mailbox;
+pub(crate) use manager::Manager;

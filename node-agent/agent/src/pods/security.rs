@@ -1,0 +1,150 @@
+//! Security contexts to what the runtime wants.
+
+use balsa_cri::{ContainerSecurity, Image, NamespaceMode, Namespaces, Seccomp};
+use k8s_openapi::api::core::v1::{Container, PodSpec, SeccompProfile, SecurityContext};
+
+/// Hidden from containers that are not privileged.
+const MASKED: [&str; 11] = [
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+];
+
+/// Read-only to containers that are not privileged.
+const READONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// Namespaces of the pod's sandbox.
+pub(crate) fn sandbox_namespaces(spec: &PodSpec) -> Namespaces {
+    let host = |wanted: Option<bool>, otherwise| if wanted == Some(true) { NamespaceMode::Node } else { otherwise };
+    let pid = if spec.share_process_namespace == Some(true) { NamespaceMode::Pod } else { NamespaceMode::Container };
+    Namespaces {
+        network: host(spec.host_network, NamespaceMode::Pod),
+        pid: host(spec.host_pid, pid),
+        ipc: host(spec.host_ipc, NamespaceMode::Pod),
+        target: String::new(),
+    }
+}
+
+/// Does any container want all rights?
+pub(crate) fn any_privileged(spec: &PodSpec) -> bool {
+    let privileged = |container: &Container| {
+        container.security_context.as_ref().and_then(|context| context.privileged).unwrap_or(false)
+    };
+    spec.init_containers.iter().flatten().chain(&spec.containers).any(privileged)
+}
+
+pub(crate) fn seccomp(profile: Option<&SeccompProfile>) -> Seccomp {
+    match profile {
+        Some(profile) if profile.type_ == "RuntimeDefault" => Seccomp::RuntimeDefault,
+        Some(profile) if profile.type_ == "Localhost" => {
+            Seccomp::Localhost(profile.localhost_profile.clone().unwrap_or_default())
+        }
+        _ => Seccomp::Unconfined,
+    }
+}
+
+/// What a container's process may; the error is for people (`CreateContainerConfigError`).
+pub(crate) fn container(
+    spec: &PodSpec,
+    container: &Container,
+    image: &Image,
+    extra_groups: &[i64],
+) -> Result<ContainerSecurity, String> {
+    let pod = spec.security_context.clone().unwrap_or_default();
+    let own = container.security_context.clone().unwrap_or_default();
+    let user = own.run_as_user.or(pod.run_as_user);
+    let non_root = own.run_as_non_root.or(pod.run_as_non_root).unwrap_or(false);
+    if non_root {
+        check_non_root(user, image, &container.name)?;
+    }
+    let privileged = own.privileged.unwrap_or(false);
+    let user_from_image = user.is_none();
+    let mut groups = pod.supplemental_groups.clone().unwrap_or_default();
+    groups.extend(pod.fs_group);
+    groups.extend_from_slice(extra_groups);
+    let seccomp_profile = own.seccomp_profile.as_ref().or(pod.seccomp_profile.as_ref());
+    let unmasked = privileged || own.proc_mount.as_deref() == Some("Unmasked");
+    let paths = |list: &[&str]| {
+        if unmasked { Vec::new() } else { list.iter().map(|path| (*path).to_owned()).collect() }
+    };
+    let (add_capabilities, drop_capabilities) = capabilities(&own);
+    Ok(ContainerSecurity {
+        privileged,
+        add_capabilities,
+        drop_capabilities,
+        namespaces: sandbox_namespaces(spec),
+        run_as_user: user.or_else(|| image.uid.filter(|_| user_from_image)),
+        run_as_group: own.run_as_group.or(pod.run_as_group),
+        run_as_username: if user_from_image { image.username.clone() } else { String::new() },
+        readonly_rootfs: own.read_only_root_filesystem.unwrap_or(false),
+        supplemental_groups: groups,
+        no_new_privileges: own.allow_privilege_escalation == Some(false),
+        masked_paths: paths(&MASKED),
+        readonly_paths: paths(&READONLY),
+        seccomp: if privileged { Seccomp::Unconfined } else { seccomp(seccomp_profile) },
+    })
+}
+
+fn capabilities(context: &SecurityContext) -> (Vec<String>, Vec<String>) {
+    let strip = |names: &Option<Vec<String>>| {
+        let names = names.iter().flatten();
+        names.map(|name| name.strip_prefix("CAP_").unwrap_or(name).to_owned()).collect()
+    };
+    match &context.capabilities {
+        Some(capabilities) => (strip(&capabilities.add), strip(&capabilities.drop)),
+        None => Default::default(),
+    }
+}
+
+fn check_non_root(user: Option<i64>, image: &Image, name: &str) -> Result<(), String> {
+    match (user, image.uid) {
+        (Some(0), _) => Err("container's runAsUser breaks non-root policy".to_owned()),
+        (Some(_), _) => Ok(()),
+        (None, Some(uid)) if uid != 0 => Ok(()),
+        (None, None) if !image.username.is_empty() => Err(format!(
+            "container has runAsNonRoot and image has non-numeric user ({}), cannot verify user is non-root",
+            image.username
+        )),
+        (None, _) => Err(format!("container has runAsNonRoot and image will run as root (container: {name})")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn spec(json: serde_json::Value) -> PodSpec {
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn the_containers_own_context_beats_the_pods() {
+        let spec = spec(serde_json::json!({"securityContext": {"runAsUser": 1, "fsGroup": 7},
+            "containers": [{"name": "c", "securityContext": {"runAsUser": 2,
+                "capabilities": {"add": ["CAP_NET_ADMIN"], "drop": ["ALL"]}, "allowPrivilegeEscalation": false}}]}));
+        let got = container(&spec, &spec.containers[0], &Image::default(), &[]).unwrap();
+        assert_eq!(got.run_as_user, Some(2));
+        assert_eq!(got.supplemental_groups, [7]);
+        assert_eq!((got.add_capabilities, got.drop_capabilities), (vec!["NET_ADMIN".into()], vec!["ALL".into()]));
+        assert!(got.no_new_privileges && !got.masked_paths.is_empty());
+    }
+
+    #[test]
+    fn a_root_image_is_refused_where_root_is_forbidden() {
+        let spec = spec(serde_json::json!({"securityContext": {"runAsNonRoot": true}, "containers": [{"name": "c"}]}));
+        let with = |image: Image| container(&spec, &spec.containers[0], &image, &[]);
+        assert!(with(Image::default()).is_err());
+        assert!(with(Image { uid: Some(0), ..Image::default() }).is_err());
+        assert!(with(Image { username: "app".to_owned(), ..Image::default() }).is_err());
+        assert!(with(Image { uid: Some(9), ..Image::default() }).is_ok());
+    }
+}
