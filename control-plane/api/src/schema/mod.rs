@@ -24,13 +24,15 @@ pub use arena::ListKind;
 
 static BUILTIN: LazyLock<Schema> = LazyLock::new(build::builtin);
 
+type GroupVersionKind = (Box<str>, Box<str>, Box<str>);
+
 /// Types, looked up by group, version and kind, or by definition name.
 #[derive(Debug, Default)]
 pub struct Schema {
     arena: Arena,
     fingerprint: u64,
     names: HashMap<Box<str>, DefinitionId>,
-    kinds: HashMap<(Box<str>, Box<str>, Box<str>), DefinitionId>,
+    kinds: HashMap<GroupVersionKind, DefinitionId>,
 }
 
 impl Schema {
