@@ -78,8 +78,16 @@ pub struct Kind {
 }
 
 /// All verbs of an ordinary stored resource.
-pub const ALL_VERBS: &[&str] =
-    &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+pub const ALL_VERBS: &[&str] = &[
+    "create",
+    "delete",
+    "deletecollection",
+    "get",
+    "list",
+    "patch",
+    "update",
+    "watch",
+];
 
 /// What is particular to a kind. Values are whole objects with apiVersion and kind, as JSON.
 ///

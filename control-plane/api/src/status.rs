@@ -73,13 +73,22 @@ impl Status {
     /// A status without details.
     #[must_use]
     pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: None }
+        Self {
+            code,
+            reason,
+            message: message.into(),
+            details: None,
+        }
     }
 
     /// 422 `Invalid`: `Kind.group "name" is invalid: ...`, one cause per field.
     #[must_use]
     pub fn invalid(kind: &str, group: &str, name: &str, errors: &FieldErrors) -> Self {
-        let qualified = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
+        let qualified = if group.is_empty() {
+            kind.to_owned()
+        } else {
+            format!("{kind}.{group}")
+        };
         let texts: Vec<String> = errors.0.iter().map(FieldError::text).collect();
         let list = match texts.as_slice() {
             [one] => one.clone(),
@@ -88,7 +97,11 @@ impl Status {
         let causes = errors
             .0
             .iter()
-            .map(|e| Cause { reason: e.kind.reason().into(), message: e.body(), field: e.field.clone() })
+            .map(|e| Cause {
+                reason: e.kind.reason().into(),
+                message: e.body(),
+                field: e.field.clone(),
+            })
             .collect();
         Self {
             code: 422,
@@ -112,9 +125,18 @@ impl Status {
         resource: &str,
         name: &str,
     ) -> Self {
-        let details =
-            Details { name: name.into(), group: group.into(), kind: resource.into(), ..Details::default() };
-        Self { code, reason, message, details: Some(details) }
+        let details = Details {
+            name: name.into(),
+            group: group.into(),
+            kind: resource.into(),
+            ..Details::default()
+        };
+        Self {
+            code,
+            reason,
+            message,
+            details: Some(details),
+        }
     }
 
     /// 404 `NotFound`: `pods "x" not found`.
@@ -134,8 +156,10 @@ impl Status {
     /// 409 `Conflict`: `Operation cannot be fulfilled on pods "x": <why>`.
     #[must_use]
     pub fn conflict(group: &str, resource: &str, name: &str, why: &str) -> Self {
-        let message =
-            format!("Operation cannot be fulfilled on {} \"{name}\": {why}", qualified(group, resource));
+        let message = format!(
+            "Operation cannot be fulfilled on {} \"{name}\": {why}",
+            qualified(group, resource)
+        );
         Self::about(409, "Conflict", message, group, resource, name)
     }
 
@@ -145,7 +169,10 @@ impl Status {
         let message = if name.is_empty() {
             format!("{} is forbidden: {why}", qualified(group, resource))
         } else {
-            format!("{} \"{name}\" is forbidden: {why}", qualified(group, resource))
+            format!(
+                "{} \"{name}\" is forbidden: {why}",
+                qualified(group, resource)
+            )
         };
         Self::about(403, "Forbidden", message, group, resource, name)
     }
@@ -159,12 +186,20 @@ impl Status {
     /// 500 `InternalError`.
     #[must_use]
     pub fn internal(message: impl std::fmt::Display) -> Self {
-        Self::new(500, "InternalError", format!("Internal error occurred: {message}"))
+        Self::new(
+            500,
+            "InternalError",
+            format!("Internal error occurred: {message}"),
+        )
     }
 }
 
 fn qualified(group: &str, resource: &str) -> String {
-    if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") }
+    if group.is_empty() {
+        resource.to_owned()
+    } else {
+        format!("{resource}.{group}")
+    }
 }
 
 impl std::fmt::Display for Status {
@@ -244,8 +279,13 @@ impl FieldError {
     #[must_use]
     pub fn body(&self) -> String {
         let mut text = self.kind.label().to_owned();
-        let shows_value =
-            matches!(self.kind, ErrorKind::Invalid | ErrorKind::Duplicate | ErrorKind::NotSupported | ErrorKind::NotFound);
+        let shows_value = matches!(
+            self.kind,
+            ErrorKind::Invalid
+                | ErrorKind::Duplicate
+                | ErrorKind::NotSupported
+                | ErrorKind::NotFound
+        );
         if let (true, Some(value)) = (shows_value, &self.value) {
             text.push_str(": ");
             text.push_str(&value.to_string());
@@ -275,8 +315,19 @@ impl FieldErrors {
         self.0.is_empty()
     }
 
-    fn push(&mut self, kind: ErrorKind, field: impl Into<String>, value: Option<Value>, detail: impl Into<String>) {
-        self.0.push(FieldError { kind, field: field.into(), value, detail: detail.into() });
+    fn push(
+        &mut self,
+        kind: ErrorKind,
+        field: impl Into<String>,
+        value: Option<Value>,
+        detail: impl Into<String>,
+    ) {
+        self.0.push(FieldError {
+            kind,
+            field: field.into(),
+            value,
+            detail: detail.into(),
+        });
     }
 
     /// A missing value.
@@ -285,7 +336,12 @@ impl FieldErrors {
     }
 
     /// A value that may not be.
-    pub fn invalid(&mut self, field: impl Into<String>, value: impl Into<Value>, detail: impl Into<String>) {
+    pub fn invalid(
+        &mut self,
+        field: impl Into<String>,
+        value: impl Into<Value>,
+        detail: impl Into<String>,
+    ) {
         self.push(ErrorKind::Invalid, field, Some(value.into()), detail);
     }
 
@@ -300,7 +356,12 @@ impl FieldErrors {
     }
 
     /// A value that is none of the `supported` ones (listed in the order given).
-    pub fn not_supported(&mut self, field: impl Into<String>, value: impl Into<Value>, supported: &[&str]) {
+    pub fn not_supported(
+        &mut self,
+        field: impl Into<String>,
+        value: impl Into<Value>,
+        supported: &[&str],
+    ) {
         let list: Vec<String> = supported.iter().map(|s| format!("\"{s}\"")).collect();
         self.push(
             ErrorKind::NotSupported,
@@ -312,7 +373,12 @@ impl FieldErrors {
 
     /// A value over its limit in bytes.
     pub fn too_long(&mut self, field: impl Into<String>, limit: usize) {
-        self.push(ErrorKind::TooLong, field, None, format!("may not be more than {limit} bytes"));
+        self.push(
+            ErrorKind::TooLong,
+            field,
+            None,
+            format!("may not be more than {limit} bytes"),
+        );
     }
 
     /// A reference to something that is not there.
