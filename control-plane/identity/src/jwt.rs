@@ -77,6 +77,23 @@ pub struct Claims {
     pub sub: String,
 }
 
+impl Claims {
+    /// Whether the token is valid now.
+    ///
+    /// # Errors
+    /// [`TokenError::Expired`] or [`TokenError::NotYet`].
+    pub fn check_times(&self, now: Timestamp) -> Result<(), TokenError> {
+        let now = now.as_second();
+        if now > self.exp.saturating_add(LEEWAY) {
+            return Err(TokenError::Expired);
+        }
+        if now.saturating_add(LEEWAY) < self.nbf.max(self.iat) {
+            return Err(TokenError::NotYet);
+        }
+        Ok(())
+    }
+}
+
 /// Why a token is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
@@ -210,6 +227,16 @@ impl ServiceAccountKeys {
     /// # Errors
     /// See [`TokenError`].
     pub fn verify(&self, token: &str, now: Timestamp) -> Result<Claims, TokenError> {
+        let claims = self.authentic(token)?;
+        claims.check_times(now)?;
+        Ok(claims)
+    }
+
+    /// Checks signature and issuer only, which never change for a token: callers may remember the answer.
+    ///
+    /// # Errors
+    /// See [`TokenError`].
+    pub fn authentic(&self, token: &str) -> Result<Claims, TokenError> {
         if token.len() > MAX_TOKEN {
             return Err(TokenError::Malformed);
         }
@@ -236,15 +263,8 @@ impl ServiceAccountKeys {
         }
         let claims: Claims =
             serde_json::from_slice(&decode(payload)?).map_err(|_| TokenError::Malformed)?;
-        let now = now.as_second();
         if claims.iss != ISSUER {
             return Err(TokenError::Issuer);
-        }
-        if now > claims.exp.saturating_add(LEEWAY) {
-            return Err(TokenError::Expired);
-        }
-        if now.saturating_add(LEEWAY) < claims.nbf || now.saturating_add(LEEWAY) < claims.iat {
-            return Err(TokenError::NotYet);
         }
         Ok(claims)
     }

@@ -1,19 +1,24 @@
 //! ServiceAccount tokens to users: signature and times by the identity crate, then audience, and whether
 //! account, pod, secret and node are still those the token was made for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use balsa_identity::jwt::{ISSUER, Reference};
 use balsa_identity::{Claims, ServiceAccountKeys, TokenError};
 use jiff::Timestamp;
+use parking_lot::RwLock;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use super::CREDENTIAL_ID;
 use crate::seam::{ObjectReader, User};
 
 /// Seconds for which a token outlives the deletion of what it is bound to.
 const DELETION_LEEWAY: i64 = 60;
+
+/// Tokens whose signature is remembered. All are forgotten when there are more.
+const REMEMBERED: usize = 4096;
 
 /// Prefix of the user names of ServiceAccounts.
 pub const USER_PREFIX: &str = "system:serviceaccount:";
@@ -36,6 +41,9 @@ pub enum Refusal {
 pub struct TokenVerifier {
     keys: Arc<ServiceAccountKeys>,
     reader: Arc<dyn ObjectReader>,
+    /// Claims by the token's SHA-256: clients send the same token with every request, and a signature costs
+    /// more than all the rest of authentication. Times and bindings are checked each time.
+    known: RwLock<HashMap<[u8; 32], Arc<Claims>>>,
 }
 
 /// Names and groups of a ServiceAccount as a user.
@@ -56,7 +64,11 @@ impl TokenVerifier {
     /// With the cluster's keys, over the objects of a reader.
     #[must_use]
     pub fn new(keys: Arc<ServiceAccountKeys>, reader: Arc<dyn ObjectReader>) -> Self {
-        Self { keys, reader }
+        Self {
+            keys,
+            reader,
+            known: RwLock::new(HashMap::new()),
+        }
     }
 
     /// Whose token it is. `audiences` empty asks for a token for the API server itself.
@@ -82,7 +94,8 @@ impl TokenVerifier {
         audiences: &[String],
         now: Timestamp,
     ) -> Result<(User, Vec<String>), Refusal> {
-        let claims = self.keys.verify(token, now)?;
+        let claims = self.authentic(token)?;
+        claims.check_times(now)?;
         let own = [ISSUER.to_owned()];
         let wanted = if audiences.is_empty() {
             &own[..]
@@ -95,10 +108,24 @@ impl TokenVerifier {
             .cloned()
             .collect();
         if common.is_empty() {
-            return Err(Refusal::Audience(claims.aud, wanted.to_vec()));
+            return Err(Refusal::Audience(claims.aud.clone(), wanted.to_vec()));
         }
         self.still_there(&claims, now)?;
         Ok((user_of(&claims), common))
+    }
+
+    fn authentic(&self, token: &str) -> Result<Arc<Claims>, TokenError> {
+        let hash: [u8; 32] = Sha256::digest(token.as_bytes()).into();
+        if let Some(claims) = self.known.read().get(&hash) {
+            return Ok(Arc::clone(claims));
+        }
+        let claims = Arc::new(self.keys.authentic(token)?);
+        let mut known = self.known.write();
+        if known.len() >= REMEMBERED {
+            known.clear();
+        }
+        known.insert(hash, Arc::clone(&claims));
+        Ok(claims)
     }
 
     fn still_there(&self, claims: &Claims, now: Timestamp) -> Result<(), Refusal> {
