@@ -230,7 +230,7 @@ fn refusals_read_as_upstream() {
         r#"nodes "n" is forbidden: User "x" cannot get resource "nodes" in API group "" at the cluster scope"#
     );
     let path = Attributes {
-        user: x.clone(),
+        user: x,
         verb: "get".into(),
         path: "/metrics".into(),
         ..Attributes::default()
