@@ -121,7 +121,7 @@ impl Controller {
         };
         let sets = self.claim(&deployment).await?;
         let rollout = Rollout::new(&self.context, &self.recorder, (*deployment).clone(), sets);
-        rollout.run().await
+        Box::pin(rollout.run()).await
     }
 
     /// The Deployment's sets, after adopting and releasing.

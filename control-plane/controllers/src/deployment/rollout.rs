@@ -55,9 +55,9 @@ impl<'a> Rollout<'a> {
             return self.resize(paused).await;
         }
         if math::is_recreate(&self.deployment) {
-            self.recreate().await
+            Box::pin(self.recreate()).await
         } else {
-            self.roll().await
+            Box::pin(self.roll()).await
         }
     }
 

@@ -153,7 +153,7 @@ pub(crate) mod tests {
     #[test]
     fn unassigned_then_pending_then_unready_then_crowded_pods_go_first() {
         let now = Timestamp::from_second(2000).unwrap();
-        let mut pods = vec![
+        let mut pods = [
             (pod("ready-alone", "Running", "a", true), 1),
             (pod("ready-crowded", "Running", "b", true), 2),
             (pod("unready", "Running", "b", false), 2),

@@ -385,7 +385,7 @@ impl State {
         }
         match target.subresource.as_str() {
             "status" => {
-                let mut merged = old.clone();
+                let mut merged = old;
                 merged["status"] = new["status"].take();
                 merged["metadata"]["annotations"] = new["metadata"]["annotations"].take();
                 new = merged;
