@@ -11,6 +11,10 @@ pub trait Convert: Send + Sync {
     fn to_stored(&self, object: Value) -> Value;
 
     /// From the stored to the served shape.
+    #[expect(
+        clippy::wrong_self_convention,
+        reason = "a converter converts objects, not itself"
+    )]
     fn from_stored(&self, object: Value) -> Value;
 
     /// The stored kind's name of a field that a field selector of the served kind names.

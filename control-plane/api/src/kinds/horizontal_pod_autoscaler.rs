@@ -56,11 +56,7 @@ impl Strategy for Autoscalers {
     }
 
     fn prepare_create(&self, object: &mut Value) {
-        set(
-            object,
-            "status",
-            json!({ "desiredReplicas": 0 }),
-        );
+        set(object, "status", json!({ "desiredReplicas": 0 }));
     }
 
     fn prepare_update(&self, object: &mut Value, old: &Value) {

@@ -102,11 +102,9 @@ fn validate_type(object: &Value, errors: &mut FieldErrors) {
     let data = &object["data"];
     let path = Path::new("data");
     let mut require = |key: &str| {
-        let missing = data.get(key).is_none();
-        if missing {
+        if data.get(key).is_none() {
             errors.required(path.key(key), "");
         }
-        !missing
     };
     match object["type"].text() {
         "kubernetes.io/service-account-token" => {
@@ -118,25 +116,15 @@ fn validate_type(object: &Value, errors: &mut FieldErrors) {
                 );
             }
         }
-        "kubernetes.io/dockercfg" => {
-            if require(".dockercfg") {
-                validate_json(data, ".dockercfg", errors);
-            }
+        "kubernetes.io/dockercfg" => validate_json(data, ".dockercfg", errors),
+        "kubernetes.io/dockerconfigjson" => validate_json(data, ".dockerconfigjson", errors),
+        "kubernetes.io/basic-auth"
+            if data.get("username").is_none() && data.get("password").is_none() =>
+        {
+            require("username");
+            require("password");
         }
-        "kubernetes.io/dockerconfigjson" => {
-            if require(".dockerconfigjson") {
-                validate_json(data, ".dockerconfigjson", errors);
-            }
-        }
-        "kubernetes.io/basic-auth" => {
-            if data.get("username").is_none() && data.get("password").is_none() {
-                errors.required(path.key("username"), "");
-                errors.required(path.key("password"), "");
-            }
-        }
-        "kubernetes.io/ssh-auth" => {
-            require("ssh-privatekey");
-        }
+        "kubernetes.io/ssh-auth" => require("ssh-privatekey"),
         "kubernetes.io/tls" => {
             require("tls.crt");
             require("tls.key");
@@ -145,10 +133,16 @@ fn validate_type(object: &Value, errors: &mut FieldErrors) {
     }
 }
 
+/// A key that has to be there and to be a JSON object.
 fn validate_json(data: &Value, key: &str, errors: &mut FieldErrors) {
+    let path = Path::new("data").key(key);
+    if data.get(key).is_none() {
+        errors.required(path, "");
+        return;
+    }
     let bytes = STANDARD.decode(data[key].text()).unwrap_or_default();
     if let Err(problem) = serde_json::from_slice::<serde_json::Map<String, Value>>(&bytes) {
-        errors.invalid(Path::new("data").key(key), REDACTED, problem.to_string());
+        errors.invalid(path, REDACTED, problem.to_string());
     }
 }
 

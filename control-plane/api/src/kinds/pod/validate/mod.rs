@@ -159,8 +159,11 @@ pub fn validate_pod_spec(spec: &Value, path: &Path, errors: &mut FieldErrors) {
     }
 }
 
+/// What is wrong with a name.
+type NameCheck = fn(&str) -> Vec<String>;
+
 fn validate_names(spec: &Value, path: &Path, errors: &mut FieldErrors) {
-    let rules: [(&str, fn(&str) -> Vec<String>); 6] = [
+    let rules: [(&str, NameCheck); 6] = [
         ("serviceAccountName", names::dns1123_subdomain),
         ("nodeName", names::dns1123_subdomain),
         ("hostname", names::dns1123_label),

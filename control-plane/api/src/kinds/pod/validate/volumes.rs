@@ -106,14 +106,8 @@ fn validate_source(volume: &Value, path: &Path, errors: &mut FieldErrors) -> &'s
 
 fn validate_one(source: &str, value: &Value, path: &Path, errors: &mut FieldErrors) {
     match source {
-        "emptyDir" => {
-            if value["sizeLimit"].present() {
-                amounts::validate_non_negative(
-                    &value["sizeLimit"],
-                    &path.child("sizeLimit"),
-                    errors,
-                );
-            }
+        "emptyDir" if value["sizeLimit"].present() => {
+            amounts::validate_non_negative(&value["sizeLimit"], &path.child("sizeLimit"), errors);
         }
         "hostPath" => {
             required(value, &["path"], path, errors);
