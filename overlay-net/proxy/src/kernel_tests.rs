@@ -454,13 +454,10 @@ async fn nft_can_list_the_table() {
     assert!(text.contains("numgen random mod 2"), "{text}");
 }
 
-/// Tens of thousands of Services load in one transaction, and one more is cheap.
-#[tokio::test]
-async fn thousands_of_services_load_in_one_transaction() {
-    let Some(lab) = lab() else { return };
-    let proxy = lab.proxy();
+/// `count` Services with `endpoints` each, from 10.96.1.1 on.
+fn crowd(count: u32, endpoints: &[(&str, &str)]) -> Snapshot {
     let mut snapshot = Snapshot::default();
-    for i in 0..2_000u32 {
+    for i in 0..count {
         let name = format!("s{i}");
         let ip = format!("10.96.{}.{}", 1 + i / 250, 1 + i % 250);
         let spec = json!({"clusterIP": ip, "ports": [{"port": 80}]});
@@ -468,7 +465,7 @@ async fn thousands_of_services_load_in_one_transaction() {
         snapshot
             .services
             .push(Arc::new(serde_json::from_value(service).unwrap()));
-        let mut slice = slice(BOTH).as_ref().clone();
+        let mut slice = slice(endpoints).as_ref().clone();
         slice.metadata.name = Some(format!("{name}-x"));
         slice.metadata.labels = Some(BTreeMap::from([(
             "kubernetes.io/service-name".to_owned(),
@@ -477,7 +474,14 @@ async fn thousands_of_services_load_in_one_transaction() {
         slice.ports.as_mut().unwrap()[0].name = None;
         snapshot.slices.push(Arc::new(slice));
     }
-    proxy.update(snapshot.clone());
+    snapshot
+}
+
+#[tokio::test]
+async fn thousands_of_services_load_in_one_transaction() {
+    let Some(lab) = lab() else { return };
+    let proxy = lab.proxy();
+    proxy.update(crowd(2_000, BOTH));
     proxy.settled().await;
     let held = lab
         .nft()
@@ -490,9 +494,34 @@ async fn thousands_of_services_load_in_one_transaction() {
     );
     tcp_server(&lab.a, "a", 8080);
     tcp_server(&lab.b, "b", 8080);
-    assert_eq!(
-        many(&lab.client, "10.96.8.250:80").len(),
-        2,
-        "the last Service of the last message"
-    );
+    let last = many(&lab.client, "10.96.8.250:80");
+    assert_eq!(last.len(), 2, "the last Service of the last message");
+}
+
+/// Figures, not a check: `cargo nextest run -p balsa-proxy --run-ignored only --no-capture`.
+#[tokio::test]
+#[ignore = "prints figures"]
+async fn figures_for_thirty_thousand_services() {
+    let Some(lab) = lab() else { return };
+    let proxy = lab.proxy();
+    let four = [
+        (POD_A, "n1"),
+        (POD_B, "n1"),
+        ("10.244.3.3", "n2"),
+        ("10.244.4.4", "n2"),
+    ];
+    let mut snapshot = crowd(30_000, &four);
+    let started = Instant::now();
+    proxy.update(snapshot.clone());
+    proxy.settled().await;
+    eprintln!("full load: {:?}", started.elapsed());
+    for round in 0..5usize {
+        let mut slice = snapshot.slices[round].as_ref().clone();
+        slice.endpoints.pop();
+        snapshot.slices[round] = Arc::new(slice);
+        let started = Instant::now();
+        proxy.update(snapshot.clone());
+        proxy.settled().await;
+        eprintln!("one endpoint less: {:?}", started.elapsed());
+    }
 }

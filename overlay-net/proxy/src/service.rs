@@ -46,7 +46,7 @@ impl Protocol {
 }
 
 /// Namespace and name of a Service.
-pub(crate) type ServiceKey = (String, String);
+pub(crate) type ServiceKey<'a> = (&'a str, &'a str);
 
 /// A Service that has virtual addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,20 +84,20 @@ pub(crate) struct Endpoint {
 }
 
 /// The key of a Service.
-pub(crate) fn service_key(service: &Service) -> ServiceKey {
+pub(crate) fn service_key(service: &Service) -> ServiceKey<'_> {
     let meta = &service.metadata;
     (
-        meta.namespace.clone().unwrap_or_default(),
-        meta.name.clone().unwrap_or_default(),
+        meta.namespace.as_deref().unwrap_or_default(),
+        meta.name.as_deref().unwrap_or_default(),
     )
 }
 
 /// The key of the Service that an EndpointSlice belongs to.
-pub(crate) fn slice_owner(slice: &EndpointSlice) -> Option<ServiceKey> {
+pub(crate) fn slice_owner(slice: &EndpointSlice) -> Option<ServiceKey<'_>> {
     let name = slice.metadata.labels.as_ref()?.get(LABEL_SERVICE_NAME)?;
     Some((
-        slice.metadata.namespace.clone().unwrap_or_default(),
-        name.clone(),
+        slice.metadata.namespace.as_deref().unwrap_or_default(),
+        name,
     ))
 }
 

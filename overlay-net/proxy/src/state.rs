@@ -1,6 +1,6 @@
 //! What the maps hold, and what a new snapshot changes in them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -23,20 +23,27 @@ pub(crate) struct Change {
     pub stale_udp: Vec<(UdpFront, Option<SocketAddr>)>,
 }
 
-/// Who put an element into a map: a Service, or the host ports.
-type Owner = Option<Arc<ServiceKey>>;
+/// Who put an element into a map: a Service (`namespace/name`), or [`HOST_PORTS`].
+type Owner = Arc<str>;
+
+/// The owner of all host ports; no Service is called so.
+const HOST_PORTS: &str = "";
 
 struct Entry {
     service: Option<Arc<Service>>,
     slices: Vec<Arc<EndpointSlice>>,
-    rendered: Rendered,
+    rendered: Arc<Rendered>,
+    /// The update that named it last.
+    round: u64,
 }
 
 /// The maps as they are (or as they will be once the last [`Change`] is in the kernel).
 pub(crate) struct State {
     config: Config,
     family: Family,
-    entries: BTreeMap<Owner, Entry>,
+    entries: HashMap<Owner, Entry>,
+    /// Counts updates.
+    round: u64,
     host_ports: Vec<HostPort>,
     /// Who each element is from. Two Services may claim one external address: the first keeps it.
     owners: HashMap<(SetId, Value), Owner>,
@@ -50,7 +57,8 @@ impl State {
         Self {
             config,
             family,
-            entries: BTreeMap::new(),
+            entries: HashMap::new(),
+            round: 0,
             host_ports: Vec::new(),
             owners: HashMap::new(),
             waiting: HashMap::new(),
@@ -60,64 +68,51 @@ impl State {
 
     /// Takes over a snapshot. Only Services whose objects are other than last time are looked at.
     pub fn update(&mut self, snapshot: &Snapshot) -> Change {
-        let mut slices: HashMap<ServiceKey, Vec<Arc<EndpointSlice>>> = HashMap::new();
+        let mut slices: HashMap<ServiceKey<'_>, Vec<&Arc<EndpointSlice>>> =
+            HashMap::with_capacity(snapshot.services.len());
         for slice in &snapshot.slices {
             if let Some(owner) = slice_owner(slice) {
-                slices.entry(owner).or_default().push(slice.clone());
+                slices.entry(owner).or_default().push(slice);
             }
         }
+        self.round += 1;
         let mut edit = Edit::default();
-        let mut seen: HashSet<Owner> = HashSet::from([None]);
+        let mut name = String::new();
         for service in &snapshot.services {
             let key = service_key(service);
             let mut slices = slices.remove(&key).unwrap_or_default();
             slices.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
-            let owner = Some(Arc::new(key));
-            if !self.is_current(&owner, service, &slices) {
+            name.clear();
+            name.extend([key.0, "/", key.1]);
+            if !self.keep_current(&name, service, &slices) {
+                let slices: Vec<Arc<EndpointSlice>> = slices.into_iter().cloned().collect();
                 let rendered = self.render(service, &slices);
                 self.replace(
-                    owner.clone(),
-                    Entry {
-                        service: Some(service.clone()),
-                        slices,
-                        rendered,
-                    },
+                    name.as_str().into(),
+                    Some(service.clone()),
+                    slices,
+                    rendered,
                     &mut edit,
                 );
             }
-            seen.insert(owner);
         }
         if self.host_ports != snapshot.host_ports {
             self.host_ports.clone_from(&snapshot.host_ports);
-            let rendered = render::host_ports(self.family, &self.host_ports);
-            self.replace(
-                None,
-                Entry {
-                    service: None,
-                    slices: Vec::new(),
-                    rendered,
-                },
-                &mut edit,
-            );
+            let rendered = Arc::new(render::host_ports(self.family, &self.host_ports));
+            self.replace(HOST_PORTS.into(), None, Vec::new(), rendered, &mut edit);
         }
+        let round = self.round;
+        let is_gone = |name: &Arc<str>, e: &Entry| e.round != round && name.as_ref() != HOST_PORTS;
         let gone: Vec<Owner> = self
             .entries
-            .keys()
-            .filter(|o| !seen.contains(*o))
-            .cloned()
+            .iter()
+            .filter(|(n, e)| is_gone(n, e))
+            .map(|(n, _)| n.clone())
             .collect();
         for owner in gone {
-            self.replace(
-                owner,
-                Entry {
-                    service: None,
-                    slices: Vec::new(),
-                    rendered: Rendered::default(),
-                },
-                &mut edit,
-            );
+            self.replace(owner.clone(), None, Vec::new(), Arc::default(), &mut edit);
+            self.entries.remove(&owner);
         }
-        self.entries.retain(|owner, _| seen.contains(owner));
         self.finish(edit)
     }
 
@@ -169,36 +164,55 @@ impl State {
         inventory
     }
 
-    fn is_current(
-        &self,
-        owner: &Owner,
+    /// Whether a Service is as it was last time; notes that it is still there.
+    fn keep_current(
+        &mut self,
+        name: &str,
         service: &Arc<Service>,
-        slices: &[Arc<EndpointSlice>],
+        slices: &[&Arc<EndpointSlice>],
     ) -> bool {
-        self.entries.get(owner).is_some_and(|e| {
+        let round = self.round;
+        self.entries.get_mut(name).is_some_and(|e| {
+            e.round = round;
             e.service.as_ref().is_some_and(|s| Arc::ptr_eq(s, service))
                 && e.slices.len() == slices.len()
                 && e.slices.iter().zip(slices).all(|(a, b)| Arc::ptr_eq(a, b))
         })
     }
 
-    fn render(&self, service: &Service, slices: &[Arc<EndpointSlice>]) -> Rendered {
+    fn render(&self, service: &Service, slices: &[Arc<EndpointSlice>]) -> Arc<Rendered> {
         let Some(virtual_service) = virtual_service(service) else {
-            return Rendered::default();
+            return Arc::default();
         };
         let slices: Vec<&EndpointSlice> = slices.iter().map(Arc::as_ref).collect();
-        render::service(&self.config, self.family, &virtual_service, &slices)
+        Arc::new(render::service(
+            &self.config,
+            self.family,
+            &virtual_service,
+            &slices,
+        ))
     }
 
     /// Exchanges what an owner has in the maps.
-    fn replace(&mut self, owner: Owner, entry: Entry, edit: &mut Edit) {
+    fn replace(
+        &mut self,
+        owner: Owner,
+        service: Option<Arc<Service>>,
+        slices: Vec<Arc<EndpointSlice>>,
+        new: Arc<Rendered>,
+        edit: &mut Edit,
+    ) {
+        let entry = Entry {
+            service,
+            slices,
+            rendered: new.clone(),
+            round: self.round,
+        };
         let old = self
             .entries
-            .get(&owner)
-            .map(|e| e.rendered.clone())
+            .insert(owner.clone(), entry)
+            .map(|e| e.rendered)
             .unwrap_or_default();
-        let new = entry.rendered.clone();
-        self.entries.insert(owner.clone(), entry);
         if old == new {
             return;
         }
