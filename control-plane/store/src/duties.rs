@@ -260,7 +260,7 @@ pub(crate) async fn announce_address(
         match members.list().iter().find(|member| member.id == me) {
             Some(member) if member.address == advertise => return,
             Some(_) => {
-                if let Err(error) = members.add(me, advertise.clone()).await {
+                if let Err(error) = members.announce(me, &advertise).await {
                     tracing::warn!(%error, advertise, "the cluster does not know this member's new address yet");
                 }
             }

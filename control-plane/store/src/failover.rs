@@ -6,8 +6,9 @@
 //! the lease for correctness, only for peace.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -18,16 +19,33 @@ use crate::types::{MemberId, Term};
 /// The second follower stands for election so much later than the first, and so on.
 const STAGGER: Duration = Duration::from_millis(60);
 
+/// When a leader was last heard.
+#[derive(Debug, Default)]
+pub(crate) struct Heard(Mutex<Option<Instant>>);
+
+impl Heard {
+    /// A leader is heard now.
+    pub fn now(&self) {
+        *self.0.lock() = Some(Instant::now());
+    }
+
+    fn since(&self, then: Instant) -> bool {
+        self.0.lock().is_some_and(|heard| heard > then)
+    }
+}
+
 /// See the module. A cheap handle.
 #[derive(Clone)]
 pub(crate) struct Failover {
+    pub heard: Arc<Heard>,
     pub raft: Raft,
     pub peers: Arc<Peers>,
     pub stop: CancellationToken,
 }
 
 impl Failover {
-    /// Looks whether the leader of a term is gone and if so starts an election; returns at once.
+    /// After the stream to the leader of a term broke: looks whether it is gone and if so starts an election.
+    /// Returns at once.
     pub fn suspect(&self, leader: MemberId, term: Term) {
         let (this, stop) = (self.clone(), self.stop.clone());
         tokio::spawn(
@@ -42,6 +60,7 @@ impl Failover {
     }
 
     async fn look(&self, leader: MemberId, term: Term) {
+        let broke = Instant::now();
         if !self.peers.is_gone(leader).await {
             return;
         }
@@ -50,6 +69,10 @@ impl Failover {
             return;
         };
         tokio::time::sleep(STAGGER * rank).await;
+        // It is not gone if it still makes itself heard: only its address has changed.
+        if self.heard.since(broke) {
+            return;
+        }
         let Some(vote) = self.still_led_by(leader, term) else {
             return;
         };

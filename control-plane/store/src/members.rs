@@ -57,6 +57,29 @@ impl Members {
             .await
     }
 
+    /// Says that this member has another address. Members that cannot reach it cannot tell it who leads, so
+    /// it asks them all.
+    pub async fn announce(&self, me: MemberId, address: &str) -> Result<(), Error> {
+        if self.leadership.borrow().leader == Some(me) {
+            return self.add_here(me, address.to_owned()).await;
+        }
+        let ask = Manage::Add {
+            id: me,
+            address: address.to_owned(),
+        };
+        let mut last = Error::unavailable("no other member is known");
+        for member in self.list().iter().filter(|member| member.id != me) {
+            match self.peers.manage(member.id, &ask, HELLO).await {
+                Ok(Managed::Done | Managed::Hello(_)) => return Ok(()),
+                Ok(Managed::Unavailable(reason) | Managed::Refused(reason)) => {
+                    last = Error::unavailable(reason)
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
     /// Removes a member, wherever this is called.
     pub async fn remove(&self, id: MemberId) -> Result<(), Error> {
         self.at_leader(Manage::Remove { id }, CHANGE).await
@@ -97,6 +120,7 @@ impl Members {
     /// Adds a member, on the leader.
     pub async fn add_here(&self, id: MemberId, address: String) -> Result<(), Error> {
         let _turn = self.turn.lock().await;
+        self.must_lead()?;
         let node = BasicNode::new(&address);
         if id != self.peers.me() {
             let hello = self.greet(id, &address).await?;
@@ -140,6 +164,16 @@ impl Members {
     pub async fn remove_here(&self, id: MemberId) -> Result<(), Error> {
         let _turn = self.turn.lock().await;
         self.drop_member(id).await
+    }
+
+    fn must_lead(&self) -> Result<(), Error> {
+        let leader = self.leadership.borrow().leader;
+        if leader == Some(self.peers.me()) {
+            return Ok(());
+        }
+        Err(Error::unavailable(format!(
+            "this member does not lead; {leader:?} does"
+        )))
     }
 
     async fn drop_member(&self, id: MemberId) -> Result<(), Error> {

@@ -1,7 +1,7 @@
 //! Every member's side of writing: batches what its callers propose and gets it to whoever leads.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -23,6 +23,9 @@ const RELINK: Duration = Duration::from_millis(10);
 /// A batch that is not heard of for so long is sent again, in case something lost it silently.
 const RESEND: Duration = Duration::from_secs(3);
 
+/// A link to the leader may be missing for so long while leaders change.
+const SHORT_BREAK: Duration = Duration::from_secs(1);
+
 /// See the module.
 pub(crate) struct Proposer {
     pub pending: Arc<Pending>,
@@ -31,9 +34,22 @@ pub(crate) struct Proposer {
     pub leadership: watch::Receiver<Leadership>,
     pub failover: Failover,
     pub metrics: Arc<Metrics>,
-    /// The leader that there is a link to.
-    pub linked: watch::Sender<Option<MemberId>>,
+    pub linked: watch::Sender<Linked>,
     pub stop: CancellationToken,
+}
+
+/// Which leader there is a link to.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Linked {
+    to: Option<MemberId>,
+    lost: Option<Instant>,
+}
+
+impl Linked {
+    /// There is no link to this leader, and it is not just a short break.
+    pub fn misses(&self, leader: MemberId) -> bool {
+        self.to != Some(leader) && self.lost.is_none_or(|lost| lost.elapsed() > SHORT_BREAK)
+    }
 }
 
 /// The way to the leader.
@@ -42,7 +58,7 @@ enum Link {
         sequencer: Sequencer,
         broken: CancellationToken,
     },
-    Remote(Forwarding),
+    Remote(Box<Forwarding>),
 }
 
 impl Link {
@@ -82,7 +98,6 @@ impl Proposer {
         loop {
             let Leadership { leader, term, .. } = *self.leadership.borrow_and_update();
             let Some(leader) = leader else {
-                self.linked.send_replace(None);
                 if self.leadership.changed().await.is_err() {
                     return;
                 }
@@ -90,13 +105,18 @@ impl Proposer {
             };
             match self.link(leader).await {
                 Ok(mut link) => {
-                    self.linked.send_replace(Some(leader));
+                    self.linked.send_replace(Linked {
+                        to: Some(leader),
+                        lost: None,
+                    });
                     self.serve(&mut link, leader, term).await;
-                    self.linked.send_replace(None);
+                    self.linked.send_replace(Linked {
+                        to: None,
+                        lost: Some(Instant::now()),
+                    });
                 }
                 Err(error) => {
                     tracing::debug!(leader, %error, "no link to the leader");
-                    self.failover.suspect(leader, term);
                 }
             }
             // A new leader ends the pause.
@@ -117,7 +137,7 @@ impl Proposer {
         }
         let (peers, leadership) = (self.peers.clone(), &mut self.leadership);
         tokio::select! {
-            forwarding = peers.forward(leader) => forwarding.map(Link::Remote),
+            forwarding = peers.forward(leader) => forwarding.map(|forwarding| Link::Remote(Box::new(forwarding))),
             _ = leadership.changed() => {
                 leadership.mark_changed();
                 Err("another leader".to_owned())

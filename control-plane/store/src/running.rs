@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{InitializeError, RaftError};
@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::db::Disk;
 use crate::duties::{self, LeaderDuties, Leaders, LogCutter};
 use crate::error::{Error, OpenError};
-use crate::failover::Failover;
+use crate::failover::{Failover, Heard};
 use crate::folder::Folder;
 use crate::log::Log;
 use crate::members::Members;
@@ -29,19 +29,17 @@ use crate::metrics::Metrics;
 use crate::net::{self, Listener, Network, Peers, Service};
 use crate::observer::Observer;
 use crate::pending::Pending;
-use crate::proposer::Proposer;
+use crate::proposer::{Linked, Proposer};
 use crate::raft::Raft;
 use crate::sequencer::{Clock, Sequencer, Work};
 use crate::state::{Context, Machine, Reader, State};
-use crate::types::{Health, Leadership, MemberId};
+use crate::types::{Health, Leadership};
 use crate::write::Writer;
 
 /// How long tasks may take to stop.
 const STOP: Duration = Duration::from_secs(5);
 /// How long a new cluster's only member takes to lead at most.
 const FIRST_LEADER: Duration = Duration::from_secs(10);
-/// A link to the leader that is missing for so long is a problem worth telling.
-const UNLINKED: Duration = Duration::from_secs(2);
 
 /// An open store.
 pub(crate) struct Running {
@@ -57,8 +55,7 @@ pub(crate) struct Running {
     raft: Raft,
     pending: Arc<Pending>,
     disk: Arc<Disk>,
-    linked: watch::Receiver<Option<MemberId>>,
-    unlinked_since: Mutex<Option<Instant>>,
+    linked: watch::Receiver<Linked>,
     tasks: Mutex<JoinSet<()>>,
     handle: Handle,
     runtime: Mutex<Option<Runtime>>,
@@ -122,7 +119,7 @@ impl Running {
         let peers = Arc::new(Peers::new(folder.clone(), config.tls.clone()));
         let raft = start_raft(&config, &peers, &log, &state).await?;
         let (leadership_sender, leadership) = watch::channel(Leadership::default());
-        let (linked_sender, linked) = watch::channel(None);
+        let (linked_sender, linked) = watch::channel(Linked::default());
         let (sequencer, queue) = Sequencer::new();
         let clock = Arc::new(Clock::new(state.clone()));
         let writer = Arc::new(Writer::new(
@@ -139,6 +136,7 @@ impl Running {
             turn: tokio::sync::Mutex::default(),
         });
         let barrier = Arc::new(Barrier::default());
+        let heard = Arc::new(Heard::default());
         let mut tasks = JoinSet::new();
         let mut spawn = |name: &'static str, task: futures::future::BoxFuture<'static, ()>| {
             tasks.spawn(task.instrument(tracing::info_span!(
@@ -154,6 +152,7 @@ impl Running {
             state: state.clone(),
             sequencer: sequencer.clone(),
             members: members.clone(),
+            heard: heard.clone(),
         };
         spawn(
             "server",
@@ -177,6 +176,7 @@ impl Running {
         };
         spawn("sequencer", Box::pin(sequencer.clone().run(queue, work)));
         let failover = Failover {
+            heard,
             raft: raft.clone(),
             peers: peers.clone(),
             stop: stop.clone(),
@@ -245,7 +245,6 @@ impl Running {
             pending,
             disk,
             linked,
-            unlinked_since: Mutex::default(),
             tasks: Mutex::new(tasks),
             handle,
             runtime: Mutex::default(),
@@ -322,24 +321,15 @@ impl Running {
         if leadership.is_me && silent_ms.is_some_and(|silent| silent > lease) {
             problems.push("no majority of members answers".to_owned());
         }
-        problems.extend(self.unlinked(leadership.leader));
+        let linked = *self.linked.borrow();
+        let missed = leadership.leader.filter(|leader| linked.misses(*leader));
+        problems
+            .extend(missed.map(|leader| format!("no connection to the leader, member {leader}")));
         Health {
             leader: leadership.leader,
             member: self.folder.cluster().is_some(),
             problems,
         }
-    }
-
-    fn unlinked(&self, leader: Option<MemberId>) -> Option<String> {
-        let leader = leader?;
-        let mut since = self.unlinked_since.lock();
-        if *self.linked.borrow() == Some(leader) {
-            *since = None;
-            return None;
-        }
-        let since = *since.get_or_insert_with(Instant::now);
-        (since.elapsed() > UNLINKED)
-            .then(|| format!("no connection to the leader, member {leader}"))
     }
 
     /// Stops everything and closes the files.

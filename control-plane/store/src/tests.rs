@@ -76,6 +76,11 @@ impl Cluster {
     }
 
     async fn tuned(size: u64, tuning: Tuning) -> Self {
+        // RUST_LOG=balsa_store=debug,openraft=info shows what goes on.
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .with_test_writer()
+            .try_init();
         let mut cluster = Self {
             tls: tls(),
             tuning,

@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn keys_sort_by_index_after_single_values() {
         assert!(key(1) < key(256));
-        assert!(PURGED < &key(0)[..] && &key(u64::MAX)[..] < &after_entries()[..]);
+        assert!(*PURGED < key(0)[..] && key(u64::MAX)[..] < after_entries()[..]);
         assert_eq!((index(&key(7)), index(VOTE)), (Some(7), None));
     }
 }

@@ -264,7 +264,7 @@ impl RaftLogStorage<Types> for Log {
         let tail = self.shared.tail.read();
         Ok(LogState {
             last_purged_log_id: tail.purged(),
-            last_log_id: tail.last().or(tail.purged()),
+            last_log_id: tail.last().or_else(|| tail.purged()),
         })
     }
 

@@ -11,13 +11,13 @@ const KEEP_BYTES: usize = 4 << 20;
 /// Where the log's bytes are is noted about this often.
 const MARK_BYTES: u64 = 256 << 10;
 
-/// Invariants: entries are consecutive and end at `last`; those with an index above `flushed` are not known
-/// to be on disk and never leave.
+/// Invariants: entries are consecutive and end at `last`; those with an index of `flushed` and above are not
+/// known to be on disk and never leave.
 #[derive(Debug, Default)]
 pub(crate) struct Tail {
     entries: VecDeque<Entry>,
     bytes: usize,
-    /// Entries up to this index are on disk.
+    /// Entries before this index are on disk.
     flushed: u64,
     /// Counts truncations, so that a flush of entries that were cut since is told apart.
     era: u64,
@@ -31,7 +31,7 @@ pub(crate) struct Tail {
 impl Tail {
     pub fn new(purged: Option<LogId>, last: Option<LogId>) -> Self {
         Self {
-            flushed: last.map_or(0, |last| last.index),
+            flushed: last.map_or(0, |last| last.index + 1),
             purged,
             last,
             ..Self::default()
@@ -108,7 +108,7 @@ impl Tail {
     /// Entries up to an index, queued in an era, are on disk now.
     pub fn flushed(&mut self, era: u64, index: u64) {
         if era == self.era {
-            self.flushed = self.flushed.max(index);
+            self.flushed = self.flushed.max(index + 1);
             self.trim();
         }
     }
@@ -129,8 +129,10 @@ impl Tail {
             self.marks.pop_back();
         }
         self.era += 1;
-        self.flushed = self.flushed.min(from.saturating_sub(1));
-        self.last = last.max(self.purged);
+        self.flushed = self.flushed.min(from);
+        if self.last.is_some_and(|end| end.index >= from) {
+            self.last = last.max(self.purged);
+        }
     }
 
     /// Drops the entries up to one, inclusive.
@@ -163,7 +165,7 @@ impl Tail {
             && self
                 .entries
                 .front()
-                .is_some_and(|entry| entry.log_id.index <= self.flushed)
+                .is_some_and(|entry| entry.log_id.index < self.flushed)
         {
             if let Some(entry) = self.entries.pop_front() {
                 self.bytes -= codec::size(&entry);

@@ -31,6 +31,9 @@ use crate::types::MemberId;
 /// Votes and the like take at most this long; shorter than an election's timeout matters less than that a
 /// slow machine can answer at all.
 const CALL_TIMEOUT: Duration = Duration::from_secs(1);
+/// The pause after a stream could not be opened; it doubles a few times.
+const REOPEN_FIRST: Duration = Duration::from_millis(10);
+const REOPEN_DOUBLINGS: u32 = 4;
 /// A snapshot takes at most this long, to be sent and installed.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(1_800);
 
@@ -50,6 +53,7 @@ impl Network {
             peers: self.peers.clone(),
             target,
             urgent,
+            failures: 0,
         }
     }
 }
@@ -72,6 +76,8 @@ pub(crate) struct Link {
     target: MemberId,
     /// For heartbeats: single calls instead of a stream.
     urgent: bool,
+    /// Streams in a row that could not be opened.
+    failures: u32,
 }
 
 impl Link {
@@ -202,7 +208,18 @@ impl RaftNetworkV2<Types> for Link {
         if self.urgent {
             return stream_append_sequential(self, input, option);
         }
-        Box::pin(async move { self.open_append(input).await })
+        Box::pin(async move {
+            let opened = self.open_append(input).await;
+            if opened.is_ok() {
+                self.failures = 0;
+            } else {
+                // openraft waits between requests of a stream, but not between streams.
+                tokio::time::sleep(REOPEN_FIRST * 2_u32.pow(self.failures.min(REOPEN_DOUBLINGS)))
+                    .await;
+                self.failures = self.failures.saturating_add(1);
+            }
+            opened
+        })
     }
 
     async fn vote(

@@ -12,6 +12,7 @@ use super::proto::peer_server::Peer;
 use super::wire::{self, Hello, Manage, Managed, SnapshotHead};
 use super::{CLUSTER, FROM, TO};
 use crate::barrier::leader_read_index;
+use crate::failover::Heard;
 use crate::folder::Folder;
 use crate::log::Log;
 use crate::members::Members;
@@ -31,6 +32,7 @@ pub(crate) struct Service {
     pub state: Arc<State>,
     pub sequencer: Sequencer,
     pub members: Arc<Members>,
+    pub heard: Arc<Heard>,
 }
 
 impl Service {
@@ -145,6 +147,7 @@ impl Peer for Service {
 
     async fn heartbeat(&self, request: Request<Message>) -> Reply {
         self.check(&request)?;
+        self.heard.now();
         let append = wire::decode_append(request.into_inner())?;
         let previous = append.prev_log_id;
         let response = self.raft.append_entries(append).await.map_err(internal)?;

@@ -219,14 +219,14 @@ impl State {
             }
             self.window.push(revision, events);
         }
+        self.context
+            .metrics
+            .applied(entries.len(), started.elapsed(), progress.revision);
         self.progress.send_replace(progress);
         for settled in settled {
             self.context.pending.settle(settled);
         }
         drop(applier);
-        self.context
-            .metrics
-            .applied(entries.len(), started.elapsed(), progress.revision);
         Ok(())
     }
 

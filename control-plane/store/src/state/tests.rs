@@ -682,6 +682,7 @@ async fn a_snapshot_carries_everything_over() {
     assert_eq!(receiver.state.applied().0, meta.last_log_id);
     assert_eq!(*receiver.heard.resets.lock(), [1, 3]);
     assert_eq!(drain(&mut watch), [(3, "a".to_owned(), true)]);
+    drop(watch);
     let mut receiver = receiver.reopen();
     receiver.term = 3;
     receiver.index = 10;

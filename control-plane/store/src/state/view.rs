@@ -170,7 +170,7 @@ impl Incoming {
         if applied != expected.last_log_id {
             return Err(damaged("the snapshot is not the one that was announced"));
         }
-        db.flush().map_err(|error| damaged(&error.to_string()))?;
+        db.flush().map_err(|error| damaged(error.as_ref()))?;
         drop(db);
         Ok(std::mem::take(&mut self.path))
     }
