@@ -63,8 +63,9 @@ impl<E: std::error::Error> From<E> for Failure {
     }
 }
 
-/// Host and port of a server as people write it.
-fn address(server: &str) -> String {
+/// Host and port of a server as people write it; the port is [`DEFAULT_PORT`] if none is given.
+#[must_use]
+pub fn address(server: &str) -> String {
     let bare_v6 = server.parse::<std::net::Ipv6Addr>().is_ok();
     if bare_v6 {
         format!("[{server}]:{DEFAULT_PORT}")

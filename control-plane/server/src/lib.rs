@@ -1,1 +1,16 @@
 //! Wiring of one server: configuration, identity, leadership, start and stop order.
+//!
+//! [`run`] is the whole, top to bottom: what is started in which order, and stopped in the reverse.
+
+mod api;
+mod bootstrap;
+mod config;
+mod identity;
+mod leader;
+mod links;
+mod records;
+mod run;
+
+pub use config::{Config, Failover, Settings};
+pub use records::ServerRecord;
+pub use run::run;

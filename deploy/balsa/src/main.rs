@@ -1,2 +1,56 @@
 //! The one binary: server, agent, cni, local, token.
-fn main() {}
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod agent;
+mod local;
+mod logging;
+mod server;
+mod settings;
+
+/// Kubernetes on a Raft: a whole cluster in one program.
+#[derive(Debug, Parser)]
+#[command(name = "balsa", version, about)]
+struct Cli {
+    /// Log as JSON lines.
+    #[arg(long, env = "BALSA_LOG_JSON", global = true, hide = true)]
+    log_json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a server: API, store, scheduler and controllers (and a node agent unless --no-agent).
+    Server(Box<server::Args>),
+    /// Run a node agent that joins a cluster.
+    Agent(Box<agent::Args>),
+    /// A cluster of several nodes on this machine.
+    Local(local::Args),
+}
+
+fn main() -> ExitCode {
+    // The container runtime runs this file under the names of CNI plugins.
+    let name = std::env::args_os().next().unwrap_or_default();
+    let name = Path::new(&name).file_name().and_then(|n| n.to_str()).unwrap_or_default();
+    if balsa_cni::PLUGIN_NAMES.contains(&name) {
+        return balsa_cni::run();
+    }
+    let cli = Cli::parse();
+    logging::init(cli.log_json);
+    let outcome = match cli.command {
+        Command::Server(args) => server::run(*args),
+        Command::Agent(args) => agent::run(*args),
+        Command::Local(args) => local::run(args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -132,7 +132,8 @@ impl Agent {
             labels: node.metadata.labels.clone().unwrap_or_default(),
         };
 
-        if !net::set_up(config, &self.client, &nodes, &services, &pods, &stop).await? {
+        let watched = net::Watched { nodes: nodes.clone(), services: services.clone(), pods: pods.clone() };
+        if !net::set_up(config, &self.client, &engine.runtime, watched, &stop).await? {
             return Ok(());
         }
         obstacle.send_replace(None);

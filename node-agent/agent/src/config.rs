@@ -139,6 +139,11 @@ impl Paths {
         self.root.join("cni/net.d")
     }
 
+    /// The table of the pods' addresses.
+    pub fn cni_data(&self) -> PathBuf {
+        self.root.join("cni/data")
+    }
+
     /// FIFOs of running exec sessions.
     pub fn fifos(&self) -> PathBuf {
         self.root.join("exec")

@@ -42,6 +42,9 @@ pub enum Error {
         /// What happened.
         message: String,
     },
+    /// The kernel refused something that the node's network needs.
+    #[error("the node's network cannot be set up: {0}")]
+    Network(#[from] balsa_netlink::Error),
     /// Not root.
     #[error("the node agent must run as root: it makes namespaces, mounts and cgroups")]
     NotRoot,

@@ -1,20 +1,51 @@
-//! The node's network: what the runtime needs to connect pods, and the overlay, Services and DNS.
+//! The node's network, wired: the runtime's plugin, nodes to the overlay, Services and EndpointSlices to the
+//! proxy and to DNS.
+//!
+//! Informers only say that something changed; what is done about it is always made from the whole state,
+//! so nothing depends on the order of events, and a burst of them costs one round.
 
+mod follow;
+
+use std::collections::HashSet;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
-use balsa_client::Informer;
+use balsa_client::{Informer, InformerOptions};
+use balsa_cni::{CONFLIST_NAME, ConflistParams, PLUGIN_NAMES, conflist};
+use balsa_cri::Runtime;
+use balsa_ipam::Ipam;
+use balsa_netlink::nft::{Kernel, Nft};
+use balsa_netlink::{Conntrack, CtNetlink, Links, Rtnl};
+use balsa_proxy::Proxy;
+use balsa_vxlan::{Mode, Overlay, Peer};
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
-use serde_json::json;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::Api;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, info, info_span, warn};
 
 use crate::config::AgentConfig;
 use crate::error::Error;
+
+/// What the network follows.
+#[derive(Clone)]
+pub(crate) struct Watched {
+    /// All nodes.
+    pub(crate) nodes: Informer<Node>,
+    /// All Services.
+    pub(crate) services: Informer<Service>,
+    /// This node's pods.
+    pub(crate) pods: Informer<Pod>,
+}
 
 /// Puts links to this program where the runtime looks for its network plugins.
 pub(crate) fn install_plugin(config: &AgentConfig) -> Result<(), Error> {
     let dir = config.paths().cni_bin();
     let program = std::fs::canonicalize(&config.cni_program).map_err(Error::file("find", &config.cni_program))?;
-    for name in ["balsa-cni", "loopback"] {
+    for name in PLUGIN_NAMES {
         link(&program, &dir.join(name)).map_err(Error::file("link", dir.join(name)))?;
     }
     Ok(())
@@ -29,22 +60,108 @@ fn link(program: &Path, path: &Path) -> std::io::Result<()> {
     std::os::unix::fs::symlink(program, path)
 }
 
-/// Waits for the node's pod CIDR, tells the runtime's plugin, and starts the overlay, the Services and DNS.
-/// False when stopped before.
+/// Waits for the node's pod CIDR, starts the overlay, the Services and DNS, and tells the runtime's plugin.
+/// False when stopped before. All of it goes on until `stop`.
 pub(crate) async fn set_up(
     config: &AgentConfig,
-    _client: &kube::Client,
-    _nodes: &Informer<Node>,
-    _services: &Informer<Service>,
-    _pods: &Informer<Pod>,
-    _stop: &CancellationToken,
+    client: &kube::Client,
+    runtime: &Arc<dyn Runtime>,
+    watched: Watched,
+    stop: &CancellationToken,
 ) -> Result<bool, Error> {
-    let path = config.paths().cni_conf().join("10-balsa.conflist");
-    let conf = json!({
-        "cniVersion": "0.4.0",
-        "name": "balsa",
-        "plugins": [{"type": "balsa-cni"}],
-    });
-    std::fs::write(&path, conf.to_string()).map_err(Error::file("write", &path))?;
+    let own_cidr = tokio::select! {
+        () = stop.cancelled() => return Ok(false),
+        cidr = pod_cidr(&watched.nodes, &config.node_name) => cidr,
+    };
+    info!(%own_cidr, "this node's pods have addresses");
+    let links: Arc<dyn Links> = Arc::new(Rtnl::open()?);
+    let nft: Arc<dyn Nft> = Arc::new(Kernel::open()?);
+    let conntrack: Arc<dyn Conntrack> = Arc::new(CtNetlink::open()?);
+    let overlay = balsa_vxlan::Config {
+        mode: Mode::Vxlan,
+        local: Peer { name: config.node_name.clone(), node_ip: config.node_ip, pod_cidr: own_cidr },
+        service_cidr: Some(config.service_cidr),
+        local_addresses: config.cluster_dns.into_iter().collect(),
+        mtu: None,
+    };
+    let overlay = Overlay::start(overlay, links, stop.clone());
+    let mtu = tokio::select! {
+        () = stop.cancelled() => return Ok(false),
+        mtu = overlay.ready() => mtu,
+    };
+    let Some(mtu) = mtu else { return Ok(false) };
+    follow::peers(overlay, config.node_name.clone(), &watched.nodes, stop);
+    let slices: Informer<EndpointSlice> =
+        Informer::start(Api::all(client.clone()), InformerOptions::default(), stop.clone());
+    let mut proxy = balsa_proxy::Config::new(config.node_name.clone(), vec![config.pod_cidr]);
+    proxy.service_cidr = Some(config.service_cidr);
+    proxy.local_vips = config.cluster_dns.into_iter().collect();
+    let proxy = Proxy::start(proxy, nft, conntrack, stop.clone());
+    follow::services(proxy, &watched, &slices, stop);
+    if let Some(address) = config.cluster_dns {
+        follow::names(config, address, &watched.services, &slices, stop);
+    }
+    collect_addresses(config, own_cidr, runtime).await;
+    write_conflist(config, own_cidr, mtu)?;
     Ok(true)
+}
+
+/// The node's pod CIDR, once the cluster has given it one.
+async fn pod_cidr(nodes: &Informer<Node>, name: &str) -> IpNet {
+    let changed = Arc::new(Notify::new());
+    follow::wake(nodes, &changed, |_| true);
+    loop {
+        let node = nodes.get("", name);
+        let cidr = node.as_ref().and_then(|n| n.spec.as_ref()?.pod_cidr.as_deref()?.parse().ok());
+        if let Some(cidr) = cidr {
+            return cidr;
+        }
+        changed.notified().await;
+    }
+}
+
+/// Takes back addresses of sandboxes that went while no agent ran.
+async fn collect_addresses(config: &AgentConfig, own_cidr: IpNet, runtime: &Arc<dyn Runtime>) {
+    /// A sandbox that is being made now has its address before the runtime lists it.
+    const GRACE: Duration = Duration::from_secs(120);
+    let live: HashSet<String> = match runtime.list_sandboxes().await {
+        Ok(all) => all.into_iter().map(|sandbox| sandbox.id).collect(),
+        Err(error) => return warn!(%error, "addresses of pods that are gone are not taken back now"),
+    };
+    let folder = config.paths().cni_data();
+    let collected = Ipam::open(&folder, own_cidr).and_then(|ipam| ipam.collect(&live, GRACE));
+    match collected {
+        Ok(released) if released.is_empty() => {}
+        Ok(released) => info!(count = released.len(), "addresses of pods that are gone were taken back"),
+        Err(error) => warn!(%error, "addresses of pods that are gone are not taken back now"),
+    }
+}
+
+/// Tells the runtime how pods are connected, which makes it report the network as ready.
+fn write_conflist(config: &AgentConfig, own_cidr: IpNet, mtu: u32) -> Result<(), Error> {
+    let paths = config.paths();
+    let text = conflist(&ConflistParams { pod_cidr: own_cidr, mtu, data_dir: paths.cni_data() });
+    let file = paths.cni_conf().join(CONFLIST_NAME);
+    // The runtime reads every file of the folder with a known ending.
+    let new = paths.cni_conf().join(".conflist.new");
+    std::fs::write(&new, text).map_err(Error::file("write", &new))?;
+    std::fs::rename(&new, &file).map_err(Error::file("write", &file))
+}
+
+/// Runs `work` once at the start and once after each burst of changes, until `stop`.
+fn on_each_change<W>(part: &'static str, changed: Arc<Notify>, stop: &CancellationToken, mut work: W)
+where
+    W: FnMut() + Send + 'static,
+{
+    let stop = stop.clone();
+    let task = async move {
+        loop {
+            work();
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = changed.notified() => {}
+            }
+        }
+    };
+    tokio::spawn(task.instrument(info_span!("network", part)));
 }

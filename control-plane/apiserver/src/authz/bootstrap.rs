@@ -234,6 +234,8 @@ fn scheduler_rules() -> Vec<Rule> {
 
 fn controller_rules() -> Vec<Rule> {
     vec![
+        // Aggregation writes roles with more rights than this user has.
+        on("escalate", "rbac.authorization.k8s.io", "clusterroles"),
         // Garbage collection and namespace deletion meet objects of every kind.
         on(
             "delete,deletecollection,get,list,patch,update,watch",

@@ -31,6 +31,18 @@ impl Process {
         (start_time(process.pid)? == process.started).then_some(process)
     }
 
+    /// A live process by its id.
+    #[must_use]
+    pub fn of(pid: i32) -> Option<Self> {
+        Some(Self { pid, started: start_time(pid)? })
+    }
+
+    /// Whether it still runs.
+    #[must_use]
+    pub fn is_alive(self) -> bool {
+        start_time(self.pid) == Some(self.started)
+    }
+
     /// Sends a signal.
     ///
     /// # Errors

@@ -50,7 +50,7 @@ pub(super) async fn watch(channel: Channel, events: mpsc::Sender<RuntimeEvent>, 
 /// containerd answers a subscription only with its first event, so there is no telling when it began; a
 /// list made too early would miss what happens in between. So probes are published until one comes back.
 async fn follow(channel: Channel, events: &mpsc::Sender<RuntimeEvent>) -> Result<()> {
-    let filter = |topic: &str| format!("namespace=={NAMESPACE},topic=={topic}");
+    let filter = |topic: &str| format!("namespace=={NAMESPACE},topic=={topic:?}");
     let filters = ["/tasks/exit", "/tasks/oom", PROBE_TOPIC].map(filter).to_vec();
     let (subscribed, probing) = tokio::sync::oneshot::channel();
     let mut client = EventsClient::new(channel.clone());

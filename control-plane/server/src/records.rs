@@ -1,0 +1,117 @@
+//! What the servers keep in the store beside Kubernetes objects: who the servers are, and the join tokens.
+
+use balsa_identity::{Identity, JoinRole, JoinToken, TokenRecord, files};
+use balsa_store::{Compare, Op, Store, Txn, TxnOutcome};
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::path::Path;
+
+const SERVERS: &[u8] = b"/balsa/servers/";
+const TOKENS: &[u8] = b"/balsa/tokens/";
+
+/// One server as the others and the agents need to know it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerRecord {
+    /// Raft member id.
+    pub id: u64,
+    /// Name.
+    pub name: String,
+    /// Where its API is.
+    pub api: SocketAddr,
+    /// Where its node link is.
+    pub link: SocketAddr,
+}
+
+fn key(prefix: &[u8], name: &str) -> Bytes {
+    [prefix, name.as_bytes()].concat().into()
+}
+
+fn decode<T: serde::de::DeserializeOwned>(store: &Store, prefix: &[u8]) -> Vec<T> {
+    let Ok(found) = store.range(prefix, None, 0, None) else { return Vec::new() };
+    found.kvs.iter().filter_map(|kv| serde_json::from_slice(&kv.value).ok()).collect()
+}
+
+/// All servers that are members now, as this server's store has them.
+#[must_use]
+pub fn servers(store: &Store) -> Vec<ServerRecord> {
+    let members: Vec<u64> = store.members().iter().map(|m| m.id).collect();
+    let mut all: Vec<ServerRecord> = decode(store, SERVERS);
+    all.retain(|s| members.contains(&s.id));
+    all
+}
+
+/// Writes this server's record where it differs from what is there.
+///
+/// # Errors
+/// When the store cannot take writes now.
+pub async fn put_server(store: &Store, record: &ServerRecord) -> anyhow::Result<()> {
+    let key = key(SERVERS, &record.id.to_string());
+    let value = Bytes::from(serde_json::to_vec(record)?);
+    if store.get(&key)?.is_some_and(|kv| kv.value == value) {
+        return Ok(());
+    }
+    put(store, key, value, false).await?;
+    Ok(())
+}
+
+async fn put(store: &Store, key: Bytes, value: Bytes, only_new: bool) -> anyhow::Result<bool> {
+    let compares = if only_new { vec![Compare::Absent(key.clone())] } else { Vec::new() };
+    let ops = vec![Op::Put { key, value, lease: None }];
+    let outcome = store.txn(Txn { compares, ops, fence: None }).await?;
+    Ok(matches!(outcome, TxnOutcome::Committed { .. }))
+}
+
+/// The record of a join token, read linearizably: a token that was just revoked is not honoured.
+///
+/// # Errors
+/// When the store cannot answer now.
+pub async fn token(store: &Store, id: &str) -> anyhow::Result<Option<TokenRecord>> {
+    store.read_barrier().await?;
+    let found = store.get(&key(TOKENS, id))?;
+    Ok(found.and_then(|kv| serde_json::from_slice(&kv.value).ok()))
+}
+
+/// Makes a join token and keeps its record.
+///
+/// # Errors
+/// When the store cannot take writes now.
+pub async fn create_token(
+    store: &Store,
+    identity: &Identity,
+    role: JoinRole,
+    lifetime: Option<jiff::SignedDuration>,
+) -> anyhow::Result<JoinToken> {
+    let token = JoinToken::generate(&identity.ca().sha256())?;
+    let record = token.record(role, lifetime, Timestamp::now());
+    put(store, key(TOKENS, &record.id), serde_json::to_vec(&record)?.into(), true).await?;
+    Ok(token)
+}
+
+/// The first server keeps one token for servers and one for agents in its data folder, for the commands it
+/// prints; made once.
+///
+/// # Errors
+/// When the store or the folder cannot be written.
+pub async fn first_tokens(
+    store: &Store,
+    identity: &Identity,
+    dir: &Path,
+) -> anyhow::Result<(String, String)> {
+    let mut texts = Vec::new();
+    for (role, file) in [(JoinRole::Server, "server-token"), (JoinRole::Agent, "agent-token")] {
+        let path = dir.join(file);
+        let text = match files::read(&path)? {
+            Some(text) => text.trim().to_owned(),
+            None => {
+                let token = create_token(store, identity, role, None).await?.to_string();
+                files::write_secret(&path, format!("{token}\n").as_bytes())?;
+                token
+            }
+        };
+        texts.push(text);
+    }
+    let agent = texts.pop().unwrap_or_default();
+    Ok((texts.pop().unwrap_or_default(), agent))
+}

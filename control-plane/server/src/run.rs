@@ -1,0 +1,338 @@
+//! A server from start to stop.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use balsa_apiserver::admission::{AdmissionConfig, Chain};
+use balsa_apiserver::authn::Authn;
+use balsa_apiserver::authz::{Authz, bootstrap_objects};
+use balsa_apiserver::seam::{Fence, ObjectReader, RequestBody, ServerAddresses, User};
+use balsa_apiserver::streams::Streams;
+use balsa_apiserver::{ApiServer, Cache, Kinds, reviews};
+use balsa_controllers::Controllers;
+use balsa_identity::{GROUP_MASTERS, Identity, RAFT_SERVER_NAME, Kubeconfig};
+use balsa_link::join;
+use balsa_link::server::Nodes;
+use balsa_scheduler::Scheduler;
+use balsa_store::{Store, Term, Tls};
+use http::Request;
+use http_body_util::BodyExt;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, info, info_span, warn};
+
+use crate::api::{Api, MemberRequest};
+use crate::config::{Config, Failover};
+use crate::links::Links;
+use crate::records::{self, ServerRecord};
+use crate::{bootstrap, identity, leader};
+
+/// Streaming subresources that the API serves through the node link.
+const STREAMS: [(&str, &str); 7] = [
+    ("pods", "exec"),
+    ("pods", "attach"),
+    ("pods", "portforward"),
+    ("pods", "log"),
+    ("pods", "proxy"),
+    ("services", "proxy"),
+    ("nodes", "proxy"),
+];
+
+/// Runs a server until `stop`.
+///
+/// # Errors
+/// When it cannot start; each error says what to do.
+pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
+    let (identity, member) = identity::obtain(&config).await?;
+    let kinds = Arc::new(Kinds::new(balsa_api::kinds::builtin()));
+    let cache = Cache::new(kinds.all());
+    let store = open_store(&config, &identity, member.id, Arc::clone(&cache)).await?;
+    let nodes = Nodes::default();
+    // What is started from here on is stopped by this token, so that a failed start leaves nothing behind.
+    let running = CancellationToken::new();
+    let api = api_server(&config, &identity, &store, &nodes, kinds, cache, running.clone())?;
+    let link_tls = (*identity.link_tls()?.server).clone();
+    balsa_link::server::serve(config.link_address(), link_tls, nodes.clone(), running.clone())?;
+    let listener = TcpListener::bind(config.api_address()).await.with_context(|| {
+        format!("cannot listen on {} for the API; is another server running?", config.api_address())
+    })?;
+    let serving = {
+        let (api, tls, stop) = (api.clone(), identity.api_server_tls()?, running.clone());
+        tokio::spawn(async move { api.serve(listener, tls, stop).await }.instrument(info_span!("api")))
+    };
+    tokio::spawn(Arc::clone(&identity).keep_renewed(running.clone()));
+    let leading = {
+        let (config, identity, api, links) =
+            (config.clone(), Arc::clone(&identity), api.clone(), Links(nodes));
+        let store_handle = store.clone();
+        let work = move |term: Term, stop: CancellationToken| {
+            let job = LeaderWork {
+                config: config.clone(),
+                identity: Arc::clone(&identity),
+                api: api.clone(),
+                links: links.clone(),
+                store: store_handle.clone(),
+                term,
+            };
+            job.run(stop)
+        };
+        tokio::spawn(leader::follow(store.leadership(), work, running.clone()))
+    };
+    let started = tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        done = become_member(&config, &identity, &store) => done,
+    };
+    if started.is_ok() && !stop.is_cancelled() {
+        info!(address = %config.api_address(), "serving");
+        stop.cancelled().await;
+    }
+    // In the reverse order: hand over leadership while requests are still answered, then drain.
+    if let Err(error) = store.transfer_leadership(None).await {
+        info!(%error, "leadership was not handed over");
+    }
+    running.cancel();
+    if let Err(error) = leading.await {
+        warn!(%error, "leader-only work ended badly");
+    }
+    match serving.await {
+        Ok(Err(error)) => warn!(%error, "the API ended badly"),
+        Err(error) => warn!(%error, "the API ended badly"),
+        Ok(Ok(())) => {}
+    }
+    store.shutdown().await;
+    started
+}
+
+async fn open_store(
+    config: &Config,
+    identity: &Identity,
+    id: u64,
+    cache: Arc<Cache>,
+) -> anyhow::Result<Store> {
+    let tls = identity.raft_tls()?;
+    let address = config.raft_address();
+    let tls = Tls { server: tls.server, client: tls.client, server_name: RAFT_SERVER_NAME.to_owned() };
+    let settings = balsa_store::Config::new(
+        config.data_dir.join("store"),
+        id,
+        address.to_string(),
+        address,
+        Some(tls),
+    );
+    Ok(Store::open(settings, cache).await?)
+}
+
+/// Everything that answers requests, put together.
+fn api_server(
+    config: &Config,
+    identity: &Arc<Identity>,
+    store: &Store,
+    nodes: &Nodes,
+    kinds: Arc<Kinds>,
+    cache: Arc<Cache>,
+    stop: CancellationToken,
+) -> anyhow::Result<ApiServer> {
+    let reader: Arc<dyn ObjectReader> = Arc::clone(&cache) as _;
+    let keys = identity.service_accounts();
+    let authz = Arc::new(Authz::new(Arc::clone(&reader)));
+    let service_cidr = match config.service_cidr {
+        ipnet::IpNet::V4(net) => net,
+        ipnet::IpNet::V6(net) => anyhow::bail!("serviceCidr: {net} is IPv6, which is not supported yet"),
+    };
+    let settings = balsa_apiserver::Config {
+        advertise: config.api_address().to_string(),
+        service_cidr,
+        secure_port: config.api_port,
+        ..balsa_apiserver::Config::default()
+    };
+    let admission = match config.failover {
+        Failover::Default => AdmissionConfig::default(),
+        Failover::Fast => {
+            AdmissionConfig { not_ready_toleration_seconds: 1, unreachable_toleration_seconds: 1 }
+        }
+    };
+    let mut builder = ApiServer::builder(settings, kinds, cache, Arc::new(store.clone()))
+        .authenticator(Arc::new(Authn::new(Arc::clone(&keys), Arc::clone(&reader))))
+        .authorizer(Arc::clone(&authz) as _)
+        .admission(Arc::new(Chain::new(&reader, &authz, &admission)));
+    for served in reviews::all(&authz, &keys, &reader) {
+        builder = builder.computed(served.group, served.resource, served.subresource, served.handler);
+    }
+    let streams = Arc::new(Streams::new(Arc::clone(&reader), Arc::new(Links(nodes.clone())), stop));
+    for (resource, subresource) in STREAMS {
+        builder = builder.connect(resource, subresource, Arc::clone(&streams) as _);
+    }
+    let own = Api { store: store.clone(), identity: Arc::clone(identity), nodes: nodes.clone() };
+    Ok(builder.extension("/balsa/", true, Arc::new(own)).build()?)
+}
+
+/// Makes this server a member of its cluster, and tells the others where it is. Returns when it is done.
+async fn become_member(config: &Config, identity: &Arc<Identity>, store: &Store) -> anyhow::Result<()> {
+    let address = config.raft_address().to_string();
+    if store.cluster_id().is_none() {
+        if config.join.is_empty() {
+            store.initialize().await?;
+        } else {
+            ask_to_be_added(config, identity, store).await?;
+        }
+    } else {
+        let known = store.members().into_iter().find(|m| m.id == store.node_id());
+        if known.is_none_or(|m| m.address != address) {
+            // It came back with another address. Until there is a leader this cannot be said.
+            retry("tell the cluster this server's address", || {
+                let (store, address) = (store.clone(), address.clone());
+                async move { Ok(store.add_member(store.node_id(), address).await?) }
+            })
+            .await;
+        }
+    }
+    let record = ServerRecord {
+        id: store.node_id(),
+        name: config.name.clone(),
+        api: config.api_address(),
+        link: config.link_address(),
+    };
+    retry("write this server's record", || {
+        let (store, record) = (store.clone(), record.clone());
+        async move { records::put_server(&store, &record).await }
+    })
+    .await;
+    if config.join.is_empty() {
+        print_welcome(config, identity, store).await?;
+    }
+    let servers = vec![(config.name.clone(), format!("https://{}", config.api_address()))];
+    let kubeconfig: Kubeconfig = identity.admin_kubeconfig(&servers)?;
+    kubeconfig.write(&config.data_dir.join("admin.kubeconfig"))?;
+    Ok(())
+}
+
+/// Asks the servers to join in turn, until one has made this server a voter.
+async fn ask_to_be_added(config: &Config, identity: &Identity, store: &Store) -> anyhow::Result<()> {
+    let request = MemberRequest { id: store.node_id(), address: config.raft_address().to_string() };
+    let tls = identity.api_client(&[b"http/1.1"])?;
+    const ATTEMPTS: usize = 60;
+    let mut last = String::new();
+    for _ in 0..ATTEMPTS {
+        for server in &config.join {
+            let asked: Result<serde_json::Value, _> =
+                join::post_json(server, Arc::clone(&tls), "/balsa/v1/members", &request).await;
+            match asked {
+                Ok(_) => return Ok(()),
+                Err(error) => last = error.to_string(),
+            }
+            // The answer may have been lost on its way.
+            if store.members().iter().any(|m| m.id == request.id && m.voter) {
+                return Ok(());
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    anyhow::bail!("this server was not made a member of the cluster: {last}")
+}
+
+/// Tries until it works: what is done here needs a leader, which may take its time after a power cut.
+async fn retry<F, R>(what: &str, mut attempt: F)
+where
+    F: FnMut() -> R,
+    R: Future<Output = anyhow::Result<()>>,
+{
+    let mut pause = Duration::from_millis(50);
+    loop {
+        match attempt().await {
+            Ok(()) => return,
+            Err(error) => info!(%error, "cannot {what} yet"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(2));
+    }
+}
+
+/// The commands to paste on other machines.
+async fn print_welcome(config: &Config, identity: &Identity, store: &Store) -> anyhow::Result<()> {
+    let mut attempt = records::first_tokens(store, identity, &config.data_dir).await;
+    while attempt.is_err() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        attempt = records::first_tokens(store, identity, &config.data_dir).await;
+    }
+    let (server, agent) = attempt?;
+    info!("more servers:  balsa server --join {} --token {server}", config.address);
+    info!("more machines: balsa agent --join {} --token {agent}", config.address);
+    Ok(())
+}
+
+/// The addresses of the servers that are members, for Service `kubernetes`.
+struct Addresses(Store);
+
+impl ServerAddresses for Addresses {
+    fn addresses(&self) -> Vec<SocketAddr> {
+        records::servers(&self.0).into_iter().map(|s| s.api).collect()
+    }
+}
+
+/// What runs beside the Raft leader.
+struct LeaderWork {
+    config: Config,
+    identity: Arc<Identity>,
+    api: ApiServer,
+    links: Links,
+    store: Store,
+    term: Term,
+}
+
+impl LeaderWork {
+    async fn run(self, stop: CancellationToken) {
+        let ca = self.identity.ca().certificate_pem().to_owned();
+        let controllers = balsa_controllers::Config {
+            pod_cidr: self.config.pod_cidr,
+            cluster_ca_pem: ca,
+            failover: match self.config.failover {
+                Failover::Default => balsa_controllers::Failover::Default,
+                Failover::Fast => balsa_controllers::Failover::Fast,
+            },
+            ..balsa_controllers::Config::default()
+        };
+        let scheduler = balsa_scheduler::Options::new(self.client("system:kube-scheduler", &[]));
+        let roles = self.client("system:apiserver", &[GROUP_MASTERS]);
+        let addresses = Arc::new(Addresses(self.store.clone()));
+        let controllers = Controllers::start(
+            self.client("system:kube-controller-manager", &[]),
+            controllers,
+            Arc::new(self.links.clone()),
+            stop.clone(),
+        );
+        tokio::join!(
+            bootstrap::ensure(roles, bootstrap_objects(), stop.clone()),
+            self.api.keep(addresses, stop.clone()),
+            Scheduler::run(scheduler, stop.clone()),
+            async {
+                if let Err(error) = controllers.await {
+                    warn!(%error, "the controllers ended badly");
+                }
+            },
+        );
+    }
+
+    /// A client in this process that is `name`, and whose writes are refused once this term has passed.
+    fn client(&self, name: &str, groups: &[&str]) -> kube::Client {
+        let user = User {
+            name: name.to_owned(),
+            groups: groups.iter().chain(&["system:authenticated"]).map(|g| (*g).to_owned()).collect(),
+            ..User::default()
+        };
+        let api = self.api.clone();
+        let service = tower::service_fn(move |request: Request<kube::client::Body>| {
+            let (api, user) = (api.clone(), user.clone());
+            async move {
+                let (parts, body) = request.into_parts();
+                let body: RequestBody = body.map_err(Into::into).boxed_unsync();
+                Ok::<_, std::convert::Infallible>(api.call(Request::from_parts(parts, body), user).await)
+            }
+        });
+        let fence = Fence(self.term);
+        balsa_client::in_process(service, move |extensions| {
+            extensions.insert(fence);
+        })
+    }
+}

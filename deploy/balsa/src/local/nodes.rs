@@ -1,0 +1,154 @@
+//! What is done to single nodes, and the end of all of them.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use nix::mount::{MntFlags, umount2};
+use nix::sys::signal::Signal;
+
+use crate::local::args;
+use crate::local::network;
+use crate::local::process::{self, Process, Start};
+use crate::local::topology::{self, Node, Paths, Role, Topology};
+use crate::local::up;
+
+/// Starts a node's process if it does not run.
+pub fn start(paths: &Paths, topology: &Topology, node: &Node) -> anyhow::Result<()> {
+    if args::process(paths, &node.name).is_some() {
+        return Ok(());
+    }
+    network::ensure_node(node)?;
+    fs::create_dir_all(paths.data(&node.name))
+        .with_context(|| format!("cannot make {}", paths.data(&node.name).display()))?;
+    let program = std::env::current_exe().context("cannot find this program's own file")?;
+    process::start(Start {
+        program: &program,
+        args: up::arguments(paths, topology, node)?,
+        namespace: network::open(&node.name)?,
+        cgroup: &format!("{}/system", topology::cgroup(&node.name)),
+        log: &paths.log(&node.name),
+        record: &paths.process(&node.name),
+    })?;
+    Ok(())
+}
+
+/// Kills a node with SIGKILL: its process and, for an agent, its containerd. Containers go on running, as
+/// after a crash of the agent; the cluster must treat the node as dead all the same.
+pub fn kill(paths: &Paths, node: &Node) -> anyhow::Result<()> {
+    let Some(process) = args::process(paths, &node.name) else {
+        bail!("{} does not run", node.name);
+    };
+    process.signal(Signal::SIGKILL)?;
+    for containerd in containerds(node) {
+        containerd.signal(Signal::SIGKILL)?;
+    }
+    wait_gone(process, Duration::from_secs(5));
+    Ok(())
+}
+
+/// Stops a node in good order. An agent's containers and containerd go on.
+pub fn stop(paths: &Paths, node: &Node) -> anyhow::Result<()> {
+    let Some(process) = args::process(paths, &node.name) else {
+        bail!("{} does not run", node.name);
+    };
+    process.signal(Signal::SIGTERM)?;
+    if !wait_gone(process, Duration::from_secs(20)) {
+        bail!("{} does not stop within 20 s; see `balsa local logs {}`", node.name, node.name);
+    }
+    Ok(())
+}
+
+/// Sends a signal to a node's process and, for an agent, its containerd.
+pub fn signal(paths: &Paths, node: &Node, signal: Signal) -> anyhow::Result<()> {
+    let Some(process) = args::process(paths, &node.name) else {
+        bail!("{} does not run", node.name);
+    };
+    process.signal(signal)?;
+    for containerd in containerds(node) {
+        containerd.signal(signal)?;
+    }
+    Ok(())
+}
+
+fn wait_gone(process: Process, patience: Duration) -> bool {
+    let deadline = Instant::now() + patience;
+    while process.is_alive() {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    true
+}
+
+/// The containerd processes (not shims) in a node's cgroup.
+fn containerds(node: &Node) -> Vec<Process> {
+    if node.role == Role::Server {
+        return Vec::new();
+    }
+    process::cgroup_members(&topology::cgroup(&node.name))
+        .into_iter()
+        .filter(|pid| {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            name.trim() == "containerd"
+        })
+        .filter_map(Process::of)
+        .collect()
+}
+
+/// Ends the cluster and removes everything it left: processes, mounts, namespaces, links, cgroups, data.
+/// Works on what it finds, so it also cleans up after a cluster that was only half made.
+pub fn down(paths: &Paths) -> anyhow::Result<()> {
+    let names = match up::load(paths) {
+        Ok(Some(topology)) => topology.nodes.into_iter().map(|n| n.name).collect(),
+        // Without a readable plan, what is there tells.
+        _ => leftover_nodes(),
+    };
+    for name in &names {
+        process::kill_cgroup(&topology::cgroup(name))?;
+    }
+    unmount_below(&paths.root)?;
+    for name in &names {
+        network::remove_node(name)?;
+        process::remove_cgroup(&topology::cgroup(name))?;
+    }
+    process::remove_cgroup("balsa-local")?;
+    network::remove_bridge()?;
+    match fs::remove_dir_all(&paths.root) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", paths.root.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn leftover_nodes() -> Vec<String> {
+    let entries = fs::read_dir("/run/netns").into_iter().flatten().flatten();
+    entries
+        .filter_map(|e| e.file_name().to_str().and_then(|n| n.strip_prefix("balsa-")).map(str::to_owned))
+        .collect()
+}
+
+/// Unmounts everything below a folder, innermost first.
+fn unmount_below(root: &Path) -> anyhow::Result<()> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").context("cannot read the mounts")?;
+    let mut below: Vec<String> = mounts
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(4))
+        .map(unescape)
+        .filter(|path| Path::new(path).starts_with(root) && Path::new(path) != root)
+        .collect();
+    below.sort_by_key(|path| std::cmp::Reverse(path.len()));
+    for path in below {
+        umount2(path.as_str(), MntFlags::MNT_DETACH)
+            .with_context(|| format!("cannot unmount {path}"))?;
+    }
+    Ok(())
+}
+
+/// Spaces and the like stand as octal escapes in mountinfo.
+fn unescape(path: &str) -> String {
+    path.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+}

@@ -1,0 +1,145 @@
+//! `balsa server`.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use balsa_agent::AgentConfig;
+use balsa_server::{Config, Failover, Settings};
+use ipnet::IpNet;
+use tokio_util::sync::CancellationToken;
+
+use crate::{agent, settings};
+
+/// Run a server.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Settings file (YAML); flags and BALSA_* variables win over it. /etc/balsa/config.yaml if it is there.
+    #[arg(long, env = "BALSA_CONFIG")]
+    config: Option<PathBuf>,
+    /// Print the settings that result and stop.
+    #[arg(long)]
+    print_config: bool,
+    /// Name of this server; the host name if not given.
+    #[arg(long, env = "BALSA_NAME")]
+    name: Option<String>,
+    /// Data folder [default: /var/lib/balsa].
+    #[arg(long, env = "BALSA_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// Address that other machines reach this one at.
+    #[arg(long, env = "BALSA_ADDRESS")]
+    address: Option<IpAddr>,
+    /// Further name or address for the API's certificate; may be repeated.
+    #[arg(long, env = "BALSA_SAN", value_delimiter = ',')]
+    san: Vec<String>,
+    /// A server of the cluster to join (host or host:port); may be repeated. Without it a new cluster is made.
+    #[arg(long, env = "BALSA_JOIN", value_delimiter = ',')]
+    join: Vec<String>,
+    /// Join token, from another server's data folder or output.
+    #[arg(long, env = "BALSA_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// Pod network [default: 10.244.0.0/16].
+    #[arg(long, env = "BALSA_POD_CIDR")]
+    pod_cidr: Option<IpNet>,
+    /// Service network [default: 10.96.0.0/16].
+    #[arg(long, env = "BALSA_SERVICE_CIDR")]
+    service_cidr: Option<IpNet>,
+    /// Address of the cluster's DNS Service [default: the tenth of the Service network].
+    #[arg(long, env = "BALSA_CLUSTER_DNS")]
+    cluster_dns: Option<IpAddr>,
+    /// Cluster domain [default: cluster.local].
+    #[arg(long, env = "BALSA_CLUSTER_DOMAIN")]
+    cluster_domain: Option<String>,
+    /// `default` is Kubernetes' patience with dead nodes, `fast` replaces their pods within about 5 s.
+    #[arg(long, env = "BALSA_FAILOVER", value_parser = failover)]
+    failover: Option<Failover>,
+    /// Do not run a node agent on this server.
+    #[arg(long, env = "BALSA_NO_AGENT", num_args = 0..=1, default_missing_value = "true")]
+    no_agent: Option<bool>,
+}
+
+/// `fast` or `default`.
+pub fn failover(text: &str) -> Result<Failover, String> {
+    match text {
+        "fast" => Ok(Failover::Fast),
+        "default" => Ok(Failover::Default),
+        _ => Err("must be fast or default".to_owned()),
+    }
+}
+
+fn given(list: Vec<String>) -> Option<Vec<String>> {
+    (!list.is_empty()).then_some(list)
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let file: Settings = settings::read(args.config.as_deref())?;
+    let flags = Settings {
+        name: args.name,
+        data_dir: args.data_dir,
+        address: args.address,
+        san: given(args.san),
+        join: given(args.join),
+        token: args.token,
+        pod_cidr: args.pod_cidr,
+        service_cidr: args.service_cidr,
+        cluster_dns: args.cluster_dns,
+        cluster_domain: args.cluster_domain,
+        failover: args.failover,
+        no_agent: args.no_agent,
+        ..Settings::default()
+    };
+    let config = settings::complain(flags.over(file).check(&settings::hostname()?))?;
+    if args.print_config {
+        print!("{}", serde_saphyr::to_string(&config)?);
+        return Ok(());
+    }
+    settings::run_until_signal(|stop| async move {
+        if config.no_agent {
+            return balsa_server::run(config, stop).await;
+        }
+        let node = own_agent(config.clone(), stop.clone());
+        let (server, node) = tokio::join!(balsa_server::run(config, stop.clone()), async {
+            let outcome = node.await;
+            // A server whose agent cannot start says so by ending, not by half working.
+            stop.cancel();
+            outcome
+        });
+        server.and(node)
+    })
+}
+
+/// The node agent of a server's own machine: an agent like any other, which joins through this server.
+async fn own_agent(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut node = AgentConfig::new(config.name.clone(), config.address, config.data_dir.join("agent"));
+    node.pod_cidr = config.pod_cidr;
+    node.service_cidr = config.service_cidr;
+    node.cluster_dns = Some(config.cluster_dns());
+    node.cluster_domain.clone_from(&config.cluster_domain);
+    node.fast_failover = config.failover == Failover::Fast;
+    node.cni_program = std::env::current_exe().context("cannot find this program's own file")?;
+    let servers = vec![config.api_address().to_string()];
+    let identity = tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        identity = async {
+            let token = own_token(&config).await;
+            agent::obtain(&node, &servers, token).await
+        } => identity?,
+    };
+    agent::run_joined(node, &servers, &identity, stop).await
+}
+
+/// The token this server joined with, or the one it made for others; the latter takes a moment to exist.
+async fn own_token(config: &Config) -> Option<String> {
+    if config.token.is_some() {
+        return config.token.clone();
+    }
+    let path = config.data_dir.join("agent-token");
+    loop {
+        if let Ok(text) = tokio::fs::read_to_string(&path).await {
+            return Some(text);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}

@@ -1,0 +1,12 @@
+//! What a person with kubectl sees, on a real local cluster: real containers, real packets. `e2e/run` makes
+//! the cluster and runs these; each works in a namespace of its own.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod bad_input;
+mod first_app;
+mod kubectl;
+mod loss;
+mod network;
+mod pods;
+mod workloads;
