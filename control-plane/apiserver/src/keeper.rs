@@ -28,16 +28,25 @@ pub(crate) async fn keep(
     addresses: &dyn ServerAddresses,
     stop: CancellationToken,
 ) {
+    let mut failures = 0_u32;
     loop {
         let lead = api.core.registry.backend.lead();
         let wait = if lead.is_me && api.core.cache.is_synced() {
             match reconcile(api, addresses, lead).await {
-                Ok(()) => EVERY,
+                Ok(()) => {
+                    failures = 0;
+                    EVERY
+                }
                 Err(why) => {
-                    tracing::debug!(
-                        why,
-                        "the cluster's own objects could not be kept; trying again"
-                    );
+                    failures += 1;
+                    // A new leader may have to try a few times; more than that is worth a word.
+                    if failures >= 8 && failures.is_power_of_two() {
+                        tracing::warn!(
+                            why,
+                            failures,
+                            "the cluster's own objects cannot be written"
+                        );
+                    }
                     SOON
                 }
             }

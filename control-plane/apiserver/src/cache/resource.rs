@@ -43,6 +43,9 @@ pub struct Resource {
     generation: AtomicU64,
 }
 
+/// A watcher's number and its queue.
+type Listener = (u64, mpsc::Sender<Arc<WatchEvent>>);
+
 #[derive(Default)]
 struct State {
     objects: BTreeMap<Arc<str>, Arc<Stored>>,
@@ -52,7 +55,7 @@ struct State {
     floor: u64,
     /// Revision of the latest change.
     changed: u64,
-    watchers: HashMap<Scope, Vec<(u64, mpsc::Sender<Arc<WatchEvent>>)>>,
+    watchers: HashMap<Scope, Vec<Listener>>,
     next_watcher: u64,
 }
 

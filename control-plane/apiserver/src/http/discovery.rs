@@ -305,7 +305,7 @@ impl Core {
         };
         checks.push(Check {
             name: "informer-sync",
-            result: synced.clone(),
+            result: synced,
         });
         if endpoint != "livez" {
             checks.push(Check {

@@ -156,17 +156,12 @@ impl Registry {
         self.process(cx, target, change, &mut new, &old, dry_run)
             .await?;
         if change.track {
-            let subresource = if change.how == How::Main {
-                ""
-            } else {
-                change.subresource
-            };
             adapter::track(
                 target,
                 Some(&old),
                 &mut new,
                 &cx.field_manager(),
-                subresource,
+                change.subresource,
             );
         }
         if metadata::same(&new, &old) {
