@@ -128,7 +128,8 @@ impl FakeRuntime {
 
 impl Inner {
     fn tick(&mut self) -> Nanos {
-        self.clock += 1;
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        self.clock = (self.clock + 1).max(Nanos::try_from(since.as_nanos()).unwrap_or(Nanos::MAX));
         self.clock
     }
 

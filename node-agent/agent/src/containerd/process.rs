@@ -178,7 +178,8 @@ fn pidfd(pid: i32) -> Option<OwnedFd> {
 /// Waits until a process has ended.
 async fn ended(process: OwnedFd) {
     let raw = process.as_raw_fd();
-    match AsyncFd::with_interest(process, tokio::io::Interest::READABLE) {
+    // SAFETY: an owned descriptor gives the same number until it is dropped, and this one is ours.
+    match unsafe { AsyncFd::register_with_interest(process, tokio::io::Interest::READABLE) } {
         Ok(fd) => {
             let _ = fd.readable().await;
         }

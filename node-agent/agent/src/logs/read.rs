@@ -61,6 +61,8 @@ where
             None if !options.follow || last_chance => return out.flush().await,
             None => {
                 out.flush().await?;
+                // An empty write costs nothing and fails when the client has left.
+                let _ = out.write(&[]).await?;
                 if reader.rotated().await? {
                     continue;
                 }

@@ -89,7 +89,7 @@ impl Server {
                 Ok(stream) => splice(stream, reader, writer).await,
                 Err(refusal) => refuse(writer, refusal).await,
             },
-            StreamRequest::Logs { target, options } => self.logs(&target, &options, reader, writer).await,
+            StreamRequest::Logs { target, options } => self.logs(&target, &options, writer).await,
             StreamRequest::Http { path } => self.http(&path, writer).await,
         }
     }
@@ -142,7 +142,7 @@ impl Server {
         }
     }
 
-    async fn logs(&self, target: &Target, options: &LogOptions, mut reader: Reader, mut writer: Writer) {
+    async fn logs(&self, target: &Target, options: &LogOptions, mut writer: Writer) {
         let (id, path) = match self.log_of(target, options.previous).await {
             Ok(found) => found,
             Err(refusal) => return refuse(writer, refusal).await,
@@ -151,18 +151,7 @@ impl Server {
             return;
         }
         let source = Container { context: Arc::clone(&self.context), id };
-        // A reader that goes away ends the following even when nothing is being written.
-        let left = async {
-            let mut sink = tokio::io::sink();
-            let _ = tokio::io::copy(&mut reader, &mut sink).await;
-            if !options.follow {
-                std::future::pending::<()>().await;
-            }
-        };
-        let copied = tokio::select! {
-            copied = logs::stream(&path, options, &source, &mut writer) => copied,
-            () = left => Ok(()),
-        };
+        let copied = logs::stream(&path, options, &source, &mut writer).await;
         if let Err(error) = copied {
             debug!(%error, path = %path.display(), "a log broke off");
         }
