@@ -1,0 +1,2 @@
+//! The benchmark behind the budget table.
+fn main() {}
