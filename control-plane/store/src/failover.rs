@@ -19,6 +19,14 @@ use crate::types::{MemberId, Term};
 /// The second follower stands for election so much later than the first, and so on.
 const STAGGER: Duration = Duration::from_millis(60);
 
+/// The pauses before a leader's port is asked.
+const PORT_CLOSES: [Duration; 4] = [
+    Duration::ZERO,
+    Duration::from_millis(5),
+    Duration::from_millis(20),
+    Duration::from_millis(50),
+];
+
 /// When a leader was last heard.
 #[derive(Debug, Default)]
 pub(crate) struct Heard(Mutex<Option<Instant>>);
@@ -61,7 +69,7 @@ impl Failover {
 
     async fn look(&self, leader: MemberId, term: Term) {
         let broke = Instant::now();
-        if !self.peers.is_gone(leader).await {
+        if !self.is_gone(leader).await {
             return;
         }
         let me = self.peers.me();
@@ -82,6 +90,18 @@ impl Failover {
         if let Err(error) = self.raft.handle_transfer_leader(request).await {
             tracing::warn!(%error, "standing for election failed");
         }
+    }
+
+    /// A process that ends closes its connections before or after its port: so a port that answers is asked
+    /// again.
+    async fn is_gone(&self, leader: MemberId) -> bool {
+        for pause in PORT_CLOSES {
+            tokio::time::sleep(pause).await;
+            if self.peers.is_gone(leader).await {
+                return true;
+            }
+        }
+        false
     }
 
     /// This member's place among the voters that are left; `None` if it has no vote.

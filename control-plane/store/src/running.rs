@@ -332,6 +332,13 @@ impl Running {
         }
     }
 
+    #[cfg(test)]
+    pub fn purged(&self) -> u64 {
+        let metrics = self.raft.metrics();
+        let purged = metrics.borrow_watched().purged;
+        purged.map_or(0, |purged| purged.index)
+    }
+
     /// Stops everything and closes the files.
     pub async fn shutdown(&self, graceful: bool) {
         if graceful {

@@ -224,6 +224,12 @@ impl Store {
         self.running.shutdown(true).await;
     }
 
+    /// The last entry that was cut from this member's log.
+    #[cfg(test)]
+    pub(crate) fn purged(&self) -> u64 {
+        self.running.purged()
+    }
+
     /// Stops without handing leadership over, as if the process had been killed.
     #[cfg(test)]
     pub(crate) async fn crash(self) {

@@ -123,7 +123,7 @@ impl Cluster {
 
     async fn add(&self, id: u64) {
         let address = self.folders[&id].1.to_string();
-        let any = self.stores.values().next().unwrap();
+        let any = self.any();
         eventually(|| any.add_member(id, address.clone())).await;
     }
 
@@ -143,6 +143,10 @@ impl Cluster {
             }
         })
         .await
+    }
+
+    fn any(&self) -> &Store {
+        self.stores.values().next().unwrap()
     }
 
     async fn follower(&self) -> Store {
@@ -396,17 +400,15 @@ async fn a_member_that_lost_its_data_is_added_again_by_snapshot() {
         .folders
         .insert(lost, (tempfile::tempdir().unwrap(), address));
     for n in 0..100 {
-        committed(
-            cluster
-                .follower_or_leader()
-                .txn(put(format!("k/{n:03}"), "newer"))
-                .await,
-        );
+        committed(cluster.any().txn(put(format!("k/{n:03}"), "newer")).await);
     }
     eventually(|| async {
-        // Two quiet seconds of the cutter.
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        Ok::<_, ()>(())
+        let purged: Vec<_> = cluster.stores.values().map(Store::purged).collect();
+        if purged.iter().all(|purged| *purged > 100) {
+            Ok(())
+        } else {
+            Err(purged)
+        }
     })
     .await;
     let store = cluster.start(lost).await;
@@ -422,12 +424,6 @@ async fn a_member_that_lost_its_data_is_added_again_by_snapshot() {
     );
     drop(store);
     cluster.stop().await;
-}
-
-impl Cluster {
-    fn follower_or_leader(&self) -> &Store {
-        self.stores.values().next().unwrap()
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
