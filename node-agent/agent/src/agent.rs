@@ -53,10 +53,21 @@ impl Agent {
             return Err(Error::NotRoot);
         }
         let paths = config.paths();
-        for dir in [paths.containerd(), paths.cni_bin(), paths.cni_conf(), paths.fifos(), paths.pods(), paths.logs()] {
+        for dir in [
+            paths.containerd(),
+            paths.cni_bin(),
+            paths.cni_conf(),
+            paths.fifos(),
+            paths.pods(),
+            paths.logs(),
+        ] {
             std::fs::create_dir_all(&dir).map_err(Error::file("make the folder", &dir))?;
         }
-        Ok(Self { config, client, server: watch::channel(None).0 })
+        Ok(Self {
+            config,
+            client,
+            server: watch::channel(None).0,
+        })
     }
 
     /// Runs until stopped. Containers, and the agent's own containerd, go on running then.
@@ -70,20 +81,43 @@ impl Agent {
         let config = &self.config;
         let paths = config.paths();
 
-        let nodes: Informer<Node> =
-            Informer::start(Api::all(self.client.clone()), InformerOptions::default(), stop.clone());
-        let services: Informer<Service> =
-            Informer::start(Api::all(self.client.clone()), InformerOptions::default(), stop.clone());
+        let nodes: Informer<Node> = Informer::start(
+            Api::all(self.client.clone()),
+            InformerOptions::default(),
+            stop.clone(),
+        );
+        let services: Informer<Service> = Informer::start(
+            Api::all(self.client.clone()),
+            InformerOptions::default(),
+            stop.clone(),
+        );
         let mine = InformerOptions::fields(format!("spec.nodeName={}", config.node_name));
-        let pods: Informer<Pod> = Informer::start(Api::all(self.client.clone()), mine, stop.clone());
-        let recorder = EventRecorder::start(self.client.clone(), "kubelet", Some(&config.node_name), stop.clone());
+        let pods: Informer<Pod> =
+            Informer::start(Api::all(self.client.clone()), mine, stop.clone());
+        let recorder = EventRecorder::start(
+            self.client.clone(),
+            "kubelet",
+            Some(&config.node_name),
+            stop.clone(),
+        );
 
         net::install_plugin(config)?;
         let engine = self.start_runtime(&stop).await?;
-        let version = engine.runtime.version().await.map_err(|source| Error::Runtime { what: "tell its version", source })?;
-        let facts = facts::read_facts(&config.data_dir, format!("{}://{}", version.name, version.version));
+        let version = engine
+            .runtime
+            .version()
+            .await
+            .map_err(|source| Error::Runtime {
+                what: "tell its version",
+                source,
+            })?;
+        let facts = facts::read_facts(
+            &config.data_dir,
+            format!("{}://{}", version.name, version.version),
+        );
 
-        let (obstacle, obstacle_rx) = watch::channel(Some("the node's network is being set up".to_owned()));
+        let (obstacle, obstacle_rx) =
+            watch::channel(Some("the node's network is being set up".to_owned()));
         let keeper = Keeper {
             config: config.clone(),
             client: self.client.clone(),
@@ -93,9 +127,15 @@ impl Agent {
             nodes: nodes.clone(),
             obstacle: obstacle_rx,
         };
-        let Some(node) = keeper.register(&stop).await else { return Ok(()) };
+        let Some(node) = keeper.register(&stop).await else {
+            return Ok(());
+        };
         let uid = node.metadata.uid.clone().unwrap_or_default();
-        tokio::spawn(keeper.run(uid, stop.clone()).instrument(info_span!("node-status")));
+        tokio::spawn(
+            keeper
+                .run(uid, stop.clone())
+                .instrument(info_span!("node-status")),
+        );
 
         let changed: Arc<Mutex<Option<Arc<Manager>>>> = Arc::default();
         let tell = Arc::clone(&changed);
@@ -120,7 +160,9 @@ impl Agent {
             sandbox_slots: Semaphore::new(config.max_sandbox_creates.max(1)),
             routes: Routes::default(),
             relist: Notify::new(),
-            node_dns: parse_resolv_conf(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
+            node_dns: parse_resolv_conf(
+                &std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
+            ),
             host_ips: vec![config.node_ip.to_string()],
             cpu_milli: facts.cpu_milli,
             memory: facts.memory,
@@ -132,7 +174,11 @@ impl Agent {
             labels: node.metadata.labels.clone().unwrap_or_default(),
         };
 
-        let watched = net::Watched { nodes: nodes.clone(), services: services.clone(), pods: pods.clone() };
+        let watched = net::Watched {
+            nodes: nodes.clone(),
+            services: services.clone(),
+            pods: pods.clone(),
+        };
         if !net::set_up(config, &self.client, &engine.runtime, watched, &stop).await? {
             return Ok(());
         }
@@ -141,12 +187,30 @@ impl Agent {
 
         let manager = Manager::new(Arc::clone(&context), offer, pods, stop.clone());
         *changed.lock() = Some(Arc::clone(&manager));
-        let server = Server { context, streams: engine.streams, manager: Arc::clone(&manager) };
+        let server = Server {
+            context,
+            streams: engine.streams,
+            manager: Arc::clone(&manager),
+        };
         self.server.send_replace(Some(Arc::new(server)));
-        let rotator = Rotator { runtime: Arc::clone(&engine.runtime), folder: paths.logs() };
-        tokio::spawn(rotator.run(stop.clone()).instrument(info_span!("log-rotation")));
-        let collector = Collector { runtime: engine.runtime, folder: config.data_dir.clone() };
-        tokio::spawn(collector.run(stop.clone()).instrument(info_span!("image-collection")));
+        let rotator = Rotator {
+            runtime: Arc::clone(&engine.runtime),
+            folder: paths.logs(),
+        };
+        tokio::spawn(
+            rotator
+                .run(stop.clone())
+                .instrument(info_span!("log-rotation")),
+        );
+        let collector = Collector {
+            runtime: engine.runtime,
+            folder: config.data_dir.clone(),
+        };
+        tokio::spawn(
+            collector
+                .run(stop.clone())
+                .instrument(info_span!("image-collection")),
+        );
         manager.run().await;
         stop.cancelled().await;
         Ok(())
@@ -165,24 +229,39 @@ impl Agent {
                 let keep = async move { supervisor.keep(process, kept).await };
                 tokio::spawn(keep.instrument(info_span!("containerd")));
                 let imported = import_pause(&runtime, &paths.containerd()).await;
-                imported.map_err(|source| Error::Runtime { what: "import the sandbox image", source })?;
+                imported.map_err(|source| Error::Runtime {
+                    what: "import the sandbox image",
+                    source,
+                })?;
                 let runtime = Arc::new(runtime);
-                Ok(Engine { runtime: Arc::clone(&runtime) as _, streams: runtime })
+                Ok(Engine {
+                    runtime: Arc::clone(&runtime) as _,
+                    streams: runtime,
+                })
             }
             RuntimeChoice::Existing { endpoint } => {
                 let cri = CriClient::new(endpoint);
                 let version = cri.version().await;
-                let version = version.map_err(|source| Error::Runtime { what: "tell its version", source })?;
+                let version = version.map_err(|source| Error::Runtime {
+                    what: "tell its version",
+                    source,
+                })?;
                 if version.name != "containerd" {
                     let runtime = Arc::new(cri);
-                    return Ok(Engine { runtime: Arc::clone(&runtime) as _, streams: runtime });
+                    return Ok(Engine {
+                        runtime: Arc::clone(&runtime) as _,
+                        streams: runtime,
+                    });
                 }
                 let runtime = Arc::new(Containerd::new(endpoint, paths.fifos(), Path::new("ctr")));
                 if let Err(error) = import_pause(&*runtime, &paths.containerd()).await {
                     // It is configured by somebody else, perhaps with another sandbox image.
                     warn!(%error, "could not import the sandbox image");
                 }
-                Ok(Engine { runtime: Arc::clone(&runtime) as _, streams: runtime })
+                Ok(Engine {
+                    runtime: Arc::clone(&runtime) as _,
+                    streams: runtime,
+                })
             }
         }
     }

@@ -50,7 +50,12 @@ pub(crate) struct Token {
 #[async_trait]
 pub(crate) trait Cluster: Send + Sync + 'static {
     /// Patches a pod's status (strategic merge).
-    async fn patch_status(&self, namespace: &str, name: &str, patch: &Value) -> Result<Pod, ApiError>;
+    async fn patch_status(
+        &self,
+        namespace: &str,
+        name: &str,
+        patch: &Value,
+    ) -> Result<Pod, ApiError>;
     /// Removes a pod whose containers are gone.
     async fn delete(&self, namespace: &str, name: &str, uid: &str) -> Result<(), ApiError>;
     /// ConfigMaps and Secrets that a pod refers to, followed until released.
@@ -73,20 +78,30 @@ pub(crate) struct KubeCluster {
 async fn within<T>(future: impl Future<Output = Result<T, kube::Error>>) -> Result<T, ApiError> {
     match tokio::time::timeout(DEADLINE, future).await {
         Ok(result) => result.map_err(ApiError::from),
-        Err(_) => Err(ApiError::Other(format!("the API server did not answer within {DEADLINE:?}"))),
+        Err(_) => Err(ApiError::Other(format!(
+            "the API server did not answer within {DEADLINE:?}"
+        ))),
     }
 }
 
 #[async_trait]
 impl Cluster for KubeCluster {
-    async fn patch_status(&self, namespace: &str, name: &str, patch: &Value) -> Result<Pod, ApiError> {
+    async fn patch_status(
+        &self,
+        namespace: &str,
+        name: &str,
+        patch: &Value,
+    ) -> Result<Pod, ApiError> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
         within(api.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch))).await
     }
 
     async fn delete(&self, namespace: &str, name: &str, uid: &str) -> Result<(), ApiError> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
-        let preconditions = Preconditions { resource_version: None, uid: Some(uid.to_owned()) };
+        let preconditions = Preconditions {
+            resource_version: None,
+            uid: Some(uid.to_owned()),
+        };
         let params = DeleteParams {
             grace_period_seconds: Some(0),
             preconditions: Some(preconditions),
@@ -104,22 +119,38 @@ impl Cluster for KubeCluster {
     }
 
     async fn service_variables(&self, namespace: &str, links: bool) -> BTreeMap<String, String> {
-        if tokio::time::timeout(DEADLINE, self.services.synced()).await.is_err() {
-            tracing::warn!("Services are not known yet: a container starts without their variables");
+        if tokio::time::timeout(DEADLINE, self.services.synced())
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                "Services are not known yet: a container starts without their variables"
+            );
         }
-        let mut services = if links { self.services.list_namespace(namespace) } else { Vec::new() };
+        let mut services = if links {
+            self.services.list_namespace(namespace)
+        } else {
+            Vec::new()
+        };
         services.extend(self.services.get("default", "kubernetes"));
         env::service_variables(services.iter().map(|service| &**service), namespace, links)
     }
 
     async fn token(&self, pod: &Pod, want: &TokenWant) -> Result<Token, String> {
         let metadata = &pod.metadata;
-        let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.as_deref()).unwrap_or("default");
+        let account = pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.service_account_name.as_deref())
+            .unwrap_or("default");
         let namespace = metadata.namespace.as_deref().unwrap_or_default();
         let api: Api<ServiceAccount> = Api::namespaced(self.client.clone(), namespace);
         let request = TokenRequest {
             spec: TokenRequestSpec {
-                audiences: Some(want.audience.clone()).filter(|audience| !audience.is_empty()).into_iter().collect(),
+                audiences: Some(want.audience.clone())
+                    .filter(|audience| !audience.is_empty())
+                    .into_iter()
+                    .collect(),
                 bound_object_ref: Some(BoundObjectReference {
                     api_version: Some("v1".to_owned()),
                     kind: Some("Pod".to_owned()),
@@ -130,9 +161,15 @@ impl Cluster for KubeCluster {
             },
             ..TokenRequest::default()
         };
-        let answer = within(api.create_token_request(account, &PostParams::default(), &request)).await;
+        let answer =
+            within(api.create_token_request(account, &PostParams::default(), &request)).await;
         let answer = answer.map_err(|error| format!("failed to fetch token: {error}"))?;
-        let status = answer.status.ok_or("failed to fetch token: the answer has none")?;
-        Ok(Token { text: status.token, expires: status.expiration_timestamp.0 })
+        let status = answer
+            .status
+            .ok_or("failed to fetch token: the answer has none")?;
+        Ok(Token {
+            text: status.token,
+            expires: status.expiration_timestamp.0,
+        })
     }
 }

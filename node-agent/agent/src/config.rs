@@ -68,15 +68,24 @@ pub struct AgentConfig {
 
 impl AgentConfig {
     /// A configuration with the usual values for everything but name, address and folder.
-    pub fn new(node_name: impl Into<String>, node_ip: IpAddr, data_dir: impl Into<PathBuf>) -> Self {
+    pub fn new(
+        node_name: impl Into<String>,
+        node_ip: IpAddr,
+        data_dir: impl Into<PathBuf>,
+    ) -> Self {
         let v4 = |a, b, prefix| {
-            IpNet::V4(ipnet::Ipv4Net::new_assert(std::net::Ipv4Addr::new(a, b, 0, 0), prefix))
+            IpNet::V4(ipnet::Ipv4Net::new_assert(
+                std::net::Ipv4Addr::new(a, b, 0, 0),
+                prefix,
+            ))
         };
         Self {
             node_name: node_name.into(),
             node_ip,
             data_dir: data_dir.into(),
-            runtime: RuntimeChoice::Supervised { containerd: PathBuf::from("containerd") },
+            runtime: RuntimeChoice::Supervised {
+                containerd: PathBuf::from("containerd"),
+            },
             cgroup_root: "/balsa".to_owned(),
             cluster_dns: Some(IpAddr::from([10, 96, 0, 10])),
             cluster_domain: "cluster.local".to_owned(),
@@ -108,7 +117,9 @@ impl AgentConfig {
 
     /// Where things lie in the data folder.
     pub fn paths(&self) -> Paths {
-        Paths { root: self.data_dir.clone() }
+        Paths {
+            root: self.data_dir.clone(),
+        }
     }
 }
 

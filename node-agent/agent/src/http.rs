@@ -33,23 +33,36 @@ pub(crate) async fn get(
     pod_ip: &str,
     timeout: Duration,
 ) -> Result<Answer, String> {
-    let host = action.host.clone().filter(|host| !host.is_empty()).unwrap_or_else(|| pod_ip.to_owned());
+    let host = action
+        .host
+        .clone()
+        .filter(|host| !host.is_empty())
+        .unwrap_or_else(|| pod_ip.to_owned());
     let port = port_of(&action.port, container)?;
     let path = action.path.as_deref().unwrap_or("/");
-    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+    let path = if path.starts_with('/') {
+        path.to_owned()
+    } else {
+        format!("/{path}")
+    };
     let https = action.scheme.as_deref() == Some("HTTPS");
     let scheme = if https { "https" } else { "http" };
     let url = format!("{scheme}://{}{path}", authority(&host, port));
     let work = async {
         let request = request(action, &host, port, &path)?;
-        let stream = TcpStream::connect((host.as_str(), port)).await.map_err(|error| {
-            let address = authority(&host, port);
-            format!("dial tcp {address}: connect: {}", go_words(&error))
-        })?;
+        let stream = TcpStream::connect((host.as_str(), port))
+            .await
+            .map_err(|error| {
+                let address = authority(&host, port);
+                format!("dial tcp {address}: connect: {}", go_words(&error))
+            })?;
         if https {
             let name = ServerName::try_from(host.clone()).map_err(|error| error.to_string())?;
             let tls = tokio_rustls::TlsConnector::from(Arc::new(insecure_tls()?));
-            let stream = tls.connect(name, stream).await.map_err(|error| error.to_string())?;
+            let stream = tls
+                .connect(name, stream)
+                .await
+                .map_err(|error| error.to_string())?;
             exchange(stream, request).await
         } else {
             exchange(stream, request).await
@@ -86,17 +99,31 @@ pub(crate) fn port_of(port: &IntOrString, container: &Container) -> Result<u16, 
     let number = match port {
         IntOrString::Int(number) => *number,
         IntOrString::String(name) => {
-            let named = container.ports.iter().flatten().find(|port| port.name.as_ref() == Some(name));
+            let named = container
+                .ports
+                .iter()
+                .flatten()
+                .find(|port| port.name.as_ref() == Some(name));
             match named {
                 Some(port) => port.container_port,
-                None => name.parse().map_err(|_| format!("couldn't find port: {name:?}"))?,
+                None => name
+                    .parse()
+                    .map_err(|_| format!("couldn't find port: {name:?}"))?,
             }
         }
     };
-    u16::try_from(number).ok().filter(|port| *port > 0).ok_or_else(|| format!("invalid port number: {number}"))
+    u16::try_from(number)
+        .ok()
+        .filter(|port| *port > 0)
+        .ok_or_else(|| format!("invalid port number: {number}"))
 }
 
-fn request(action: &HTTPGetAction, host: &str, port: u16, path: &str) -> Result<Request<Empty<Bytes>>, String> {
+fn request(
+    action: &HTTPGetAction,
+    host: &str,
+    port: u16,
+    path: &str,
+) -> Result<Request<Empty<Bytes>>, String> {
     let mut builder = Request::get(path);
     let mut named_host = false;
     let mut named_agent = false;
@@ -111,8 +138,12 @@ fn request(action: &HTTPGetAction, host: &str, port: u16, path: &str) -> Result<
     if !named_agent {
         builder = builder.header("User-Agent", "kube-probe/1.35");
     }
-    let builder = builder.header("Accept", "*/*").header("Connection", "close");
-    builder.body(Empty::new()).map_err(|error| error.to_string())
+    let builder = builder
+        .header("Accept", "*/*")
+        .header("Connection", "close");
+    builder
+        .body(Empty::new())
+        .map_err(|error| error.to_string())
 }
 
 async fn exchange<S>(stream: S, request: Request<Empty<Bytes>>) -> Result<Answer, String>
@@ -122,7 +153,10 @@ where
     let connection = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = connection.map_err(|error| error.to_string())?;
     let talk = async {
-        let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|error| error.to_string())?;
         let code = response.status().as_u16();
         let mut body = response.into_body();
         let mut bytes = Vec::new();
@@ -134,7 +168,10 @@ where
                 break;
             }
         }
-        Ok(Answer { code, body: String::from_utf8_lossy(&bytes).into_owned() })
+        Ok(Answer {
+            code,
+            body: String::from_utf8_lossy(&bytes).into_owned(),
+        })
     };
     // The connection is driven beside the exchange and dropped with it.
     let drive = async {
@@ -149,10 +186,15 @@ where
 
 fn insecure_tls() -> Result<rustls::ClientConfig, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let schemes = provider.signature_verification_algorithms.supported_schemes();
-    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let schemes = provider
+        .signature_verification_algorithms
+        .supported_schemes();
+    let builder =
+        rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let builder = builder.map_err(|error| error.to_string())?.dangerous();
-    Ok(builder.with_custom_certificate_verifier(Arc::new(AnyCertificate(schemes))).with_no_client_auth())
+    Ok(builder
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate(schemes)))
+        .with_no_client_auth())
 }
 
 /// Takes every certificate: a probe asks whether something answers, not who.
@@ -209,7 +251,10 @@ mod tests {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut buffer = vec![0; 1024];
             let length = stream.read(&mut buffer).await.unwrap();
-            stream.write_all(b"HTTP/1.1 503 No\r\nContent-Length: 4\r\n\r\nbusy").await.unwrap();
+            stream
+                .write_all(b"HTTP/1.1 503 No\r\nContent-Length: 4\r\n\r\nbusy")
+                .await
+                .unwrap();
             String::from_utf8_lossy(&buffer[..length]).into_owned()
         });
         let action = HTTPGetAction {
@@ -217,11 +262,25 @@ mod tests {
             port: IntOrString::String("web".to_owned()),
             ..HTTPGetAction::default()
         };
-        let json = serde_json::json!({"name": "c", "ports": [{"name": "web", "containerPort": port}]});
+        let json =
+            serde_json::json!({"name": "c", "ports": [{"name": "web", "containerPort": port}]});
         let container: Container = serde_json::from_value(json).unwrap();
-        let answer = get(&action, &container, "127.0.0.1", Duration::from_secs(5)).await.unwrap();
-        assert_eq!(answer, Answer { code: 503, body: "busy".to_owned() });
-        assert!(server.await.unwrap().starts_with("GET /health HTTP/1.1\r\n"));
+        let answer = get(&action, &container, "127.0.0.1", Duration::from_secs(5))
+            .await
+            .unwrap();
+        assert_eq!(
+            answer,
+            Answer {
+                code: 503,
+                body: "busy".to_owned()
+            }
+        );
+        assert!(
+            server
+                .await
+                .unwrap()
+                .starts_with("GET /health HTTP/1.1\r\n")
+        );
     }
 
     #[test]

@@ -44,7 +44,8 @@ pub(crate) struct Watched {
 /// Puts links to this program where the runtime looks for its network plugins.
 pub(crate) fn install_plugin(config: &AgentConfig) -> Result<(), Error> {
     let dir = config.paths().cni_bin();
-    let program = std::fs::canonicalize(&config.cni_program).map_err(Error::file("find", &config.cni_program))?;
+    let program = std::fs::canonicalize(&config.cni_program)
+        .map_err(Error::file("find", &config.cni_program))?;
     for name in PLUGIN_NAMES {
         link(&program, &dir.join(name)).map_err(Error::file("link", dir.join(name)))?;
     }
@@ -79,7 +80,11 @@ pub(crate) async fn set_up(
     let conntrack: Arc<dyn Conntrack> = Arc::new(CtNetlink::open()?);
     let overlay = balsa_vxlan::Config {
         mode: Mode::Vxlan,
-        local: Peer { name: config.node_name.clone(), node_ip: config.node_ip, pod_cidr: own_cidr },
+        local: Peer {
+            name: config.node_name.clone(),
+            node_ip: config.node_ip,
+            pod_cidr: own_cidr,
+        },
         service_cidr: Some(config.service_cidr),
         local_addresses: config.cluster_dns.into_iter().collect(),
         mtu: None,
@@ -91,8 +96,11 @@ pub(crate) async fn set_up(
     };
     let Some(mtu) = mtu else { return Ok(false) };
     follow::peers(overlay, config.node_name.clone(), &watched.nodes, stop);
-    let slices: Informer<EndpointSlice> =
-        Informer::start(Api::all(client.clone()), InformerOptions::default(), stop.clone());
+    let slices: Informer<EndpointSlice> = Informer::start(
+        Api::all(client.clone()),
+        InformerOptions::default(),
+        stop.clone(),
+    );
     let mut proxy = balsa_proxy::Config::new(config.node_name.clone(), vec![config.pod_cidr]);
     proxy.service_cidr = Some(config.service_cidr);
     proxy.local_vips = config.cluster_dns.into_iter().collect();
@@ -112,7 +120,9 @@ async fn pod_cidr(nodes: &Informer<Node>, name: &str) -> IpNet {
     follow::wake(nodes, &changed, |_| true);
     loop {
         let node = nodes.get("", name);
-        let cidr = node.as_ref().and_then(|n| n.spec.as_ref()?.pod_cidr.as_deref()?.parse().ok());
+        let cidr = node
+            .as_ref()
+            .and_then(|n| n.spec.as_ref()?.pod_cidr.as_deref()?.parse().ok());
         if let Some(cidr) = cidr {
             return cidr;
         }
@@ -126,13 +136,18 @@ async fn collect_addresses(config: &AgentConfig, own_cidr: IpNet, runtime: &Arc<
     const GRACE: Duration = Duration::from_secs(120);
     let live: HashSet<String> = match runtime.list_sandboxes().await {
         Ok(all) => all.into_iter().map(|sandbox| sandbox.id).collect(),
-        Err(error) => return warn!(%error, "addresses of pods that are gone are not taken back now"),
+        Err(error) => {
+            return warn!(%error, "addresses of pods that are gone are not taken back now");
+        }
     };
     let folder = config.paths().cni_data();
     let collected = Ipam::open(&folder, own_cidr).and_then(|ipam| ipam.collect(&live, GRACE));
     match collected {
         Ok(released) if released.is_empty() => {}
-        Ok(released) => info!(count = released.len(), "addresses of pods that are gone were taken back"),
+        Ok(released) => info!(
+            count = released.len(),
+            "addresses of pods that are gone were taken back"
+        ),
         Err(error) => warn!(%error, "addresses of pods that are gone are not taken back now"),
     }
 }
@@ -140,7 +155,11 @@ async fn collect_addresses(config: &AgentConfig, own_cidr: IpNet, runtime: &Arc<
 /// Tells the runtime how pods are connected, which makes it report the network as ready.
 fn write_conflist(config: &AgentConfig, own_cidr: IpNet, mtu: u32) -> Result<(), Error> {
     let paths = config.paths();
-    let text = conflist(&ConflistParams { pod_cidr: own_cidr, mtu, data_dir: paths.cni_data() });
+    let text = conflist(&ConflistParams {
+        pod_cidr: own_cidr,
+        mtu,
+        data_dir: paths.cni_data(),
+    });
     let file = paths.cni_conf().join(CONFLIST_NAME);
     // The runtime reads every file of the folder with a known ending.
     let new = paths.cni_conf().join(".conflist.new");
@@ -149,8 +168,12 @@ fn write_conflist(config: &AgentConfig, own_cidr: IpNet, mtu: u32) -> Result<(),
 }
 
 /// Runs `work` once at the start and once after each burst of changes, until `stop`.
-fn on_each_change<W>(part: &'static str, changed: Arc<Notify>, stop: &CancellationToken, mut work: W)
-where
+fn on_each_change<W>(
+    part: &'static str,
+    changed: Arc<Notify>,
+    stop: &CancellationToken,
+    mut work: W,
+) where
     W: FnMut() + Send + 'static,
 {
     let stop = stop.clone();

@@ -32,7 +32,11 @@ pub(crate) struct Sources {
 
 impl Sources {
     /// A ConfigMap, or an error in upstream's words when it must exist.
-    pub(crate) fn config_map(&self, name: &str, optional: bool) -> Result<Option<&ConfigMap>, String> {
+    pub(crate) fn config_map(
+        &self,
+        name: &str,
+        optional: bool,
+    ) -> Result<Option<&ConfigMap>, String> {
         match self.config_maps.get(name) {
             Some(object) => Ok(Some(object)),
             None if optional => Ok(None),
@@ -54,27 +58,79 @@ impl Sources {
 pub(crate) fn references(pod: &Pod) -> HashSet<Reference> {
     let mut found = HashSet::new();
     let Some(spec) = &pod.spec else { return found };
-    for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
+    for container in spec
+        .init_containers
+        .iter()
+        .flatten()
+        .chain(&spec.containers)
+    {
         for from in container.env_from.iter().flatten() {
-            found.extend(from.config_map_ref.iter().map(|r| Reference::ConfigMap(r.name.clone())));
-            found.extend(from.secret_ref.iter().map(|r| Reference::Secret(r.name.clone())));
+            found.extend(
+                from.config_map_ref
+                    .iter()
+                    .map(|r| Reference::ConfigMap(r.name.clone())),
+            );
+            found.extend(
+                from.secret_ref
+                    .iter()
+                    .map(|r| Reference::Secret(r.name.clone())),
+            );
         }
-        for from in container.env.iter().flatten().filter_map(|var| var.value_from.as_ref()) {
-            found.extend(from.config_map_key_ref.iter().map(|r| Reference::ConfigMap(r.name.clone())));
-            found.extend(from.secret_key_ref.iter().map(|r| Reference::Secret(r.name.clone())));
+        for from in container
+            .env
+            .iter()
+            .flatten()
+            .filter_map(|var| var.value_from.as_ref())
+        {
+            found.extend(
+                from.config_map_key_ref
+                    .iter()
+                    .map(|r| Reference::ConfigMap(r.name.clone())),
+            );
+            found.extend(
+                from.secret_key_ref
+                    .iter()
+                    .map(|r| Reference::Secret(r.name.clone())),
+            );
         }
     }
     for volume in spec.volumes.iter().flatten() {
-        found.extend(volume.config_map.iter().map(|source| Reference::ConfigMap(source.name.clone())));
-        let secret = volume.secret.iter().filter_map(|source| source.secret_name.clone());
+        found.extend(
+            volume
+                .config_map
+                .iter()
+                .map(|source| Reference::ConfigMap(source.name.clone())),
+        );
+        let secret = volume
+            .secret
+            .iter()
+            .filter_map(|source| source.secret_name.clone());
         found.extend(secret.map(Reference::Secret));
-        let projected = volume.projected.iter().flat_map(|source| source.sources.iter().flatten());
+        let projected = volume
+            .projected
+            .iter()
+            .flat_map(|source| source.sources.iter().flatten());
         for source in projected {
-            found.extend(source.config_map.iter().map(|source| Reference::ConfigMap(source.name.clone())));
-            found.extend(source.secret.iter().map(|source| Reference::Secret(source.name.clone())));
+            found.extend(
+                source
+                    .config_map
+                    .iter()
+                    .map(|source| Reference::ConfigMap(source.name.clone())),
+            );
+            found.extend(
+                source
+                    .secret
+                    .iter()
+                    .map(|source| Reference::Secret(source.name.clone())),
+            );
         }
     }
-    found.extend(spec.image_pull_secrets.iter().flatten().map(|r| Reference::Secret(r.name.clone())));
+    found.extend(
+        spec.image_pull_secrets
+            .iter()
+            .flatten()
+            .map(|r| Reference::Secret(r.name.clone())),
+    );
     found
 }
 
@@ -103,7 +159,11 @@ enum AnyInformer {
 
 impl Objects {
     pub(crate) fn new(client: kube::Client, on_change: OnChange) -> Self {
-        Self { client, on_change, entries: Arc::default() }
+        Self {
+            client,
+            on_change,
+            entries: Arc::default(),
+        }
     }
 
     /// Everything that the pod refers to, watched from now on until released.
@@ -111,8 +171,10 @@ impl Objects {
         let namespace = pod.metadata.namespace.clone().unwrap_or_default();
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         let wanted = references(pod);
-        let informers: Vec<_> =
-            wanted.into_iter().map(|reference| (self.follow(&namespace, &reference, &uid), reference)).collect();
+        let informers: Vec<_> = wanted
+            .into_iter()
+            .map(|reference| (self.follow(&namespace, &reference, &uid), reference))
+            .collect();
         let mut sources = Sources::default();
         for (informer, reference) in informers {
             let synced = async {
@@ -122,13 +184,19 @@ impl Objects {
                 }
             };
             let timeout = tokio::time::timeout(FIRST_LOOK, synced).await;
-            timeout.map_err(|_| format!("timed out waiting for {reference:?} of namespace {namespace}"))?;
+            timeout.map_err(|_| {
+                format!("timed out waiting for {reference:?} of namespace {namespace}")
+            })?;
             match (informer, reference) {
                 (AnyInformer::ConfigMap(informer), Reference::ConfigMap(name)) => {
-                    sources.config_maps.extend(informer.get(&namespace, &name).map(|object| (name, object)));
+                    sources
+                        .config_maps
+                        .extend(informer.get(&namespace, &name).map(|object| (name, object)));
                 }
                 (AnyInformer::Secret(informer), Reference::Secret(name)) => {
-                    sources.secrets.extend(informer.get(&namespace, &name).map(|object| (name, object)));
+                    sources
+                        .secrets
+                        .extend(informer.get(&namespace, &name).map(|object| (name, object)));
                 }
                 _ => {}
             }
@@ -155,12 +223,22 @@ impl Objects {
             let stop = CancellationToken::new();
             let informer = self.start(namespace, reference, stop.clone());
             let users = HashSet::from([uid.to_owned()]);
-            entries.insert(key.clone(), Entry { informer: informer.clone(), users, _stop: stop.drop_guard() });
+            entries.insert(
+                key.clone(),
+                Entry {
+                    informer: informer.clone(),
+                    users,
+                    _stop: stop.drop_guard(),
+                },
+            );
             informer
         };
         let (entries, on_change) = (Arc::clone(&self.entries), Arc::clone(&self.on_change));
         let tell = move || {
-            let users = entries.lock().get(&key).map(|entry| entry.users.iter().cloned().collect::<Vec<_>>());
+            let users = entries
+                .lock()
+                .get(&key)
+                .map(|entry| entry.users.iter().cloned().collect::<Vec<_>>());
             if let Some(users) = users {
                 on_change(&users);
             }
@@ -172,16 +250,29 @@ impl Objects {
         informer
     }
 
-    fn start(&self, namespace: &str, reference: &Reference, stop: CancellationToken) -> AnyInformer {
+    fn start(
+        &self,
+        namespace: &str,
+        reference: &Reference,
+        stop: CancellationToken,
+    ) -> AnyInformer {
         let client = self.client.clone();
         match reference {
             Reference::ConfigMap(name) => {
                 let options = InformerOptions::fields(format!("metadata.name={name}"));
-                AnyInformer::ConfigMap(Informer::start(Api::namespaced(client, namespace), options, stop))
+                AnyInformer::ConfigMap(Informer::start(
+                    Api::namespaced(client, namespace),
+                    options,
+                    stop,
+                ))
             }
             Reference::Secret(name) => {
                 let options = InformerOptions::fields(format!("metadata.name={name}"));
-                AnyInformer::Secret(Informer::start(Api::namespaced(client, namespace), options, stop))
+                AnyInformer::Secret(Informer::start(
+                    Api::namespaced(client, namespace),
+                    options,
+                    stop,
+                ))
             }
         }
     }
@@ -206,7 +297,15 @@ mod tests {
         let found = references(&pod);
         let map = |name: &str| Reference::ConfigMap(name.to_owned());
         let secret = |name: &str| Reference::Secret(name.to_owned());
-        let wanted = [map("m1"), map("m2"), map("m3"), secret("s1"), secret("s2"), secret("s3"), secret("pull")];
+        let wanted = [
+            map("m1"),
+            map("m2"),
+            map("m3"),
+            secret("s1"),
+            secret("s2"),
+            secret("s3"),
+            secret("pull"),
+        ];
         assert_eq!(found, HashSet::from(wanted));
     }
 }

@@ -46,17 +46,35 @@ pub enum Error {
 impl Error {
     /// Does the thing asked about not exist (any more)?
     pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::Rpc { code: "NotFound", .. })
+        matches!(
+            self,
+            Self::Rpc {
+                code: "NotFound",
+                ..
+            }
+        )
     }
 
     /// Can this runtime not do it at all?
     pub fn is_unimplemented(&self) -> bool {
-        matches!(self, Self::Rpc { code: "Unimplemented", .. })
+        matches!(
+            self,
+            Self::Rpc {
+                code: "Unimplemented",
+                ..
+            }
+        )
     }
 
     /// Is the runtime (perhaps for a moment) not there?
     pub fn is_unavailable(&self) -> bool {
-        matches!(self, Self::Rpc { code: "Unavailable", .. } | Self::Connect { .. })
+        matches!(
+            self,
+            Self::Rpc {
+                code: "Unavailable",
+                ..
+            } | Self::Connect { .. }
+        )
     }
 
     /// The bare message, without gRPC's preamble: what kubelet shows for failed creates and starts.
@@ -68,13 +86,19 @@ impl Error {
     }
 
     pub(crate) fn local(what: impl Into<String>, error: impl std::fmt::Display) -> Self {
-        Self::Local { what: what.into(), message: error.to_string() }
+        Self::Local {
+            what: what.into(),
+            message: error.to_string(),
+        }
     }
 }
 
 impl From<tonic::Status> for Error {
     fn from(status: tonic::Status) -> Self {
-        Self::Rpc { code: code_name(status.code()), message: status.message().to_owned() }
+        Self::Rpc {
+            code: code_name(status.code()),
+            message: status.message().to_owned(),
+        }
     }
 }
 

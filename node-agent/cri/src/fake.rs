@@ -14,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{Error, Result};
 use crate::runtime::{Runtime, Session, StreamSpec, Streams};
 use crate::types::{
-    Auth, ContainerConfig, ContainerInfo, ContainerState, ContainerStats, ContainerStatus, ExecOutput,
-    FilesystemUsage, Image, Nanos, Resources, RuntimeEvent, RuntimeStatus, SandboxConfig, SandboxInfo, SandboxState,
-    SandboxStatus, Version,
+    Auth, ContainerConfig, ContainerInfo, ContainerState, ContainerStats, ContainerStatus,
+    ExecOutput, FilesystemUsage, Image, Nanos, Resources, RuntimeEvent, RuntimeStatus,
+    SandboxConfig, SandboxInfo, SandboxState, SandboxStatus, Version,
 };
 
 /// A runtime in memory. Clones share it.
@@ -46,18 +46,29 @@ impl Default for FakeRuntime {
 }
 
 fn not_found(id: &str) -> Error {
-    Error::Rpc { code: "NotFound", message: format!("{id}: not found") }
+    Error::Rpc {
+        code: "NotFound",
+        message: format!("{id}: not found"),
+    }
 }
 
 impl FakeRuntime {
     /// An empty runtime.
     pub fn new() -> Self {
-        Self { inner: Arc::default(), events: broadcast::channel(256).0 }
+        Self {
+            inner: Arc::default(),
+            events: broadcast::channel(256).0,
+        }
     }
 
     /// Puts an image on the node.
     pub fn add_image(&self, name: &str) {
-        let image = Image { id: format!("sha256:{name}"), tags: vec![name.to_owned()], size: 1, ..Image::default() };
+        let image = Image {
+            id: format!("sha256:{name}"),
+            tags: vec![name.to_owned()],
+            size: 1,
+            ..Image::default()
+        };
         self.inner.lock().images.insert(name.to_owned(), image);
     }
 
@@ -68,7 +79,12 @@ impl FakeRuntime {
 
     /// Makes the next call of that name (`run_sandbox`, `start_container`, ...) fail.
     pub fn fail_next(&self, call: &'static str, error: Error) {
-        self.inner.lock().failures.entry(call).or_default().push(error);
+        self.inner
+            .lock()
+            .failures
+            .entry(call)
+            .or_default()
+            .push(error);
     }
 
     /// What `exec_sync` of that command (joined by spaces) answers.
@@ -84,7 +100,11 @@ impl FakeRuntime {
             inner.end(id, code, at);
             at
         };
-        let _ = self.events.send(RuntimeEvent::Exited { id: id.to_owned(), code, at });
+        let _ = self.events.send(RuntimeEvent::Exited {
+            id: id.to_owned(),
+            code,
+            at,
+        });
     }
 
     /// Kills a sandbox, as when its process dies.
@@ -96,19 +116,32 @@ impl FakeRuntime {
             }
             inner.tick()
         };
-        let _ = self.events.send(RuntimeEvent::Exited { id: id.to_owned(), code: 137, at });
+        let _ = self.events.send(RuntimeEvent::Exited {
+            id: id.to_owned(),
+            code: 137,
+            at,
+        });
     }
 
     /// Id of the newest container of that name.
     pub fn container_named(&self, name: &str) -> Option<String> {
         let inner = self.inner.lock();
-        let named = inner.containers.values().filter(|(info, ..)| info.name == name);
-        named.max_by_key(|(info, ..)| info.attempt).map(|(info, ..)| info.id.clone())
+        let named = inner
+            .containers
+            .values()
+            .filter(|(info, ..)| info.name == name);
+        named
+            .max_by_key(|(info, ..)| info.attempt)
+            .map(|(info, ..)| info.id.clone())
     }
 
     /// Configuration of a container.
     pub fn container_config(&self, id: &str) -> Option<ContainerConfig> {
-        self.inner.lock().containers.get(id).map(|(.., config)| config.clone())
+        self.inner
+            .lock()
+            .containers
+            .get(id)
+            .map(|(.., config)| config.clone())
     }
 
     /// All calls so far, as `name argument`.
@@ -128,7 +161,9 @@ impl FakeRuntime {
 
 impl Inner {
     fn tick(&mut self) -> Nanos {
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let since = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default();
         self.clock = (self.clock + 1).max(Nanos::try_from(since.as_nanos()).unwrap_or(Nanos::MAX));
         self.clock
     }
@@ -146,7 +181,11 @@ impl Inner {
             status.state = ContainerState::Exited;
             status.exit_code = code;
             status.finished_at = at;
-            status.reason = if code == 0 { "Completed".to_owned() } else { "Error".to_owned() };
+            status.reason = if code == 0 {
+                "Completed".to_owned()
+            } else {
+                "Error".to_owned()
+            };
         }
     }
 }
@@ -155,7 +194,11 @@ impl Inner {
 impl Runtime for FakeRuntime {
     async fn version(&self) -> Result<Version> {
         self.record("version", "")?;
-        Ok(Version { name: "fake".to_owned(), version: "1.0.0".to_owned(), api: "v1".to_owned() })
+        Ok(Version {
+            name: "fake".to_owned(),
+            version: "1.0.0".to_owned(),
+            api: "v1".to_owned(),
+        })
     }
 
     async fn status(&self) -> Result<RuntimeStatus> {
@@ -179,7 +222,14 @@ impl Runtime for FakeRuntime {
             labels: config.labels.clone(),
         };
         let ips = vec![format!("10.244.0.{}", inner.next + 1)];
-        inner.sandboxes.insert(id.clone(), SandboxStatus { info, ips, netns: None });
+        inner.sandboxes.insert(
+            id.clone(),
+            SandboxStatus {
+                info,
+                ips,
+                netns: None,
+            },
+        );
         Ok(id)
     }
 
@@ -190,7 +240,10 @@ impl Runtime for FakeRuntime {
         if let Some(sandbox) = inner.sandboxes.get_mut(id) {
             sandbox.info.state = SandboxState::NotReady;
         }
-        let inside = inner.containers.values().filter(|(info, ..)| info.sandbox_id == id);
+        let inside = inner
+            .containers
+            .values()
+            .filter(|(info, ..)| info.sandbox_id == id);
         let inside: Vec<String> = inside.map(|(info, ..)| info.id.clone()).collect();
         for container in inside {
             inner.end(&container, 137, at);
@@ -202,21 +255,39 @@ impl Runtime for FakeRuntime {
         self.record("remove_sandbox", id)?;
         let mut inner = self.inner.lock();
         inner.sandboxes.remove(id);
-        inner.containers.retain(|_, (info, ..)| info.sandbox_id != id);
+        inner
+            .containers
+            .retain(|_, (info, ..)| info.sandbox_id != id);
         Ok(())
     }
 
     async fn list_sandboxes(&self) -> Result<Vec<SandboxInfo>> {
         self.record("list_sandboxes", "")?;
-        Ok(self.inner.lock().sandboxes.values().map(|status| status.info.clone()).collect())
+        Ok(self
+            .inner
+            .lock()
+            .sandboxes
+            .values()
+            .map(|status| status.info.clone())
+            .collect())
     }
 
     async fn sandbox_status(&self, id: &str) -> Result<SandboxStatus> {
         self.record("sandbox_status", id)?;
-        self.inner.lock().sandboxes.get(id).cloned().ok_or_else(|| not_found(id))
+        self.inner
+            .lock()
+            .sandboxes
+            .get(id)
+            .cloned()
+            .ok_or_else(|| not_found(id))
     }
 
-    async fn create_container(&self, sandbox_id: &str, config: &ContainerConfig, _: &SandboxConfig) -> Result<String> {
+    async fn create_container(
+        &self,
+        sandbox_id: &str,
+        config: &ContainerConfig,
+        _: &SandboxConfig,
+    ) -> Result<String> {
         self.record("create_container", &config.name)?;
         let mut inner = self.inner.lock();
         if !inner.sandboxes.contains_key(sandbox_id) {
@@ -251,7 +322,9 @@ impl Runtime for FakeRuntime {
             annotations: config.annotations.clone(),
             log_path: config.log_path.clone(),
         };
-        inner.containers.insert(id.clone(), (info, status, config.clone()));
+        inner
+            .containers
+            .insert(id.clone(), (info, status, config.clone()));
         Ok(id)
     }
 
@@ -280,13 +353,23 @@ impl Runtime for FakeRuntime {
 
     async fn list_containers(&self) -> Result<Vec<ContainerInfo>> {
         self.record("list_containers", "")?;
-        Ok(self.inner.lock().containers.values().map(|(info, ..)| info.clone()).collect())
+        Ok(self
+            .inner
+            .lock()
+            .containers
+            .values()
+            .map(|(info, ..)| info.clone())
+            .collect())
     }
 
     async fn container_status(&self, id: &str) -> Result<ContainerStatus> {
         self.record("container_status", id)?;
         let inner = self.inner.lock();
-        inner.containers.get(id).map(|(_, status, _)| status.clone()).ok_or_else(|| not_found(id))
+        inner
+            .containers
+            .get(id)
+            .map(|(_, status, _)| status.clone())
+            .ok_or_else(|| not_found(id))
     }
 
     async fn update_resources(&self, id: &str, _: &Resources) -> Result<()> {
@@ -300,7 +383,13 @@ impl Runtime for FakeRuntime {
     async fn exec_sync(&self, _id: &str, command: &[String], _: Duration) -> Result<ExecOutput> {
         let command = command.join(" ");
         self.record("exec_sync", &command)?;
-        Ok(self.inner.lock().exec.get(&command).cloned().unwrap_or_default())
+        Ok(self
+            .inner
+            .lock()
+            .exec
+            .get(&command)
+            .cloned()
+            .unwrap_or_default())
     }
 
     async fn list_stats(&self) -> Result<Vec<ContainerStats>> {
@@ -322,7 +411,10 @@ impl Runtime for FakeRuntime {
         self.record("pull_image", image)?;
         if !self.inner.lock().pullable.iter().any(|name| name == image) {
             let message = format!("failed to pull and unpack image {image:?}: not found");
-            return Err(Error::Rpc { code: "NotFound", message });
+            return Err(Error::Rpc {
+                code: "NotFound",
+                message,
+            });
         }
         self.add_image(image);
         Ok(format!("sha256:{image}"))
@@ -330,7 +422,10 @@ impl Runtime for FakeRuntime {
 
     async fn remove_image(&self, image: &str) -> Result<()> {
         self.record("remove_image", image)?;
-        self.inner.lock().images.retain(|name, status| name != image && status.id != image);
+        self.inner
+            .lock()
+            .images
+            .retain(|name, status| name != image && status.id != image);
         Ok(())
     }
 
@@ -365,7 +460,13 @@ impl Runtime for FakeRuntime {
 impl Streams for FakeRuntime {
     async fn exec(&self, container_id: &str, command: &[String], _: StreamSpec) -> Result<Session> {
         self.record("exec", container_id)?;
-        let output = self.inner.lock().exec.get(&command.join(" ")).cloned().unwrap_or_default();
+        let output = self
+            .inner
+            .lock()
+            .exec
+            .get(&command.join(" "))
+            .cloned()
+            .unwrap_or_default();
         let (exit_tx, exit) = tokio::sync::oneshot::channel();
         let _ = exit_tx.send(Ok(output.exit_code));
         Ok(Session {
@@ -384,7 +485,12 @@ impl Streams for FakeRuntime {
 
     async fn import_image(&self, archive: &Path) -> Result<()> {
         self.record("import_image", &archive.display().to_string())?;
-        self.add_image(&archive.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default());
+        self.add_image(
+            &archive
+                .file_stem()
+                .map(|stem| stem.to_string_lossy().into_owned())
+                .unwrap_or_default(),
+        );
         Ok(())
     }
 }

@@ -10,8 +10,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::Result;
 use crate::types::{
-    Auth, ContainerConfig, ContainerInfo, ContainerStats, ContainerStatus, ExecOutput, FilesystemUsage, Image,
-    Resources, RuntimeEvent, RuntimeStatus, SandboxConfig, SandboxInfo, SandboxStatus, Version,
+    Auth, ContainerConfig, ContainerInfo, ContainerStats, ContainerStatus, ExecOutput,
+    FilesystemUsage, Image, Resources, RuntimeEvent, RuntimeStatus, SandboxConfig, SandboxInfo,
+    SandboxStatus, Version,
 };
 
 /// What the agent needs from any CRI runtime. Every call has a deadline of its own.
@@ -55,7 +56,12 @@ pub trait Runtime: Send + Sync + 'static {
     /// Has the log file opened anew, after it was renamed.
     async fn reopen_log(&self, id: &str) -> Result<()>;
     /// Runs a command and waits at most `timeout` for its end.
-    async fn exec_sync(&self, id: &str, command: &[String], timeout: Duration) -> Result<ExecOutput>;
+    async fn exec_sync(
+        &self,
+        id: &str,
+        command: &[String],
+        timeout: Duration,
+    ) -> Result<ExecOutput>;
     /// What every container uses.
     async fn list_stats(&self) -> Result<Vec<ContainerStats>>;
 
@@ -128,7 +134,12 @@ pub struct Session {
 #[async_trait]
 pub trait Streams: Send + Sync + 'static {
     /// Starts a command in a container.
-    async fn exec(&self, container_id: &str, command: &[String], spec: StreamSpec) -> Result<Session>;
+    async fn exec(
+        &self,
+        container_id: &str,
+        command: &[String],
+        spec: StreamSpec,
+    ) -> Result<Session>;
     /// Joins a container's main process.
     async fn attach(&self, container_id: &str, spec: StreamSpec) -> Result<Session>;
     /// Loads an image archive (OCI layout or `docker save`) from a file.

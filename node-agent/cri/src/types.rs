@@ -43,7 +43,9 @@ pub struct RuntimeStatus {
 impl RuntimeStatus {
     /// The condition of that kind, unless it is fulfilled.
     pub fn problem(&self, kind: &str) -> Option<&RuntimeCondition> {
-        self.conditions.iter().find(|condition| condition.kind == kind && !condition.status)
+        self.conditions
+            .iter()
+            .find(|condition| condition.kind == kind && !condition.status)
     }
 }
 
@@ -433,7 +435,10 @@ pub struct Auth {
 
 impl std::fmt::Debug for Auth {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Auth").field("username", &self.username).field("server", &self.server).finish_non_exhaustive()
+        f.debug_struct("Auth")
+            .field("username", &self.username)
+            .field("server", &self.server)
+            .finish_non_exhaustive()
     }
 }
 

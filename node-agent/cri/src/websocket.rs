@@ -33,13 +33,20 @@ const PIPE: usize = 64 << 10;
 
 /// Connects to a URL given by the runtime and splits it into a session.
 pub(crate) async fn open(url: &str, spec: StreamSpec) -> Result<Session> {
-    let (address, path) = split_url(url)
-        .ok_or_else(|| Error::local("the runtime's streaming URL", format!("{url:?} is not http://host:port/path")))?;
-    let failed = |error: io::Error| Error::local(format!("streaming to the runtime at {address}"), error);
+    let (address, path) = split_url(url).ok_or_else(|| {
+        Error::local(
+            "the runtime's streaming URL",
+            format!("{url:?} is not http://host:port/path"),
+        )
+    })?;
+    let failed =
+        |error: io::Error| Error::local(format!("streaming to the runtime at {address}"), error);
     let stream = TcpStream::connect(address).await.map_err(failed)?;
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
-    handshake(&mut read, &mut write, address, path).await.map_err(failed)?;
+    handshake(&mut read, &mut write, address, path)
+        .await
+        .map_err(failed)?;
 
     let (stdout, stdout_pump) = pipe(spec.stdout);
     let (stderr, stderr_pump) = pipe(spec.stderr && !spec.tty);
@@ -48,7 +55,10 @@ pub(crate) async fn open(url: &str, spec: StreamSpec) -> Result<Session> {
     let (exit_tx, exit) = oneshot::channel();
     let (out_tx, out_rx) = mpsc::channel(16);
     tokio::spawn(write_frames(write, out_rx).instrument(debug_span!("runtime-stream-write")));
-    tokio::spawn(send_input(stdin_pump, control_rx, out_tx.clone()).instrument(debug_span!("runtime-stream-input")));
+    tokio::spawn(
+        send_input(stdin_pump, control_rx, out_tx.clone())
+            .instrument(debug_span!("runtime-stream-input")),
+    );
     let pump = async move {
         let ended = receive(read, stdout_pump, stderr_pump, out_tx).await;
         let _ = exit_tx.send(ended.map_err(|error| Error::local("the runtime's stream", error)));
@@ -100,7 +110,10 @@ async fn handshake(
         }
     }
     if status.split_whitespace().nth(1) != Some("101") {
-        return Err(io::Error::other(format!("answered {:?} to the upgrade", status.trim())));
+        return Err(io::Error::other(format!(
+            "answered {:?} to the upgrade",
+            status.trim()
+        )));
     }
     Ok(())
 }
@@ -201,7 +214,9 @@ async fn receive(
                     continue;
                 }
                 let whole = std::mem::take(&mut message);
-                let Some((&channel, data)) = whole.split_first() else { continue };
+                let Some((&channel, data)) = whole.split_first() else {
+                    continue;
+                };
                 match channel {
                     STDOUT => forward(&mut stdout, data).await,
                     STDERR => forward(&mut stderr, data).await,
@@ -253,11 +268,19 @@ fn exit_code(status: &[u8]) -> Result<i32, String> {
     if status["status"] == "Success" {
         return Ok(0);
     }
-    let causes = status.pointer("/details/causes").and_then(|causes| causes.as_array());
-    let code = causes.into_iter().flatten().find(|cause| cause["reason"] == "ExitCode");
+    let causes = status
+        .pointer("/details/causes")
+        .and_then(|causes| causes.as_array());
+    let code = causes
+        .into_iter()
+        .flatten()
+        .find(|cause| cause["reason"] == "ExitCode");
     match code.and_then(|cause| cause["message"].as_str()?.parse().ok()) {
         Some(code) => Ok(code),
-        None => Err(status["message"].as_str().unwrap_or("the stream failed").to_owned()),
+        None => Err(status["message"]
+            .as_str()
+            .unwrap_or("the stream failed")
+            .to_owned()),
     }
 }
 
@@ -290,12 +313,18 @@ mod tests {
         let failed = br#"{"status":"Failure","reason":"NonZeroExitCode","message":"exit 7",
             "details":{"causes":[{"reason":"ExitCode","message":"7"}]}}"#;
         assert_eq!(exit_code(failed), Ok(7));
-        assert_eq!(exit_code(br#"{"status":"Failure","message":"no"}"#), Err("no".to_owned()));
+        assert_eq!(
+            exit_code(br#"{"status":"Failure","message":"no"}"#),
+            Err("no".to_owned())
+        );
     }
 
     #[test]
     fn only_plain_http_urls_with_a_path_are_taken() {
-        assert_eq!(split_url("http://127.0.0.1:9/exec/x"), Some(("127.0.0.1:9", "/exec/x")));
+        assert_eq!(
+            split_url("http://127.0.0.1:9/exec/x"),
+            Some(("127.0.0.1:9", "/exec/x"))
+        );
         assert_eq!(split_url("ftp://x/"), None);
         assert_eq!(split_url("http://x"), None);
     }

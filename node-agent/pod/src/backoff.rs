@@ -39,12 +39,17 @@ impl Backoff {
 
     /// Notes a retry at `now` and lengthens the next pause.
     pub fn next(&mut self, now: Timestamp) {
-        self.pause = if self.stale(now) { INITIAL } else { (self.pause * 2).clamp(INITIAL, MAX) };
+        self.pause = if self.stale(now) {
+            INITIAL
+        } else {
+            (self.pause * 2).clamp(INITIAL, MAX)
+        };
         self.updated = Some(now);
     }
 
     fn stale(&self, at: Timestamp) -> bool {
-        self.updated.is_none_or(|updated| at > after(updated, FORGET))
+        self.updated
+            .is_none_or(|updated| at > after(updated, FORGET))
     }
 }
 
@@ -74,7 +79,10 @@ mod tests {
         assert_eq!(backoff.until(at(now), at(now)), None);
         for pause in [10, 20, 40, 80, 160, 300, 300] {
             backoff.next(at(now));
-            assert_eq!(backoff.until(at(now + 1), at(now + 1)), Some(at(now + 1 + pause)));
+            assert_eq!(
+                backoff.until(at(now + 1), at(now + 1)),
+                Some(at(now + 1 + pause))
+            );
             now += 1 + pause;
             assert_eq!(backoff.until(at(now - pause), at(now)), None);
         }

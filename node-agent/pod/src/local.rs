@@ -159,7 +159,10 @@ impl Local {
             return Step::Done;
         }
         self.failures += 1;
-        let pause = RETRY.0.saturating_mul(1 << self.failures.min(10)).min(RETRY.1);
+        let pause = RETRY
+            .0
+            .saturating_mul(1 << self.failures.min(10))
+            .min(RETRY.1);
         Step::Failed(after(now, pause))
     }
 }

@@ -92,7 +92,11 @@ impl Instance {
 impl Observed {
     /// Instances of a container, newest first.
     pub fn of<'a>(&'a self, name: &str) -> Vec<&'a Instance> {
-        let mut instances: Vec<_> = self.instances.iter().filter(|instance| instance.name == name).collect();
+        let mut instances: Vec<_> = self
+            .instances
+            .iter()
+            .filter(|instance| instance.name == name)
+            .collect();
         instances.sort_by(|a, b| b.attempt.cmp(&a.attempt).then_with(|| b.id.cmp(&a.id)));
         instances
     }
@@ -104,6 +108,7 @@ impl Observed {
 
     /// Whether anything may still run.
     pub fn alive(&self) -> bool {
-        self.sandbox.as_ref().is_some_and(|sandbox| sandbox.ready) || self.instances.iter().any(Instance::running)
+        self.sandbox.as_ref().is_some_and(|sandbox| sandbox.ready)
+            || self.instances.iter().any(Instance::running)
     }
 }

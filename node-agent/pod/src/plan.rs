@@ -88,12 +88,26 @@ pub struct Plan {
 /// Decides.
 pub fn reduce(input: &Input<'_>) -> Plan {
     let Some(spec) = input.pod.spec.as_ref() else {
-        return Plan { actions: Vec::new(), status: PodStatus::default(), wake_at: None };
+        return Plan {
+            actions: Vec::new(),
+            status: PodStatus::default(),
+            wake_at: None,
+        };
     };
-    let mut planner = Planner { input, spec, members: spec::members(spec), actions: Vec::new(), wake_at: None };
+    let mut planner = Planner {
+        input,
+        spec,
+        members: spec::members(spec),
+        actions: Vec::new(),
+        wake_at: None,
+    };
     let verdict = planner.decide();
     let status = status::compute(input, spec, &verdict);
-    Plan { actions: planner.actions, status, wake_at: planner.wake_at }
+    Plan {
+        actions: planner.actions,
+        status,
+        wake_at: planner.wake_at,
+    }
 }
 
 struct Planner<'a> {
@@ -115,22 +129,37 @@ impl<'a> Planner<'a> {
     fn decide(&mut self) -> Verdict {
         self.prune();
         if let Some(grace) = spec::deletion_grace(self.input.pod) {
-            self.stop(&Stop { grace, finish: true });
+            self.stop(&Stop {
+                grace,
+                finish: true,
+            });
             return Verdict::Deleting;
         }
         if let Some((reason, message)) = &self.input.local.rejected {
-            self.stop(&Stop { grace: spec::grace_period(self.spec), finish: false });
-            return Verdict::Failed { reason: reason.clone(), message: message.clone() };
+            self.stop(&Stop {
+                grace: spec::grace_period(self.spec),
+                finish: false,
+            });
+            return Verdict::Failed {
+                reason: reason.clone(),
+                message: message.clone(),
+            };
         }
         if self.deadline_exceeded() {
-            self.stop(&Stop { grace: spec::grace_period(self.spec), finish: false });
+            self.stop(&Stop {
+                grace: spec::grace_period(self.spec),
+                finish: false,
+            });
             return Verdict::Failed {
                 reason: "DeadlineExceeded".to_owned(),
                 message: "Pod was active on the node longer than the specified deadline".to_owned(),
             };
         }
         if self.ended() {
-            self.stop(&Stop { grace: spec::grace_period(self.spec), finish: false });
+            self.stop(&Stop {
+                grace: spec::grace_period(self.spec),
+                finish: false,
+            });
             return Verdict::Ended;
         }
         self.run();
@@ -146,11 +175,15 @@ impl<'a> Planner<'a> {
         let mut doomed = Vec::new();
         for member in &self.members {
             let instances = self.input.observed.of(&member.container.name);
-            let old = instances.into_iter().skip(2).filter(|instance| !instance.running());
+            let old = instances
+                .into_iter()
+                .skip(2)
+                .filter(|instance| !instance.running());
             doomed.extend(old.map(|instance| instance.id.clone()));
         }
         doomed.retain(|id| !self.input.local.removing.contains(id));
-        self.actions.extend(doomed.into_iter().map(|id| Action::RemoveContainer { id }));
+        self.actions
+            .extend(doomed.into_iter().map(|id| Action::RemoveContainer { id }));
     }
 
     fn deadline_exceeded(&mut self) -> bool {
@@ -158,10 +191,19 @@ impl<'a> Planner<'a> {
         if status.is_some_and(|status| status.reason.as_deref() == Some("DeadlineExceeded")) {
             return true;
         }
-        let Some(seconds) = self.spec.active_deadline_seconds else { return false };
-        let started = status.and_then(|status| status.start_time.as_ref()).map(|time| time.0);
-        let Some(started) = started.or(self.input.local.accepted_at) else { return false };
-        let deadline = after(started, Duration::from_secs(u64::try_from(seconds).unwrap_or(0)));
+        let Some(seconds) = self.spec.active_deadline_seconds else {
+            return false;
+        };
+        let started = status
+            .and_then(|status| status.start_time.as_ref())
+            .map(|time| time.0);
+        let Some(started) = started.or(self.input.local.accepted_at) else {
+            return false;
+        };
+        let deadline = after(
+            started,
+            Duration::from_secs(u64::try_from(seconds).unwrap_or(0)),
+        );
         if deadline > self.input.now {
             self.wake(deadline);
             return false;
@@ -171,14 +213,22 @@ impl<'a> Planner<'a> {
 
     /// Has the pod run to its end?
     fn ended(&self) -> bool {
-        let phase = self.input.pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        let phase = self
+            .input
+            .pod
+            .status
+            .as_ref()
+            .and_then(|status| status.phase.as_deref());
         if matches!(phase, Some("Succeeded" | "Failed")) {
             return true;
         }
         if self.input.local.starting() {
             return false;
         }
-        let apps = self.members.iter().filter(|member| member.role == Role::App);
+        let apps = self
+            .members
+            .iter()
+            .filter(|member| member.role == Role::App);
         let mut apps = apps.peekable();
         if apps.peek().is_none() {
             return false;
@@ -188,14 +238,18 @@ impl<'a> Planner<'a> {
 
     /// Has the container ended, not to be started again?
     fn finally_ended(&self, member: &Member<'_>) -> bool {
-        last_exit(self.input, &member.container.name).is_some_and(|exit| !member.policy.restarts(exit.code))
+        last_exit(self.input, &member.container.name)
+            .is_some_and(|exit| !member.policy.restarts(exit.code))
     }
 
     fn init_failed(&self) -> bool {
         if self.initialized() {
             return false;
         }
-        let inits = self.members.iter().filter(|member| member.role == Role::Init);
+        let inits = self
+            .members
+            .iter()
+            .filter(|member| member.role == Role::Init);
         inits.into_iter().any(|member| {
             let exit = last_exit(self.input, &member.container.name);
             exit.is_some_and(|exit| exit.code != 0 && !member.policy.restarts(exit.code))
@@ -206,20 +260,41 @@ impl<'a> Planner<'a> {
     fn stop(&mut self, stop: &Stop) {
         let local = self.input.local;
         let sidecar = |name: &str| {
-            self.members.iter().position(|member| member.role == Role::Sidecar && member.container.name == name)
+            self.members
+                .iter()
+                .position(|member| member.role == Role::Sidecar && member.container.name == name)
         };
-        let running: Vec<_> = self.input.observed.instances.iter().filter(|instance| instance.running()).collect();
-        let (last, first): (Vec<_>, Vec<_>) = running.iter().partition(|instance| sidecar(&instance.name).is_some());
+        let running: Vec<_> = self
+            .input
+            .observed
+            .instances
+            .iter()
+            .filter(|instance| instance.running())
+            .collect();
+        let (last, first): (Vec<_>, Vec<_>) = running
+            .iter()
+            .partition(|instance| sidecar(&instance.name).is_some());
         let mut doomed: Vec<(&Instance, Duration)> = Vec::new();
         if !first.is_empty() {
-            doomed.extend(first.into_iter().map(|instance: &Instance| (instance, stop.grace)));
-        } else if let Some(instance) = last.into_iter().max_by_key(|instance| sidecar(&instance.name)) {
+            doomed.extend(
+                first
+                    .into_iter()
+                    .map(|instance: &Instance| (instance, stop.grace)),
+            );
+        } else if let Some(instance) = last
+            .into_iter()
+            .max_by_key(|instance| sidecar(&instance.name))
+        {
             let since = local.stopping_since.unwrap_or(self.input.now);
             let left = stop.grace.saturating_sub(between(since, self.input.now));
             doomed.push((instance, left.max(LEAST_GRACE.min(stop.grace))));
         }
         for (instance, grace) in doomed {
-            self.kill(instance, grace, format!("Stopping container {}", instance.name));
+            self.kill(
+                instance,
+                grace,
+                format!("Stopping container {}", instance.name),
+            );
         }
         if !running.is_empty() || local.starting() {
             return;
@@ -227,7 +302,9 @@ impl<'a> Planner<'a> {
         match &self.input.observed.sandbox {
             Some(sandbox) if sandbox.ready => {
                 if local.stopping_sandbox.as_ref() != Some(&sandbox.id) {
-                    self.actions.push(Action::StopSandbox { id: sandbox.id.clone() });
+                    self.actions.push(Action::StopSandbox {
+                        id: sandbox.id.clone(),
+                    });
                 }
             }
             _ => {
@@ -241,11 +318,22 @@ impl<'a> Planner<'a> {
 
     fn kill(&mut self, instance: &Instance, grace: Duration, message: String) {
         // Killed already: again only if it must go sooner now.
-        if self.input.local.killing.get(&instance.id).is_some_and(|given| *given <= grace) {
+        if self
+            .input
+            .local
+            .killing
+            .get(&instance.id)
+            .is_some_and(|given| *given <= grace)
+        {
             return;
         }
         let (id, name) = (instance.id.clone(), instance.name.clone());
-        self.actions.push(Action::KillContainer { id, name, grace, message });
+        self.actions.push(Action::KillContainer {
+            id,
+            name,
+            grace,
+            message,
+        });
     }
 
     fn run(&mut self) {
@@ -265,20 +353,35 @@ impl<'a> Planner<'a> {
     }
 
     fn replace_sandbox(&mut self, dead: Option<&Sandbox>) {
-        let orphans: Vec<_> = self.input.observed.instances.iter().filter(|instance| instance.running()).collect();
+        let orphans: Vec<_> = self
+            .input
+            .observed
+            .instances
+            .iter()
+            .filter(|instance| instance.running())
+            .collect();
         for instance in &orphans {
-            self.kill(instance, spec::grace_period(self.spec), "Pod sandbox changed, it will be killed and re-created.".to_owned());
+            self.kill(
+                instance,
+                spec::grace_period(self.spec),
+                "Pod sandbox changed, it will be killed and re-created.".to_owned(),
+            );
         }
-        let stopping = dead.is_some_and(|dead| self.input.local.stopping_sandbox.as_ref() != Some(&dead.id));
+        let stopping =
+            dead.is_some_and(|dead| self.input.local.stopping_sandbox.as_ref() != Some(&dead.id));
         if stopping && let Some(dead) = dead {
             // Its network must be given back before the next one takes another address.
-            self.actions.push(Action::StopSandbox { id: dead.id.clone() });
+            self.actions.push(Action::StopSandbox {
+                id: dead.id.clone(),
+            });
         }
         if !orphans.is_empty() || self.input.local.starting() {
             return;
         }
         if self.input.local.sandbox.due(self.input.now) {
-            self.actions.push(Action::CreateSandbox { attempt: dead.map_or(0, |dead| dead.attempt + 1) });
+            self.actions.push(Action::CreateSandbox {
+                attempt: dead.map_or(0, |dead| dead.attempt + 1),
+            });
         } else if let crate::local::Step::Failed(again) = self.input.local.sandbox {
             self.wake(again);
         }
@@ -286,13 +389,24 @@ impl<'a> Planner<'a> {
 
     /// Have the init containers done their work in this sandbox?
     fn initialized(&self) -> bool {
-        let Some(sandbox) = &self.input.observed.sandbox else { return false };
-        let apps = self.members.iter().filter(|member| member.role == Role::App);
-        apps.into_iter().any(|member| self.in_sandbox(member, sandbox).is_some())
+        let Some(sandbox) = &self.input.observed.sandbox else {
+            return false;
+        };
+        let apps = self
+            .members
+            .iter()
+            .filter(|member| member.role == Role::App);
+        apps.into_iter()
+            .any(|member| self.in_sandbox(member, sandbox).is_some())
     }
 
     fn in_sandbox(&self, member: &Member<'_>, sandbox: &Sandbox) -> Option<&'a Instance> {
-        let newest = self.input.observed.of(&member.container.name).into_iter().next();
+        let newest = self
+            .input
+            .observed
+            .of(&member.container.name)
+            .into_iter()
+            .next();
         newest.filter(|instance| instance.sandbox_id == sandbox.id)
     }
 
@@ -316,7 +430,10 @@ impl<'a> Planner<'a> {
 
     /// Runs an init container; true when it has succeeded.
     fn run_init(&mut self, member: &Member<'_>, sandbox: &Sandbox) -> bool {
-        match self.in_sandbox(member, sandbox).map(|instance| &instance.state) {
+        match self
+            .in_sandbox(member, sandbox)
+            .map(|instance| &instance.state)
+        {
             Some(InstanceState::Exited(exit)) if exit.code == 0 => true,
             Some(InstanceState::Running { .. }) => false,
             _ => {
@@ -355,33 +472,68 @@ impl<'a> Planner<'a> {
     /// Kills an instance that a probe condemned or whose image has changed.
     fn check(&mut self, member: &Member<'_>, instance: &Instance) {
         let name = &member.container.name;
-        let changed = !instance.spec_hash.is_empty() && instance.spec_hash != spec::spec_hash(member.container);
-        let local = self.input.local.containers.get(name).filter(|local| local.probed == instance.id);
+        let changed = !instance.spec_hash.is_empty()
+            && instance.spec_hash != spec::spec_hash(member.container);
+        let local = self
+            .input
+            .local
+            .containers
+            .get(name)
+            .filter(|local| local.probed == instance.id);
         let condemned = local.and_then(|local| local.condemned.clone());
         let message = match condemned {
             Some(message) => message,
             None if changed => format!("Container {name} definition changed, will be restarted"),
             None => return,
         };
-        let probe = [&member.container.liveness_probe, &member.container.startup_probe];
-        let own = probe.into_iter().flatten().find_map(|probe| probe.termination_grace_period_seconds);
-        let own = own.filter(|_| !changed).and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
-        self.kill(instance, own.unwrap_or_else(|| spec::grace_period(self.spec)), message);
+        let probe = [
+            &member.container.liveness_probe,
+            &member.container.startup_probe,
+        ];
+        let own = probe
+            .into_iter()
+            .flatten()
+            .find_map(|probe| probe.termination_grace_period_seconds);
+        let own = own
+            .filter(|_| !changed)
+            .and_then(|seconds| u64::try_from(seconds).ok())
+            .map(Duration::from_secs);
+        self.kill(
+            instance,
+            own.unwrap_or_else(|| spec::grace_period(self.spec)),
+            message,
+        );
     }
 
     fn start(&mut self, member: &Member<'_>, sandbox: &Sandbox) {
         let name = &member.container.name;
-        let local = self.input.local.containers.get(name).cloned().unwrap_or_default();
+        let local = self
+            .input
+            .local
+            .containers
+            .get(name)
+            .cloned()
+            .unwrap_or_default();
         let newest = self.input.observed.newest(name);
         let exit = newest.and_then(Instance::exit);
         let now = self.input.now;
-        let later = local.failure.as_ref().map(|failure| failure.retry_at).filter(|at| *at > now);
-        let later = later.max(exit.and_then(|exit| local.backoff.until(exit.finished_at, now)));
-        if let Some(later) = later {
+        let shown = local
+            .failure
+            .as_ref()
+            .map(|failure| failure.retry_at)
+            .filter(|at| *at > now);
+        let pause = exit.and_then(|exit| local.backoff.until(exit.finished_at, now));
+        // Looked at after either: what is reported changes from one reason to the other.
+        for later in [shown, pause].into_iter().flatten() {
             self.wake(later);
+        }
+        if shown.or(pause).is_some() {
             return;
         }
-        let planned = self.actions.iter().any(|action| matches!(action, Action::StartContainer { .. }));
+        let planned = self
+            .actions
+            .iter()
+            .any(|action| matches!(action, Action::StartContainer { .. }));
         // One at a time, in order: a container may count on those before it.
         if planned || self.input.local.starting() {
             return;
@@ -401,7 +553,9 @@ fn next_attempt(input: &Input<'_>, name: &str) -> u32 {
     }
     // Its instances are gone, but the count must not go back.
     match status::reported(input.pod, name) {
-        Some(status) if status.container_id.is_some() => u32::try_from(status.restart_count).unwrap_or(0) + 1,
+        Some(status) if status.container_id.is_some() => {
+            u32::try_from(status.restart_count).unwrap_or(0) + 1
+        }
         Some(status) => u32::try_from(status.restart_count).unwrap_or(0),
         None => 0,
     }

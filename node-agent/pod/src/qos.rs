@@ -29,18 +29,31 @@ const COMPUTE: [&str; 2] = ["cpu", "memory"];
 
 /// The class of a pod.
 pub fn class(spec: &PodSpec) -> Qos {
-    let containers: Vec<_> = spec.init_containers.iter().flatten().chain(&spec.containers).collect();
-    let any = containers.iter().any(|container| COMPUTE.iter().any(|name| bounded(container, name)));
+    let containers: Vec<_> = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .chain(&spec.containers)
+        .collect();
+    let any = containers
+        .iter()
+        .any(|container| COMPUTE.iter().any(|name| bounded(container, name)));
     if !any {
         return Qos::BestEffort;
     }
-    let all = containers.iter().all(|container| COMPUTE.iter().all(|name| exact(container, name)));
+    let all = containers
+        .iter()
+        .all(|container| COMPUTE.iter().all(|name| exact(container, name)));
     if all { Qos::Guaranteed } else { Qos::Burstable }
 }
 
 fn quantity(container: &Container, limits: bool, name: &str) -> Option<Quantity> {
     let resources = container.resources.as_ref()?;
-    let list = if limits { &resources.limits } else { &resources.requests };
+    let list = if limits {
+        &resources.limits
+    } else {
+        &resources.requests
+    };
     let amount: Quantity = list.as_ref()?.get(name)?.0.parse().ok()?;
     (!amount.is_zero()).then_some(amount)
 }
@@ -51,8 +64,9 @@ fn bounded(container: &Container, name: &str) -> bool {
 
 fn exact(container: &Container, name: &str) -> bool {
     // Requests default to limits in the API, so a missing request counts as equal.
-    quantity(container, true, name)
-        .is_some_and(|limit| quantity(container, false, name).is_none_or(|request| request == limit))
+    quantity(container, true, name).is_some_and(|limit| {
+        quantity(container, false, name).is_none_or(|request| request == limit)
+    })
 }
 
 #[cfg(test)]
@@ -70,8 +84,12 @@ mod tests {
         assert_eq!(class(&spec("{}")), Qos::BestEffort);
         assert_eq!(class(&spec(r#"{"requests":{"cpu":"0"}}"#)), Qos::BestEffort);
         assert_eq!(class(&spec(r#"{"requests":{"cpu":"1"}}"#)), Qos::Burstable);
-        assert_eq!(class(&spec(r#"{"limits":{"cpu":"1","memory":"1Gi"}}"#)), Qos::Guaranteed);
-        let equal = r#"{"limits":{"cpu":"1","memory":"1Gi"},"requests":{"cpu":"1000m","memory":"1024Mi"}}"#;
+        assert_eq!(
+            class(&spec(r#"{"limits":{"cpu":"1","memory":"1Gi"}}"#)),
+            Qos::Guaranteed
+        );
+        let equal =
+            r#"{"limits":{"cpu":"1","memory":"1Gi"},"requests":{"cpu":"1000m","memory":"1024Mi"}}"#;
         assert_eq!(class(&spec(equal)), Qos::Guaranteed);
         let less = r#"{"limits":{"cpu":"1","memory":"1Gi"},"requests":{"cpu":"500m"}}"#;
         assert_eq!(class(&spec(less)), Qos::Burstable);

@@ -68,24 +68,44 @@ pub fn members(spec: &PodSpec) -> Vec<Member<'_>> {
     let pod_policy = restart_policy(spec);
     let init = spec.init_containers.iter().flatten().map(move |container| {
         match RestartPolicy::parse(container.restart_policy.as_deref()) {
-            Some(RestartPolicy::Always) => Member { container, role: Role::Sidecar, policy: RestartPolicy::Always },
+            Some(RestartPolicy::Always) => Member {
+                container,
+                role: Role::Sidecar,
+                policy: RestartPolicy::Always,
+            },
             own => {
                 // A pod that always restarts retries its init containers only until they succeed.
-                let inherited = if pod_policy == RestartPolicy::Never { pod_policy } else { RestartPolicy::OnFailure };
-                Member { container, role: Role::Init, policy: own.unwrap_or(inherited) }
+                let inherited = if pod_policy == RestartPolicy::Never {
+                    pod_policy
+                } else {
+                    RestartPolicy::OnFailure
+                };
+                Member {
+                    container,
+                    role: Role::Init,
+                    policy: own.unwrap_or(inherited),
+                }
             }
         }
     });
     let apps = spec.containers.iter().map(move |container| {
         let own = RestartPolicy::parse(container.restart_policy.as_deref());
-        Member { container, role: Role::App, policy: own.unwrap_or(pod_policy) }
+        Member {
+            container,
+            role: Role::App,
+            policy: own.unwrap_or(pod_policy),
+        }
     });
     init.chain(apps).collect()
 }
 
 /// The container of that name, init containers included.
 pub fn container<'a>(spec: &'a PodSpec, name: &str) -> Option<&'a Container> {
-    spec.init_containers.iter().flatten().chain(&spec.containers).find(|container| container.name == name)
+    spec.init_containers
+        .iter()
+        .flatten()
+        .chain(&spec.containers)
+        .find(|container| container.name == name)
 }
 
 /// Does the pod use the node's network?
@@ -102,12 +122,18 @@ pub fn display_name(pod: &Pod) -> String {
 /// `name_namespace(uid)`, as messages of events have it.
 pub fn event_name(pod: &Pod) -> String {
     let (namespace, name) = names(pod);
-    format!("{name}_{namespace}({})", pod.metadata.uid.as_deref().unwrap_or_default())
+    format!(
+        "{name}_{namespace}({})",
+        pod.metadata.uid.as_deref().unwrap_or_default()
+    )
 }
 
 fn names(pod: &Pod) -> (&str, &str) {
     let metadata = &pod.metadata;
-    (metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default())
+    (
+        metadata.namespace.as_deref().unwrap_or_default(),
+        metadata.name.as_deref().unwrap_or_default(),
+    )
 }
 
 /// Grace of an orderly end that nobody asked for in particular.
@@ -119,15 +145,26 @@ pub fn grace_period(spec: &PodSpec) -> Duration {
 /// Grace that the deletion of the pod allows; `None` while it is not being deleted.
 pub fn deletion_grace(pod: &Pod) -> Option<Duration> {
     pod.metadata.deletion_timestamp.as_ref()?;
-    let own = pod.metadata.deletion_grace_period_seconds.map(|seconds| u64::try_from(seconds).unwrap_or(0));
-    let fallback = || pod.spec.as_ref().map_or(Duration::from_secs(30), grace_period);
+    let own = pod
+        .metadata
+        .deletion_grace_period_seconds
+        .map(|seconds| u64::try_from(seconds).unwrap_or(0));
+    let fallback = || {
+        pod.spec
+            .as_ref()
+            .map_or(Duration::from_secs(30), grace_period)
+    };
     Some(own.map_or_else(fallback, Duration::from_secs))
 }
 
 /// A digest of what, when changed in a running pod, asks for a new instance: the image.
 pub fn spec_hash(container: &Container) -> String {
     // FNV-1a: stable across builds and machines, unlike the standard library's hasher.
-    let text = format!("{}\0{}", container.name, container.image.as_deref().unwrap_or_default());
+    let text = format!(
+        "{}\0{}",
+        container.name,
+        container.image.as_deref().unwrap_or_default()
+    );
     let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
@@ -142,5 +179,8 @@ pub fn after(time: Timestamp, duration: Duration) -> Timestamp {
 
 /// Time from `earlier` to `later`, zero if in the other order.
 pub fn between(earlier: Timestamp, later: Timestamp) -> Duration {
-    later.duration_since(earlier).try_into().unwrap_or(Duration::ZERO)
+    later
+        .duration_since(earlier)
+        .try_into()
+        .unwrap_or(Duration::ZERO)
 }

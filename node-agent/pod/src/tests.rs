@@ -9,7 +9,10 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::spec::{after, spec_hash};
-use crate::{Action, Exit, Input, Instance, InstanceState, Local, Observed, Plan, Sandbox, StartFailure, reduce};
+use crate::{
+    Action, Exit, Input, Instance, InstanceState, Local, Observed, Plan, Sandbox, StartFailure,
+    reduce,
+};
 
 /// A pod with its node. Steps that the reducer plans stay under way until [`World::finish`] is told so.
 struct World {
@@ -28,7 +31,10 @@ impl World {
         let now = Timestamp::from_second(1_000_000).unwrap();
         Self {
             pod: serde_json::from_value(pod).unwrap(),
-            local: Local { accepted_at: Some(now), ..Local::default() },
+            local: Local {
+                accepted_at: Some(now),
+                ..Local::default()
+            },
             observed: Observed::default(),
             now,
             under_way: Vec::new(),
@@ -38,7 +44,13 @@ impl World {
     }
 
     fn plan(&mut self) -> Plan {
-        let running: Vec<_> = self.observed.instances.iter().filter(|i| i.running()).map(|i| i.id.clone()).collect();
+        let running: Vec<_> = self
+            .observed
+            .instances
+            .iter()
+            .filter(|i| i.running())
+            .map(|i| i.id.clone())
+            .collect();
         self.local.killing.retain(|id, _| running.contains(id));
         if self.pod.metadata.deletion_timestamp.is_some() {
             self.local.stopping_since.get_or_insert(self.now);
@@ -54,7 +66,10 @@ impl World {
         let plan = reduce(&input);
         self.pod.status = Some(plan.status.clone());
         for action in &plan.actions {
-            assert!(!self.under_way.contains(action), "{action:?} is under way already");
+            assert!(
+                !self.under_way.contains(action),
+                "{action:?} is under way already"
+            );
             self.local.begin(action, self.now);
             self.under_way.push(action.clone());
         }
@@ -84,7 +99,12 @@ impl World {
                 if ok {
                     let ips = vec![format!("10.244.0.{}", self.made)];
                     let id = format!("s{}", self.made);
-                    self.observed.sandbox = Some(Sandbox { id, attempt, ready: true, ips });
+                    self.observed.sandbox = Some(Sandbox {
+                        id,
+                        attempt,
+                        ready: true,
+                        ips,
+                    });
                 }
             }
             Action::StopSandbox { .. } => {
@@ -92,7 +112,12 @@ impl World {
                     sandbox.ready = false;
                 }
             }
-            Action::StartContainer { name, attempt, sandbox_id, .. } => self.started(name, attempt, sandbox_id, ok),
+            Action::StartContainer {
+                name,
+                attempt,
+                sandbox_id,
+                ..
+            } => self.started(name, attempt, sandbox_id, ok),
             Action::KillContainer { id, .. } => {
                 if ok {
                     self.exit_id(&id, 143);
@@ -110,19 +135,32 @@ impl World {
 
     fn started(&mut self, name: String, attempt: u32, sandbox_id: String, ok: bool) {
         if !ok {
-            let (reason, retry_at) = ("ErrImagePull".to_owned(), after(self.now, Duration::from_secs(2)));
-            let failure = StartFailure { reason, message: "no".to_owned(), retry_at };
+            let (reason, retry_at) = (
+                "ErrImagePull".to_owned(),
+                after(self.now, Duration::from_secs(2)),
+            );
+            let failure = StartFailure {
+                reason,
+                message: "no".to_owned(),
+                retry_at,
+            };
             return self.local.start_done(&name, Some(failure));
         }
         self.local.start_done(&name, None);
         let container = crate::spec::container(self.pod.spec.as_ref().unwrap(), &name).unwrap();
-        let alive = self.observed.sandbox.as_ref().is_some_and(|sandbox| sandbox.id == sandbox_id && sandbox.ready);
+        let alive = self
+            .observed
+            .sandbox
+            .as_ref()
+            .is_some_and(|sandbox| sandbox.id == sandbox_id && sandbox.ready);
         let id = format!("{name}-{}", self.made);
         self.observed.instances.push(Instance {
             id: id.clone(),
             sandbox_id,
             attempt,
-            state: InstanceState::Running { started_at: self.now },
+            state: InstanceState::Running {
+                started_at: self.now,
+            },
             image: "i".to_owned(),
             image_id: "sha256:i".to_owned(),
             spec_hash: spec_hash(container),
@@ -140,10 +178,19 @@ impl World {
 
     fn exit_id(&mut self, id: &str, code: i32) {
         let now = self.now;
-        if let Some(instance) = self.observed.instances.iter_mut().find(|i| i.id == id && i.running()) {
+        if let Some(instance) = self
+            .observed
+            .instances
+            .iter_mut()
+            .find(|i| i.id == id && i.running())
+        {
             instance.state = InstanceState::Exited(Exit {
                 code,
-                reason: if code == 0 { "Completed".to_owned() } else { "Error".to_owned() },
+                reason: if code == 0 {
+                    "Completed".to_owned()
+                } else {
+                    "Error".to_owned()
+                },
                 message: String::new(),
                 started_at: Some(now),
                 finished_at: now,
@@ -163,13 +210,20 @@ impl World {
 
     fn container(&self, name: &str) -> &ContainerStatus {
         let status = self.pod.status.as_ref().unwrap();
-        let mut all = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+        let mut all = status
+            .init_container_statuses
+            .iter()
+            .chain(&status.container_statuses)
+            .flatten();
         all.find(|status| status.name == name).unwrap()
     }
 
     fn waiting(&self, name: &str) -> String {
         let state = self.container(name).state.clone().unwrap_or_default();
-        state.waiting.and_then(|waiting| waiting.reason).unwrap_or_default()
+        state
+            .waiting
+            .and_then(|waiting| waiting.reason)
+            .unwrap_or_default()
     }
 
     fn phase(&self) -> &str {
@@ -177,9 +231,22 @@ impl World {
     }
 
     fn condition(&self, kind: &str) -> (String, String) {
-        let all = self.pod.status.as_ref().unwrap().conditions.iter().flatten();
-        let found = all.into_iter().find(|condition| condition.type_ == kind).unwrap();
-        (found.status.clone(), found.reason.clone().unwrap_or_default())
+        let all = self
+            .pod
+            .status
+            .as_ref()
+            .unwrap()
+            .conditions
+            .iter()
+            .flatten();
+        let found = all
+            .into_iter()
+            .find(|condition| condition.type_ == kind)
+            .unwrap();
+        (
+            found.status.clone(),
+            found.reason.clone().unwrap_or_default(),
+        )
     }
 }
 
@@ -191,9 +258,18 @@ fn one() -> Value {
 fn a_new_pod_first_gets_volumes_and_a_sandbox() {
     let mut world = World::new(one());
     let plan = world.plan();
-    assert_eq!(plan.actions, [Action::PrepareVolumes, Action::CreateSandbox { attempt: 0 }]);
-    assert_eq!((world.phase(), world.waiting("c").as_str()), ("Pending", "ContainerCreating"));
-    assert_eq!(world.condition("Ready"), ("False".to_owned(), "ContainersNotReady".to_owned()));
+    assert_eq!(
+        plan.actions,
+        [Action::PrepareVolumes, Action::CreateSandbox { attempt: 0 }]
+    );
+    assert_eq!(
+        (world.phase(), world.waiting("c").as_str()),
+        ("Pending", "ContainerCreating")
+    );
+    assert_eq!(
+        world.condition("Ready"),
+        ("False".to_owned(), "ContainersNotReady".to_owned())
+    );
     assert_eq!(plan.status.observed_generation, Some(3));
     assert_eq!(world.plan().actions, [], "nothing is planned twice");
 }
@@ -203,7 +279,12 @@ fn a_running_pod_is_ready_and_has_an_address() {
     let mut world = World::new(one());
     let plan = world.settle();
     assert_eq!(world.phase(), "Running");
-    for kind in ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"] {
+    for kind in [
+        "PodReadyToStartContainers",
+        "Initialized",
+        "Ready",
+        "ContainersReady",
+    ] {
         assert_eq!(world.condition(kind).0, "True", "{kind}");
     }
     assert!(plan.status.pod_ip.is_some() && plan.status.start_time.is_some());
@@ -212,10 +293,15 @@ fn a_running_pod_is_ready_and_has_an_address() {
 
 #[test]
 fn init_containers_run_one_after_the_other_and_only_once() {
-    let mut world = World::new(json!({"initContainers": [{"name": "a"}, {"name": "b"}], "containers": [{"name": "c"}]}));
+    let mut world = World::new(
+        json!({"initContainers": [{"name": "a"}, {"name": "b"}], "containers": [{"name": "c"}]}),
+    );
     world.settle();
     assert!(world.observed.newest("a").is_some() && world.observed.newest("b").is_none());
-    assert_eq!((world.phase(), world.waiting("c").as_str()), ("Pending", "PodInitializing"));
+    assert_eq!(
+        (world.phase(), world.waiting("c").as_str()),
+        ("Pending", "PodInitializing")
+    );
     assert_eq!(world.condition("Initialized").1, "ContainersNotInitialized");
     world.exit("a", 0);
     world.settle();
@@ -225,7 +311,11 @@ fn init_containers_run_one_after_the_other_and_only_once() {
     assert_eq!(world.phase(), "Running");
     world.exit("c", 1);
     world.settle();
-    assert_eq!(world.observed.of("a").len(), 1, "init containers do not run again");
+    assert_eq!(
+        world.observed.of("a").len(),
+        1,
+        "init containers do not run again"
+    );
     assert!(world.container("a").ready);
 }
 
@@ -238,18 +328,25 @@ fn a_failed_init_container_fails_a_pod_that_never_restarts() {
     world.settle();
     assert_eq!(world.phase(), "Failed");
     assert!(world.observed.newest("c").is_none());
-    assert!(!world.observed.sandbox.as_ref().unwrap().ready, "the sandbox is stopped");
+    assert!(
+        !world.observed.sandbox.as_ref().unwrap().ready,
+        "the sandbox is stopped"
+    );
 }
 
 #[test]
 fn a_failed_init_container_is_retried_with_backoff_otherwise() {
-    let mut world = World::new(json!({"initContainers": [{"name": "a"}], "containers": [{"name": "c"}]}));
+    let mut world =
+        World::new(json!({"initContainers": [{"name": "a"}], "containers": [{"name": "c"}]}));
     world.settle();
     world.exit("a", 1);
     world.settle();
     world.exit("a", 1);
     world.settle();
-    assert_eq!((world.phase(), world.waiting("a").as_str()), ("Pending", "CrashLoopBackOff"));
+    assert_eq!(
+        (world.phase(), world.waiting("a").as_str()),
+        ("Pending", "CrashLoopBackOff")
+    );
     world.pass(11);
     world.settle();
     assert_eq!(world.container("a").restart_count, 2);
@@ -264,10 +361,14 @@ fn a_sidecar_starts_before_and_ends_after_the_containers() {
     assert_eq!(world.phase(), "Running");
     world.exit("c", 0);
     let order: Vec<String> = std::iter::from_fn(|| {
-        let killed = world.plan().actions.into_iter().find_map(|action| match action {
-            Action::KillContainer { name, .. } => Some(name),
-            _ => None,
-        });
+        let killed = world
+            .plan()
+            .actions
+            .into_iter()
+            .find_map(|action| match action {
+                Action::KillContainer { name, .. } => Some(name),
+                _ => None,
+            });
         for action in std::mem::take(&mut world.under_way) {
             world.finish(action, true);
         }
@@ -285,24 +386,45 @@ fn restarts_are_immediate_once_and_then_wait() {
     world.settle();
     world.exit("c", 1);
     world.settle();
-    assert_eq!((world.phase(), world.container("c").restart_count), ("Running", 1));
+    assert_eq!(
+        (world.phase(), world.container("c").restart_count),
+        ("Running", 1)
+    );
     world.exit("c", 1);
     let plan = world.settle();
-    assert_eq!((world.phase(), world.waiting("c").as_str()), ("Running", "CrashLoopBackOff"));
-    assert_eq!(plan.wake_at, Some(after(world.now, Duration::from_secs(10))));
-    let last = world.container("c").last_state.clone().unwrap().terminated.unwrap();
+    assert_eq!(
+        (world.phase(), world.waiting("c").as_str()),
+        ("Running", "CrashLoopBackOff")
+    );
+    assert_eq!(
+        plan.wake_at,
+        Some(after(world.now, Duration::from_secs(10)))
+    );
+    let last = world
+        .container("c")
+        .last_state
+        .clone()
+        .unwrap()
+        .terminated
+        .unwrap();
     assert_eq!((last.exit_code, last.reason.as_deref()), (1, Some("Error")));
     world.pass(10);
     world.settle();
     assert_eq!(world.container("c").restart_count, 2);
-    assert!(world.observed.of("c").len() <= 2, "older instances are removed");
+    assert!(
+        world.observed.of("c").len() <= 2,
+        "older instances are removed"
+    );
 }
 
 #[test]
 fn the_policy_decides_what_an_end_means() {
-    for (policy, code, phase) in
-        [("Never", 0, "Succeeded"), ("Never", 1, "Failed"), ("OnFailure", 0, "Succeeded"), ("OnFailure", 1, "Running")]
-    {
+    for (policy, code, phase) in [
+        ("Never", 0, "Succeeded"),
+        ("Never", 1, "Failed"),
+        ("OnFailure", 0, "Succeeded"),
+        ("OnFailure", 1, "Running"),
+    ] {
         let mut world = World::new(json!({"restartPolicy": policy, "containers": [{"name": "c"}]}));
         world.settle();
         world.exit("c", code);
@@ -313,14 +435,21 @@ fn the_policy_decides_what_an_end_means() {
 
 #[test]
 fn one_of_two_ended_containers_leaves_the_pod_running() {
-    let mut world = World::new(json!({"restartPolicy": "Never", "containers": [{"name": "a"}, {"name": "b"}]}));
+    let mut world =
+        World::new(json!({"restartPolicy": "Never", "containers": [{"name": "a"}, {"name": "b"}]}));
     world.settle();
     world.exit("a", 0);
     world.settle();
-    assert_eq!((world.phase(), world.condition("Ready").0.as_str()), ("Running", "False"));
+    assert_eq!(
+        (world.phase(), world.condition("Ready").0.as_str()),
+        ("Running", "False")
+    );
     world.exit("b", 2);
     world.settle();
-    assert_eq!((world.phase(), world.condition("Ready").1.as_str()), ("Failed", "PodFailed"));
+    assert_eq!(
+        (world.phase(), world.condition("Ready").1.as_str()),
+        ("Failed", "PodFailed")
+    );
 }
 
 #[test]
@@ -337,8 +466,13 @@ fn deletion_kills_stops_and_finishes_in_that_order() {
             world.finish(action, true);
         }
     }
-    assert!(matches!(&order[0], Action::KillContainer { grace, .. } if *grace == Duration::from_secs(7)));
-    assert!(matches!(&order[1..], [Action::StopSandbox { .. }, Action::Finish]), "{order:?}");
+    assert!(
+        matches!(&order[0], Action::KillContainer { grace, .. } if *grace == Duration::from_secs(7))
+    );
+    assert!(
+        matches!(&order[1..], [Action::StopSandbox { .. }, Action::Finish]),
+        "{order:?}"
+    );
     assert_eq!(world.phase(), "Failed", "143 is not success");
 }
 
@@ -350,7 +484,9 @@ fn a_shorter_grace_kills_again() {
     world.plan();
     assert_eq!(world.plan().actions, []);
     world.delete(0);
-    assert!(matches!(&world.plan().actions[..], [Action::KillContainer { grace, .. }] if grace.is_zero()));
+    assert!(
+        matches!(&world.plan().actions[..], [Action::KillContainer { grace, .. }] if grace.is_zero())
+    );
 }
 
 #[test]
@@ -360,7 +496,10 @@ fn deletion_waits_for_a_start_under_way() {
     for action in std::mem::take(&mut world.under_way) {
         world.finish(action, true);
     }
-    assert!(matches!(world.plan().actions[..], [Action::StartContainer { .. }]));
+    assert!(matches!(
+        world.plan().actions[..],
+        [Action::StartContainer { .. }]
+    ));
     world.delete(0);
     assert_eq!(world.plan().actions, []);
     let start = world.under_way.pop().unwrap();
@@ -381,7 +520,10 @@ fn a_failed_start_is_shown_and_retried() {
     let start = world.under_way.pop().unwrap();
     world.finish(start, false);
     let plan = world.plan();
-    assert_eq!((plan.actions, world.waiting("c").as_str()), (vec![], "ErrImagePull"));
+    assert_eq!(
+        (plan.actions, world.waiting("c").as_str()),
+        (vec![], "ErrImagePull")
+    );
     world.pass(2);
     world.settle();
     assert_eq!(world.container("c").restart_count, 0);
@@ -390,7 +532,8 @@ fn a_failed_start_is_shown_and_retried() {
 
 #[test]
 fn a_dead_sandbox_is_replaced_and_init_containers_run_again() {
-    let mut world = World::new(json!({"initContainers": [{"name": "a"}], "containers": [{"name": "c"}]}));
+    let mut world =
+        World::new(json!({"initContainers": [{"name": "a"}], "containers": [{"name": "c"}]}));
     world.settle();
     world.exit("a", 0);
     world.settle();
@@ -400,7 +543,10 @@ fn a_dead_sandbox_is_replaced_and_init_containers_run_again() {
     assert_eq!(world.container("a").restart_count, 1);
     world.exit("a", 0);
     world.settle();
-    assert_eq!((world.phase(), world.container("c").restart_count), ("Running", 1));
+    assert_eq!(
+        (world.phase(), world.container("c").restart_count),
+        ("Running", 1)
+    );
 }
 
 #[test]
@@ -410,7 +556,10 @@ fn a_dead_sandbox_ends_a_pod_that_never_restarts() {
     world.observed.sandbox.as_mut().unwrap().ready = false;
     world.exit("c", 137);
     world.settle();
-    assert_eq!((world.phase(), world.observed.instances.len()), ("Failed", 1));
+    assert_eq!(
+        (world.phase(), world.observed.instances.len()),
+        ("Failed", 1)
+    );
 }
 
 #[test]
@@ -423,12 +572,17 @@ fn counts_go_on_when_the_node_has_lost_everything() {
     world = World::new(one());
     (world.pod, world.now) = (pod, now);
     world.settle();
-    assert_eq!((world.phase(), world.container("c").restart_count), ("Running", 2));
+    assert_eq!(
+        (world.phase(), world.container("c").restart_count),
+        ("Running", 2)
+    );
 }
 
 #[test]
 fn a_restarted_agent_keeps_what_is_ready() {
-    let mut world = World::new(json!({"containers": [{"name": "c", "readinessProbe": {"tcpSocket": {"port": 1}}}]}));
+    let mut world = World::new(
+        json!({"containers": [{"name": "c", "readinessProbe": {"tcpSocket": {"port": 1}}}]}),
+    );
     world.settle();
     assert_eq!(world.condition("Ready").0, "False", "no probe has passed");
     let id = world.observed.newest("c").unwrap().id.clone();
@@ -436,7 +590,10 @@ fn a_restarted_agent_keeps_what_is_ready() {
     (local.probed, local.ready) = (id, Some(true));
     world.settle();
     assert_eq!(world.condition("Ready").0, "True");
-    world.local = Local { accepted_at: Some(world.now), ..Local::default() };
+    world.local = Local {
+        accepted_at: Some(world.now),
+        ..Local::default()
+    };
     let plan = world.plan();
     assert_eq!(plan.actions, [Action::PrepareVolumes]);
     assert_eq!(world.condition("Ready").0, "True");
@@ -448,10 +605,15 @@ fn a_condemned_container_is_killed_in_the_probes_words_and_restarted() {
     world.settle();
     let id = world.observed.newest("c").unwrap().id.clone();
     let local = world.local.container("c");
-    (local.probed, local.condemned) = (id, Some("Container c failed liveness probe, will be restarted".to_owned()));
+    (local.probed, local.condemned) = (
+        id,
+        Some("Container c failed liveness probe, will be restarted".to_owned()),
+    );
     let plan = world.plan();
-    assert!(matches!(&plan.actions[..], [Action::KillContainer { message, grace, .. }]
-        if message.contains("liveness") && *grace == Duration::from_secs(30)));
+    assert!(
+        matches!(&plan.actions[..], [Action::KillContainer { message, grace, .. }]
+        if message.contains("liveness") && *grace == Duration::from_secs(30))
+    );
     world.settle_under_way();
     assert_eq!(world.container("c").restart_count, 1);
 }
@@ -471,17 +633,25 @@ fn a_changed_image_replaces_the_container() {
     world.settle();
     world.pod.spec.as_mut().unwrap().containers[0].image = Some("b".to_owned());
     let plan = world.plan();
-    assert!(matches!(&plan.actions[..], [Action::KillContainer { message, .. }] if message.contains("definition changed")));
+    assert!(
+        matches!(&plan.actions[..], [Action::KillContainer { message, .. }] if message.contains("definition changed"))
+    );
 }
 
 #[test]
 fn a_deadline_ends_the_pod() {
     let mut world = World::new(json!({"activeDeadlineSeconds": 60, "containers": [{"name": "c"}]}));
     let plan = world.settle();
-    assert_eq!(plan.wake_at, Some(after(world.now, Duration::from_secs(60))));
+    assert_eq!(
+        plan.wake_at,
+        Some(after(world.now, Duration::from_secs(60)))
+    );
     world.pass(60);
     let plan = world.settle();
-    assert_eq!((world.phase(), plan.status.reason.as_deref()), ("Failed", Some("DeadlineExceeded")));
+    assert_eq!(
+        (world.phase(), plan.status.reason.as_deref()),
+        ("Failed", Some("DeadlineExceeded"))
+    );
     assert!(!world.observed.alive());
 }
 
@@ -490,7 +660,10 @@ fn a_refused_pod_fails_without_being_tried() {
     let mut world = World::new(one());
     world.local.rejected = Some(("OutOfcpu".to_owned(), "Pod was rejected: no".to_owned()));
     let plan = world.settle();
-    assert_eq!((world.phase(), plan.status.reason.as_deref()), ("Failed", Some("OutOfcpu")));
+    assert_eq!(
+        (world.phase(), plan.status.reason.as_deref()),
+        ("Failed", Some("OutOfcpu"))
+    );
     assert_eq!(world.made, 0);
     world.delete(0);
     world.settle();
@@ -499,15 +672,26 @@ fn a_refused_pod_fails_without_being_tried() {
 
 #[test]
 fn foreign_conditions_and_readiness_gates_are_respected() {
-    let mut world = World::new(json!({"readinessGates": [{"conditionType": "x/y"}], "containers": [{"name": "c"}]}));
+    let mut world = World::new(
+        json!({"readinessGates": [{"conditionType": "x/y"}], "containers": [{"name": "c"}]}),
+    );
     world.settle();
     assert_eq!(world.condition("Ready").1, "ReadinessGatesNotReady");
     assert_eq!(world.condition("ContainersReady").0, "True");
     let gate = json!({"type": "x/y", "status": "True"});
     let status = world.pod.status.as_mut().unwrap();
-    status.conditions.get_or_insert_default().push(serde_json::from_value(gate).unwrap());
+    status
+        .conditions
+        .get_or_insert_default()
+        .push(serde_json::from_value(gate).unwrap());
     world.settle();
-    assert_eq!((world.condition("Ready").0.as_str(), world.condition("x/y").0.as_str()), ("True", "True"));
+    assert_eq!(
+        (
+            world.condition("Ready").0.as_str(),
+            world.condition("x/y").0.as_str()
+        ),
+        ("True", "True")
+    );
 }
 
 /// What may happen to a pod, chosen at random.
@@ -533,11 +717,15 @@ fn event() -> impl Strategy<Value = Event> {
 fn specs() -> impl Strategy<Value = Value> {
     let policy = prop_oneof![Just("Always"), Just("OnFailure"), Just("Never")];
     (policy, 0_usize..3, 1_usize..3, any::<bool>()).prop_map(|(policy, inits, apps, sidecar)| {
-        let mut init: Vec<Value> = (0..inits).map(|n| json!({"name": format!("i{n}")})).collect();
+        let mut init: Vec<Value> = (0..inits)
+            .map(|n| json!({"name": format!("i{n}")}))
+            .collect();
         if sidecar {
             init.push(json!({"name": "side", "restartPolicy": "Always"}));
         }
-        let apps: Vec<Value> = (0..apps).map(|n| json!({"name": format!("c{n}")})).collect();
+        let apps: Vec<Value> = (0..apps)
+            .map(|n| json!({"name": format!("c{n}")}))
+            .collect();
         json!({"restartPolicy": policy, "initContainers": init, "containers": apps})
     })
 }
@@ -551,8 +739,13 @@ fn happen(world: &mut World, event: &Event) {
             }
         }
         Event::Exit(index, code) => {
-            let running: Vec<_> =
-                world.observed.instances.iter().filter(|i| i.running()).map(|i| i.id.clone()).collect();
+            let running: Vec<_> = world
+                .observed
+                .instances
+                .iter()
+                .filter(|i| i.running())
+                .map(|i| i.id.clone())
+                .collect();
             if !running.is_empty() {
                 world.exit_id(&running[index % running.len()], *code);
             }
@@ -568,7 +761,10 @@ fn happen(world: &mut World, event: &Event) {
             for action in std::mem::take(&mut world.under_way) {
                 world.finish(action, true);
             }
-            world.local = Local { accepted_at: Some(world.now), ..Local::default() };
+            world.local = Local {
+                accepted_at: Some(world.now),
+                ..Local::default()
+            };
         }
     }
 }

@@ -46,11 +46,14 @@ pub(crate) fn write(paths: &Paths) -> io::Result<PathBuf> {
 /// Without the capability, a negative out-of-memory score makes runc fail obscurely.
 fn may_lower_oom_score() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    effective_capabilities(&status).is_some_and(|capabilities| capabilities & (1 << CAP_SYS_RESOURCE) != 0)
+    effective_capabilities(&status)
+        .is_some_and(|capabilities| capabilities & (1 << CAP_SYS_RESOURCE) != 0)
 }
 
 fn effective_capabilities(status: &str) -> Option<u64> {
-    let hex = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    let hex = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))?;
     u64::from_str_radix(hex.trim(), 16).ok()
 }
 
@@ -115,7 +118,10 @@ mod tests {
 
     #[test]
     fn capabilities_are_read_from_the_process_status() {
-        assert_eq!(effective_capabilities("Name:\tx\nCapEff:\t0000000001000000\n"), Some(1 << 24));
+        assert_eq!(
+            effective_capabilities("Name:\tx\nCapEff:\t0000000001000000\n"),
+            Some(1 << 24)
+        );
         assert_eq!(effective_capabilities(""), None);
     }
 }

@@ -18,7 +18,10 @@ const PROGRAM_HEADER: usize = 56;
 const ENTRY: usize = ELF_HEADER + PROGRAM_HEADER;
 
 /// Imports the sandbox image unless the runtime has it.
-pub(crate) async fn import<R: Runtime + Streams + ?Sized>(runtime: &R, scratch: &Path) -> balsa_cri::Result<()> {
+pub(crate) async fn import<R: Runtime + Streams + ?Sized>(
+    runtime: &R,
+    scratch: &Path,
+) -> balsa_cri::Result<()> {
     if runtime.image_status(IMAGE).await?.is_some() {
         return Ok(());
     }
@@ -29,7 +32,8 @@ pub(crate) async fn import<R: Runtime + Streams + ?Sized>(runtime: &R, scratch: 
     let path = scratch.join("pause.tar");
     std::fs::write(&path, archive()).map_err(|error| local("writing the sandbox image", error))?;
     let done = runtime.import_image(&path).await;
-    std::fs::remove_file(&path).map_err(|error| local("removing the sandbox image's archive", error))?;
+    std::fs::remove_file(&path)
+        .map_err(|error| local("removing the sandbox image's archive", error))?;
     done?;
     info!(image = IMAGE, "sandbox image imported");
     Ok(())
@@ -122,8 +126,11 @@ fn archive() -> Vec<u8> {
     });
     let manifest = manifest.to_string().into_bytes();
     let mut top = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
-    top["annotations"] = json!({"io.containerd.image.name": IMAGE, "org.opencontainers.image.ref.name": "3.10"});
-    let index = json!({"schemaVersion": 2, "manifests": [top]}).to_string().into_bytes();
+    top["annotations"] =
+        json!({"io.containerd.image.name": IMAGE, "org.opencontainers.image.ref.name": "3.10"});
+    let index = json!({"schemaVersion": 2, "manifests": [top]})
+        .to_string()
+        .into_bytes();
     let blob = |bytes: &[u8]| format!("blobs/{}", digest(bytes).replace(':', "/"));
     tar(&[
         ("oci-layout", 0o644, br#"{"imageLayoutVersion":"1.0.0"}"#),
@@ -147,7 +154,8 @@ fn tar(files: &[(&str, u32, &[u8])]) -> Vec<u8> {
     let mut out = Vec::new();
     for (name, mode, bytes) in files {
         let mut header = [0_u8; 512];
-        let mut put = |at: usize, text: &str| header[at..at + text.len()].copy_from_slice(text.as_bytes());
+        let mut put =
+            |at: usize, text: &str| header[at..at + text.len()].copy_from_slice(text.as_bytes());
         put(0, name);
         put(100, &format!("{mode:07o}"));
         put(108, "0000000");

@@ -37,10 +37,18 @@ impl Supervisor {
     /// Checks that there is something to start.
     pub(crate) fn new(program: &Path, paths: Paths, runtime: Containerd) -> Result<Self, Error> {
         if paths.socket().as_os_str().len() > 100 {
-            return Err(Error::PathTooLong { path: paths.socket() });
+            return Err(Error::PathTooLong {
+                path: paths.socket(),
+            });
         }
-        let program = find(program).ok_or_else(|| Error::NoContainerd { program: program.display().to_string() })?;
-        Ok(Self { program, paths, runtime })
+        let program = find(program).ok_or_else(|| Error::NoContainerd {
+            program: program.display().to_string(),
+        })?;
+        Ok(Self {
+            program,
+            paths,
+            runtime,
+        })
     }
 
     /// Adopts a running containerd or starts one, and waits until it answers.
@@ -48,7 +56,8 @@ impl Supervisor {
         if let Some(process) = self.adopt().await {
             return Ok(process);
         }
-        let config = write_config(&self.paths).map_err(Error::file("write", self.paths.containerd()))?;
+        let config =
+            write_config(&self.paths).map_err(Error::file("write", self.paths.containerd()))?;
         let process = self.spawn(&config)?;
         self.await_answer().await?;
         Ok(process)
@@ -92,7 +101,11 @@ impl Supervisor {
 
     /// The containerd of an earlier agent, if it lives and answers. One that lives without answering is killed.
     async fn adopt(&self) -> Option<OwnedFd> {
-        let pid: i32 = std::fs::read_to_string(self.pid_file()).ok()?.trim().parse().ok()?;
+        let pid: i32 = std::fs::read_to_string(self.pid_file())
+            .ok()?
+            .trim()
+            .parse()
+            .ok()?;
         let process = pidfd(pid)?;
         let command = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
         // The number may be somebody else's by now.
@@ -102,7 +115,11 @@ impl Supervisor {
         }
         let answer = tokio::time::timeout(Duration::from_secs(5), self.runtime.version()).await;
         if let Ok(Ok(version)) = answer {
-            info!(pid, version = version.version, "adopted the running containerd");
+            info!(
+                pid,
+                version = version.version,
+                "adopted the running containerd"
+            );
             return Some(process);
         }
         warn!(pid, "the running containerd does not answer, killing it");
@@ -118,15 +135,27 @@ impl Supervisor {
         let out = open().map_err(Error::file("open", &log))?;
         let err = open().map_err(Error::file("open", &log))?;
         let mut command = Command::new(&self.program);
-        command.arg("--config").arg(config).stdin(Stdio::null()).stdout(out).stderr(err);
+        command
+            .arg("--config")
+            .arg(config)
+            .stdin(Stdio::null())
+            .stdout(out)
+            .stderr(err);
         // A session of its own: signals to the agent's group must not reach it.
         // SAFETY: setsid is async-signal-safe.
         unsafe {
-            command.pre_exec(|| if libc::setsid() < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) });
+            command.pre_exec(|| {
+                if libc::setsid() < 0 {
+                    Err(std::io::Error::last_os_error())
+                } else {
+                    Ok(())
+                }
+            });
         }
         let mut child = command.spawn().map_err(Error::file("run", &self.program))?;
         let pid = child.id();
-        std::fs::write(self.pid_file(), pid.to_string()).map_err(Error::file("write", self.pid_file()))?;
+        std::fs::write(self.pid_file(), pid.to_string())
+            .map_err(Error::file("write", self.pid_file()))?;
         info!(pid, "containerd started");
         let process = pidfd(pid as i32).ok_or_else(|| Error::Containerd {
             socket: self.paths.socket(),
@@ -151,7 +180,11 @@ impl Supervisor {
                 Err(_) => "no answer".to_owned(),
             };
             if Instant::now() > deadline {
-                return Err(Error::Containerd { socket: self.paths.socket(), log: self.log(), message });
+                return Err(Error::Containerd {
+                    socket: self.paths.socket(),
+                    log: self.log(),
+                    message,
+                });
             }
             tokio::time::sleep(POLL).await;
         }
@@ -165,7 +198,10 @@ pub(crate) fn find(program: &Path) -> Option<PathBuf> {
     }
     let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
     let extra = ["/usr/sbin", "/sbin", "/usr/local/bin"].map(PathBuf::from);
-    std::env::split_paths(&path).chain(extra).map(|dir| dir.join(program)).find(|path| path.is_file())
+    std::env::split_paths(&path)
+        .chain(extra)
+        .map(|dir| dir.join(program))
+        .find(|path| path.is_file())
 }
 
 fn pidfd(pid: i32) -> Option<OwnedFd> {

@@ -6,7 +6,10 @@ use serde_json::Value;
 
 /// Credentials in the secrets that fit the image's registry, most exact first.
 pub(super) fn for_image(image: &str, secrets: &[&Secret]) -> Vec<Auth> {
-    let mut found: Vec<(usize, Auth)> = secrets.iter().flat_map(|secret| entries(secret, image)).collect();
+    let mut found: Vec<(usize, Auth)> = secrets
+        .iter()
+        .flat_map(|secret| entries(secret, image))
+        .collect();
     found.sort_by_key(|(exactness, _)| std::cmp::Reverse(*exactness));
     found.into_iter().map(|(_, auth)| auth).collect()
 }
@@ -15,13 +18,17 @@ fn entries(secret: &Secret, image: &str) -> Vec<(usize, Auth)> {
     let data = secret.data.iter().flatten();
     let mut auths = Vec::new();
     for (key, bytes) in data {
-        let Ok(value) = serde_json::from_slice::<Value>(&bytes.0) else { continue };
+        let Ok(value) = serde_json::from_slice::<Value>(&bytes.0) else {
+            continue;
+        };
         let list = match key.as_str() {
             ".dockerconfigjson" => value.get("auths").cloned(),
             ".dockercfg" => Some(value),
             _ => None,
         };
-        let Some(Value::Object(list)) = list else { continue };
+        let Some(Value::Object(list)) = list else {
+            continue;
+        };
         for (server, entry) in list {
             if let Some(exactness) = fits(&server, image) {
                 auths.push((exactness, auth(&server, &entry)));
@@ -45,12 +52,25 @@ fn auth(server: &str, entry: &Value) -> Auth {
 
 /// Does a server's entry hold for an image? Answers with how exactly.
 fn fits(server: &str, image: &str) -> Option<usize> {
-    let server = server.trim_start_matches("https://").trim_start_matches("http://");
-    let server = server.trim_end_matches('/').trim_end_matches("/v1").trim_end_matches("/v2");
+    let server = server
+        .trim_start_matches("https://")
+        .trim_start_matches("http://");
+    let server = server
+        .trim_end_matches('/')
+        .trim_end_matches("/v1")
+        .trim_end_matches("/v2");
     let first = image.split('/').next().unwrap_or_default();
     let has_host = image.contains('/') && (first.contains(['.', ':']) || first == "localhost");
-    let full = if has_host { image.to_owned() } else { format!("index.docker.io/{image}") };
-    let server = if server == "docker.io" { "index.docker.io" } else { server };
+    let full = if has_host {
+        image.to_owned()
+    } else {
+        format!("index.docker.io/{image}")
+    };
+    let server = if server == "docker.io" {
+        "index.docker.io"
+    } else {
+        server
+    };
     let (host, path) = full.split_once('/')?;
     let (wanted_host, wanted_path) = server.split_once('/').unwrap_or((server, ""));
     let host_fits = match wanted_host.strip_prefix("*.") {
@@ -83,9 +103,19 @@ mod tests {
     #[test]
     fn the_most_exact_entry_comes_first() {
         let config = r#"{"auths":{"reg.io":{"username":"a"},"reg.io/x":{"username":"b"}}}"#;
-        let data = [(".dockerconfigjson".to_owned(), k8s_openapi::ByteString(config.into()))].into();
-        let secret = Secret { data: Some(data), ..Secret::default() };
-        let names: Vec<_> = for_image("reg.io/x/y:1", &[&secret]).into_iter().map(|auth| auth.username).collect();
+        let data = [(
+            ".dockerconfigjson".to_owned(),
+            k8s_openapi::ByteString(config.into()),
+        )]
+        .into();
+        let secret = Secret {
+            data: Some(data),
+            ..Secret::default()
+        };
+        let names: Vec<_> = for_image("reg.io/x/y:1", &[&secret])
+            .into_iter()
+            .map(|auth| auth.username)
+            .collect();
         assert_eq!(names, ["b", "a"]);
     }
 }

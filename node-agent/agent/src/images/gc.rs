@@ -46,7 +46,10 @@ impl Collector {
     async fn collect(&self, last_used: &mut BTreeMap<String, Instant>) -> balsa_cri::Result<()> {
         let images = self.runtime.list_images().await?;
         let containers = self.runtime.list_containers().await?;
-        let used: HashSet<String> = containers.into_iter().map(|container| container.image_ref).collect();
+        let used: HashSet<String> = containers
+            .into_iter()
+            .map(|container| container.image_ref)
+            .collect();
         let now = Instant::now();
         last_used.retain(|id, _| images.iter().any(|image| image.id == *id));
         for image in &images {
@@ -56,18 +59,31 @@ impl Collector {
                 last_used.entry(image.id.clone()).or_insert(now);
             }
         }
-        let Ok(space) = nix::sys::statvfs::statvfs(&self.folder) else { return Ok(()) };
+        let Ok(space) = nix::sys::statvfs::statvfs(&self.folder) else {
+            return Ok(());
+        };
         let total = space.blocks() * space.fragment_size();
         let free = space.blocks_available() * space.fragment_size();
-        let Some(mut excess) = excess(total, free) else { return Ok(()) };
-        let mut candidates: Vec<&Image> = images.iter().filter(|image| !in_use(image, &used)).collect();
+        let Some(mut excess) = excess(total, free) else {
+            return Ok(());
+        };
+        let mut candidates: Vec<&Image> = images
+            .iter()
+            .filter(|image| !in_use(image, &used))
+            .collect();
         candidates.sort_by_key(|image| last_used.get(&image.id).copied().unwrap_or(now));
         for image in candidates {
-            let age = last_used.get(&image.id).map_or(Duration::ZERO, |since| now.duration_since(*since));
+            let age = last_used
+                .get(&image.id)
+                .map_or(Duration::ZERO, |since| now.duration_since(*since));
             if excess == 0 || age < MIN_AGE {
                 continue;
             }
-            info!(image = image.tags.first().unwrap_or(&image.id), bytes = image.size, "removing an unused image");
+            info!(
+                image = image.tags.first().unwrap_or(&image.id),
+                bytes = image.size,
+                "removing an unused image"
+            );
             self.runtime.remove_image(&image.id).await?;
             excess = excess.saturating_sub(image.size);
         }
@@ -86,7 +102,11 @@ fn in_use(image: &Image, used: &HashSet<String>) -> bool {
     image.pinned
         || image.tags.iter().any(|tag| tag == PAUSE_IMAGE)
         || used.contains(&image.id)
-        || image.digests.iter().chain(&image.tags).any(|name| used.contains(name))
+        || image
+            .digests
+            .iter()
+            .chain(&image.tags)
+            .any(|name| used.contains(name))
 }
 
 #[cfg(test)]
@@ -102,9 +122,15 @@ mod tests {
 
     #[test]
     fn the_sandbox_image_is_always_in_use() {
-        let pause = Image { tags: vec![PAUSE_IMAGE.to_owned()], ..Image::default() };
+        let pause = Image {
+            tags: vec![PAUSE_IMAGE.to_owned()],
+            ..Image::default()
+        };
         assert!(in_use(&pause, &HashSet::new()));
-        let other = Image { id: "x".to_owned(), ..Image::default() };
+        let other = Image {
+            id: "x".to_owned(),
+            ..Image::default()
+        };
         assert!(!in_use(&other, &HashSet::new()));
         assert!(in_use(&other, &HashSet::from(["x".to_owned()])));
     }

@@ -26,7 +26,12 @@ impl<'a> Line<'a> {
         if !matches!(stream, "stdout" | "stderr") {
             return None;
         }
-        Some(Self { time, stream, partial: tags.split(|byte| *byte == b':').next() == Some(b"P"), text })
+        Some(Self {
+            time,
+            stream,
+            partial: tags.split(|byte| *byte == b':').next() == Some(b"P"),
+            text,
+        })
     }
 
     /// When it was written.
@@ -43,10 +48,20 @@ mod tests {
     #[test]
     fn whole_and_partial_lines_are_read_and_others_are_not() {
         let line = Line::parse(b"2026-01-01T00:00:00.5Z stdout F two words").unwrap();
-        assert_eq!((line.stream, line.partial, line.text), ("stdout", false, &b"two words"[..]));
+        assert_eq!(
+            (line.stream, line.partial, line.text),
+            ("stdout", false, &b"two words"[..])
+        );
         assert!(line.at().is_some());
-        assert!(Line::parse(b"2026-01-01T00:00:00Z stderr P x").unwrap().partial);
-        assert_eq!(Line::parse(b"2026-01-01T00:00:00Z stdout F").unwrap().text, b"");
+        assert!(
+            Line::parse(b"2026-01-01T00:00:00Z stderr P x")
+                .unwrap()
+                .partial
+        );
+        assert_eq!(
+            Line::parse(b"2026-01-01T00:00:00Z stdout F").unwrap().text,
+            b""
+        );
         assert_eq!(Line::parse(b"hello"), None);
         assert_eq!(Line::parse(b"a b c d"), None);
     }

@@ -9,7 +9,9 @@ use async_trait::async_trait;
 use balsa_link::protocol::LogOptions;
 use jiff::Timestamp;
 use tokio::fs::File;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncSeekExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::io::{
+    AsyncBufReadExt, AsyncReadExt, AsyncSeekExt, AsyncWrite, AsyncWriteExt, BufReader,
+};
 
 use super::line::Line;
 
@@ -38,7 +40,12 @@ struct Filter {
 }
 
 /// Copies a log to `out`, and goes on as long as the container runs if asked to follow.
-pub(crate) async fn stream<W>(path: &Path, options: &LogOptions, source: &dyn Source, out: &mut W) -> io::Result<()>
+pub(crate) async fn stream<W>(
+    path: &Path,
+    options: &LogOptions,
+    source: &dyn Source,
+    out: &mut W,
+) -> io::Result<()>
 where
     W: AsyncWrite + Unpin + Send,
 {
@@ -48,7 +55,11 @@ where
         let start = tail_start(&mut file, lines).await?;
         file.seek(io::SeekFrom::Start(start)).await?;
     }
-    let mut reader = Follower { path: path.to_owned(), reader: BufReader::new(file), partial: Vec::new() };
+    let mut reader = Follower {
+        path: path.to_owned(),
+        reader: BufReader::new(file),
+        partial: Vec::new(),
+    };
     let mut last_chance = false;
     loop {
         match reader.next_line().await? {
@@ -80,19 +91,35 @@ impl Filter {
             let age = jiff::SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX));
             now.checked_sub(age).unwrap_or(Timestamp::MIN)
         });
-        let by_time = options.since_time.as_deref().and_then(|time| time.parse().ok());
+        let by_time = options
+            .since_time
+            .as_deref()
+            .and_then(|time| time.parse().ok());
         let stream = match options.stream.as_deref() {
             Some("Stdout") => Some("stdout"),
             Some("Stderr") => Some("stderr"),
             _ => None,
         };
-        Self { since: by_age.or(by_time), stream, timestamps: options.timestamps, left: options.limit_bytes }
+        Self {
+            since: by_age.or(by_time),
+            stream,
+            timestamps: options.timestamps,
+            left: options.limit_bytes,
+        }
     }
 
     /// Writes a line if it is wanted; false when no more may be written.
-    async fn write<W: AsyncWrite + Unpin + Send>(&mut self, bytes: &[u8], out: &mut W) -> io::Result<bool> {
-        let Some(line) = Line::parse(bytes) else { return Ok(true) };
-        let early = self.since.is_some_and(|since| line.at().is_some_and(|at| at < since));
+    async fn write<W: AsyncWrite + Unpin + Send>(
+        &mut self,
+        bytes: &[u8],
+        out: &mut W,
+    ) -> io::Result<bool> {
+        let Some(line) = Line::parse(bytes) else {
+            return Ok(true);
+        };
+        let early = self
+            .since
+            .is_some_and(|since| line.at().is_some_and(|at| at < since));
         if early || self.stream.is_some_and(|stream| stream != line.stream) {
             return Ok(true);
         }
@@ -125,7 +152,10 @@ impl Follower {
     /// The next complete line without its line feed; `None` if there is none yet.
     async fn next_line(&mut self) -> io::Result<Option<Vec<u8>>> {
         let room = (MAX_LINE - self.partial.len().min(MAX_LINE)) as u64 + 1;
-        let read = (&mut self.reader).take(room).read_until(b'\n', &mut self.partial).await?;
+        let read = (&mut self.reader)
+            .take(room)
+            .read_until(b'\n', &mut self.partial)
+            .await?;
         if self.partial.last() == Some(&b'\n') {
             self.partial.pop();
             return Ok(Some(std::mem::take(&mut self.partial)));
@@ -207,7 +237,9 @@ mod tests {
         let path = dir.path().join("0.log");
         std::fs::write(&path, LOG).unwrap();
         let mut out = Vec::new();
-        stream(&path, &options, &Switch(AtomicBool::new(false)), &mut out).await.unwrap();
+        stream(&path, &options, &Switch(AtomicBool::new(false)), &mut out)
+            .await
+            .unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -215,14 +247,61 @@ mod tests {
     async fn options_choose_what_is_printed() {
         let options = LogOptions::default;
         assert_eq!(read(options()).await, "one\ntwo\nthree\n");
-        assert_eq!(read(LogOptions { tail_lines: Some(3), ..options() }).await, "two\nthree\n");
-        assert_eq!(read(LogOptions { tail_lines: Some(0), ..options() }).await, "");
-        assert_eq!(read(LogOptions { tail_lines: Some(99), ..options() }).await, "one\ntwo\nthree\n");
-        assert_eq!(read(LogOptions { limit_bytes: Some(5), ..options() }).await, "one\nt");
-        assert_eq!(read(LogOptions { stream: Some("Stderr".to_owned()), ..options() }).await, "two\n");
+        assert_eq!(
+            read(LogOptions {
+                tail_lines: Some(3),
+                ..options()
+            })
+            .await,
+            "two\nthree\n"
+        );
+        assert_eq!(
+            read(LogOptions {
+                tail_lines: Some(0),
+                ..options()
+            })
+            .await,
+            ""
+        );
+        assert_eq!(
+            read(LogOptions {
+                tail_lines: Some(99),
+                ..options()
+            })
+            .await,
+            "one\ntwo\nthree\n"
+        );
+        assert_eq!(
+            read(LogOptions {
+                limit_bytes: Some(5),
+                ..options()
+            })
+            .await,
+            "one\nt"
+        );
+        assert_eq!(
+            read(LogOptions {
+                stream: Some("Stderr".to_owned()),
+                ..options()
+            })
+            .await,
+            "two\n"
+        );
         let since = Some("2026-01-01T00:00:01Z".to_owned());
-        assert_eq!(read(LogOptions { since_time: since, ..options() }).await, "two\nthree\n");
-        let stamped = read(LogOptions { timestamps: true, tail_lines: Some(4), ..options() }).await;
+        assert_eq!(
+            read(LogOptions {
+                since_time: since,
+                ..options()
+            })
+            .await,
+            "two\nthree\n"
+        );
+        let stamped = read(LogOptions {
+            timestamps: true,
+            tail_lines: Some(4),
+            ..options()
+        })
+        .await;
         assert!(stamped.starts_with("2026-01-01T00:00:00Z one\n"));
     }
 
@@ -233,7 +312,11 @@ mod tests {
         std::fs::write(&path, LOG).unwrap();
         let source = Switch(AtomicBool::new(true));
         let (mut out, read) = tokio::io::duplex(1 << 16);
-        let options = LogOptions { follow: true, tail_lines: Some(1), ..LogOptions::default() };
+        let options = LogOptions {
+            follow: true,
+            tail_lines: Some(1),
+            ..LogOptions::default()
+        };
         let writer = async {
             stream(&path, &options, &source, &mut out).await.unwrap();
             drop(out);
@@ -243,7 +326,8 @@ mod tests {
             assert_eq!(lines.next_line().await.unwrap().unwrap(), "ee");
             std::fs::rename(&path, dir.path().join("0.log.1")).unwrap();
             let mut file = std::fs::File::create(&path).unwrap();
-            file.write_all(b"2026-01-01T00:00:04Z stdout F four\n").unwrap();
+            file.write_all(b"2026-01-01T00:00:04Z stdout F four\n")
+                .unwrap();
             assert_eq!(lines.next_line().await.unwrap().unwrap(), "four");
             source.0.store(false, Ordering::Relaxed);
             assert_eq!(lines.next_line().await.unwrap(), None);

@@ -67,17 +67,32 @@ impl Rotator {
 }
 
 fn local(path: &Path, error: &io::Error) -> balsa_cri::Error {
-    balsa_cri::Error::Local { what: format!("rotating {}", path.display()), message: error.to_string() }
+    balsa_cri::Error::Local {
+        what: format!("rotating {}", path.display()),
+        message: error.to_string(),
+    }
 }
 
 fn big_logs(folder: &Path, max_size: u64) -> io::Result<Vec<PathBuf>> {
     let mut big = Vec::new();
     for pod in std::fs::read_dir(folder)?.flatten() {
-        for container in std::fs::read_dir(pod.path()).into_iter().flatten().flatten() {
-            for file in std::fs::read_dir(container.path()).into_iter().flatten().flatten() {
+        for container in std::fs::read_dir(pod.path())
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            for file in std::fs::read_dir(container.path())
+                .into_iter()
+                .flatten()
+                .flatten()
+            {
                 let path = file.path();
                 let current = path.extension().is_some_and(|extension| extension == "log");
-                if current && file.metadata().is_ok_and(|metadata| metadata.len() >= max_size) {
+                if current
+                    && file
+                        .metadata()
+                        .is_ok_and(|metadata| metadata.len() >= max_size)
+                {
                     big.push(path);
                 }
             }
@@ -96,14 +111,21 @@ fn rename(path: &Path) -> io::Result<PathBuf> {
 
 /// Removes the oldest of the renamed files.
 fn prune(path: &Path) -> io::Result<()> {
-    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+        return Ok(());
+    };
     let prefix = format!("{}.", name.to_string_lossy());
     let files = std::fs::read_dir(dir)?.flatten().map(|entry| entry.path());
-    let is_old = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix));
+    let is_old = |path: &PathBuf| {
+        path.file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with(&prefix))
+    };
     let mut old: Vec<_> = files.filter(is_old).collect();
     old.sort();
     let surplus = old.len().saturating_sub(MAX_FILES - 1);
-    old.into_iter().take(surplus).try_for_each(std::fs::remove_file)
+    old.into_iter()
+        .take(surplus)
+        .try_for_each(std::fs::remove_file)
 }
 
 #[cfg(test)]
@@ -119,13 +141,23 @@ mod tests {
         let path = folder.join("0.log");
         for number in 0..7 {
             std::fs::write(&path, number.to_string()).unwrap();
-            assert_eq!(big_logs(dir.path(), 1).unwrap(), [path.clone()]);
+            assert_eq!(
+                big_logs(dir.path(), 1).unwrap(),
+                std::slice::from_ref(&path)
+            );
             rename(&path).unwrap();
             prune(&path).unwrap();
         }
-        let mut left: Vec<_> = std::fs::read_dir(&folder).unwrap().flatten().map(|entry| entry.path()).collect();
+        let mut left: Vec<_> = std::fs::read_dir(&folder)
+            .unwrap()
+            .flatten()
+            .map(|entry| entry.path())
+            .collect();
         left.sort();
-        let texts: Vec<_> = left.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
+        let texts: Vec<_> = left
+            .iter()
+            .map(|path| std::fs::read_to_string(path).unwrap())
+            .collect();
         assert_eq!(texts, ["3", "4", "5", "6"]);
     }
 }

@@ -40,22 +40,43 @@ fn differs<K, T: PartialEq>(delta: &Delta<K>, part: impl Fn(&K) -> T) -> bool {
 }
 
 /// Keeps the overlay told of the other nodes.
-pub(super) fn peers(overlay: balsa_vxlan::Handle, me: String, nodes: &Informer<Node>, stop: &CancellationToken) {
+pub(super) fn peers(
+    overlay: balsa_vxlan::Handle,
+    me: String,
+    nodes: &Informer<Node>,
+    stop: &CancellationToken,
+) {
     let changed = Arc::new(Notify::new());
     // Heartbeats change nothing here.
     wake(nodes, &changed, |delta| differs(delta, peer));
     let nodes = nodes.clone();
     on_each_change("peers", changed, stop, move || {
-        overlay.set_peers(nodes.list().iter().filter_map(|node| peer(node)).filter(|p| p.name != me).collect());
+        overlay.set_peers(
+            nodes
+                .list()
+                .iter()
+                .filter_map(|node| peer(node))
+                .filter(|p| p.name != me)
+                .collect(),
+        );
     });
 }
 
 /// A node that pods can be reached on.
 fn peer(node: &Node) -> Option<Peer> {
     let addresses = node.status.as_ref()?.addresses.as_ref()?;
-    let node_ip = addresses.iter().find(|a| a.type_ == "InternalIP")?.address.parse().ok()?;
+    let node_ip = addresses
+        .iter()
+        .find(|a| a.type_ == "InternalIP")?
+        .address
+        .parse()
+        .ok()?;
     let pod_cidr = node.spec.as_ref()?.pod_cidr.as_ref()?.parse().ok()?;
-    Some(Peer { name: node.metadata.name.clone()?, node_ip, pod_cidr })
+    Some(Peer {
+        name: node.metadata.name.clone()?,
+        node_ip,
+        pod_cidr,
+    })
 }
 
 /// Keeps the proxy told of Services, endpoints and host ports.
@@ -84,7 +105,12 @@ pub(super) fn services(
             proxy.update(Snapshot {
                 services: watched.services.list(),
                 slices: slices.list(),
-                host_ports: watched.pods.list().iter().flat_map(|pod| host_ports(pod)).collect(),
+                host_ports: watched
+                    .pods
+                    .list()
+                    .iter()
+                    .flat_map(|pod| host_ports(pod))
+                    .collect(),
             });
         });
     };
@@ -93,13 +119,20 @@ pub(super) fn services(
 
 /// Ports of the node that lead to the pod. Pods in the node's own network need none.
 fn host_ports(pod: &Pod) -> Vec<HostPort> {
-    let (Some(spec), Some(status)) = (&pod.spec, &pod.status) else { return Vec::new() };
-    let finished = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
-    let address = status.pod_ip.as_deref().and_then(|ip| ip.parse().ok());
-    let (Some(pod_ip), false, false) = (address, finished, spec.host_network.unwrap_or(false)) else {
+    let (Some(spec), Some(status)) = (&pod.spec, &pod.status) else {
         return Vec::new();
     };
-    let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
+    let finished = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    let address = status.pod_ip.as_deref().and_then(|ip| ip.parse().ok());
+    let (Some(pod_ip), false, false) = (address, finished, spec.host_network.unwrap_or(false))
+    else {
+        return Vec::new();
+    };
+    let sidecars = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .filter(|c| c.restart_policy.as_deref() == Some("Always"));
     let number = |n: i32| u16::try_from(n).ok().filter(|n| *n > 0);
     spec.containers
         .iter()
@@ -136,7 +169,14 @@ pub(super) fn names(
     wake(services, &changed, |_| true);
     wake(slices, &changed, |_| true);
     let (services, slices) = (services.clone(), slices.clone());
-    let build = move |serial| Zone::build(zone_config.clone(), serial, &services.list(), &slices.list());
+    let build = move |serial| {
+        Zone::build(
+            zone_config.clone(),
+            serial,
+            &services.list(),
+            &slices.list(),
+        )
+    };
     let zone = Arc::new(ArcSwap::from_pointee(build(0)));
     let shared = Arc::clone(&zone);
     let mut serial = 0u32;
@@ -144,7 +184,11 @@ pub(super) fn names(
         serial = serial.wrapping_add(1);
         shared.store(Arc::new(build(serial)));
     });
-    let upstreams: Vec<SocketAddr> = config.upstream_dns.iter().map(|ip| SocketAddr::new(*ip, 53)).collect();
+    let upstreams: Vec<SocketAddr> = config
+        .upstream_dns
+        .iter()
+        .map(|ip| SocketAddr::new(*ip, 53))
+        .collect();
     let stop = stop.clone();
     let task = async move {
         loop {
@@ -177,7 +221,10 @@ mod tests {
         assert_eq!(peer(&serde_json::from_value(node.clone()).unwrap()), None);
         node["spec"]["podCIDR"] = json!("10.244.3.0/24");
         let peer = peer(&serde_json::from_value(node).unwrap()).unwrap();
-        assert_eq!((peer.node_ip.to_string(), peer.pod_cidr.to_string()), ("10.0.0.1".into(), "10.244.3.0/24".into()));
+        assert_eq!(
+            (peer.node_ip.to_string(), peer.pod_cidr.to_string()),
+            ("10.0.0.1".into(), "10.244.3.0/24".into())
+        );
     }
 
     #[test]

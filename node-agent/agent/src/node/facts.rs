@@ -36,27 +36,38 @@ const LEAST_MEMORY: u64 = 100 << 20;
 pub(crate) const RESERVED_MEMORY: i64 = 100 << 20;
 
 fn read(path: &str) -> String {
-    std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
+    std::fs::read_to_string(path)
+        .map(|text| text.trim().to_owned())
+        .unwrap_or_default()
 }
 
 /// Reads them; what can't be read stays empty.
 pub(crate) fn read_facts(data_dir: &Path, runtime: String) -> Facts {
     let cpus = std::thread::available_parallelism().map_or(1, |count| count.get() as i64);
     let (memory, _) = memory_usage();
-    let disk = nix::sys::statvfs::statvfs(data_dir).map_or(0, |space| space.blocks() * space.fragment_size());
+    let disk = nix::sys::statvfs::statvfs(data_dir)
+        .map_or(0, |space| space.blocks() * space.fragment_size());
     let os_release = read("/etc/os-release");
-    let pretty = os_release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    let pretty = os_release
+        .lines()
+        .find_map(|line| line.strip_prefix("PRETTY_NAME="));
     let machine_id = read("/etc/machine-id");
     let system_uuid = read("/sys/class/dmi/id/product_uuid");
     Facts {
         cpu_milli: cpus * 1000,
         memory: i64::try_from(memory).unwrap_or(i64::MAX),
         disk: i64::try_from(disk).unwrap_or(i64::MAX),
-        system_uuid: if system_uuid.is_empty() { machine_id.clone() } else { system_uuid },
+        system_uuid: if system_uuid.is_empty() {
+            machine_id.clone()
+        } else {
+            system_uuid
+        },
         machine_id,
         boot_id: read("/proc/sys/kernel/random/boot_id"),
         kernel: read("/proc/sys/kernel/osrelease"),
-        os_image: pretty.map(|name| name.trim_matches('"').to_owned()).unwrap_or_else(|| "Linux".to_owned()),
+        os_image: pretty
+            .map(|name| name.trim_matches('"').to_owned())
+            .unwrap_or_else(|| "Linux".to_owned()),
         architecture: match std::env::consts::ARCH {
             "x86_64" => "amd64",
             "aarch64" => "arm64",
@@ -74,9 +85,17 @@ pub(crate) fn memory_usage() -> (u64, u64) {
 fn parse_meminfo(text: &str) -> (u64, u64) {
     let value = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-        line.trim_start_matches(':').trim().trim_end_matches("kB").trim().parse::<u64>().ok()
+        line.trim_start_matches(':')
+            .trim()
+            .trim_end_matches("kB")
+            .trim()
+            .parse::<u64>()
+            .ok()
     };
-    (value("MemTotal").unwrap_or(0) * 1024, value("MemAvailable").unwrap_or(0) * 1024)
+    (
+        value("MemTotal").unwrap_or(0) * 1024,
+        value("MemAvailable").unwrap_or(0) * 1024,
+    )
 }
 
 /// Looks at what may run out.
@@ -85,14 +104,22 @@ pub(crate) fn pressure(data_dir: &Path) -> Pressure {
     let space = nix::sys::statvfs::statvfs(data_dir).ok();
     let disk = space.is_some_and(|space| {
         let full = |free: u64, all: u64, percent: u64| all > 0 && free * 100 / all < percent;
-        full(space.blocks_available(), space.blocks(), 5) || full(space.files_available(), space.files(), 3)
+        full(space.blocks_available(), space.blocks(), 5)
+            || full(space.files_available(), space.files(), 3)
     });
     let most: u64 = read("/proc/sys/kernel/pid_max").parse().unwrap_or(0);
     // "running/all" is the fourth word.
     let load = read("/proc/loadavg");
-    let tasks = load.split_whitespace().nth(3).and_then(|word| word.split('/').nth(1)?.parse::<u64>().ok());
+    let tasks = load
+        .split_whitespace()
+        .nth(3)
+        .and_then(|word| word.split('/').nth(1)?.parse::<u64>().ok());
     let pids = most > 0 && tasks.is_some_and(|tasks| tasks * 100 / most > 90);
-    Pressure { memory: total > 0 && available < LEAST_MEMORY, disk, pids }
+    Pressure {
+        memory: total > 0 && available < LEAST_MEMORY,
+        disk,
+        pids,
+    }
 }
 
 #[cfg(test)]

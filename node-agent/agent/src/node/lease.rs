@@ -35,7 +35,9 @@ impl Lease {
             let mut attempt = 0;
             // A missed renewal costs trust: tried again at once, a few times.
             while attempt < 5 {
-                match tokio::time::timeout(self.period.max(Duration::from_secs(2)), self.renew()).await {
+                match tokio::time::timeout(self.period.max(Duration::from_secs(2)), self.renew())
+                    .await
+                {
                     Ok(Ok(())) => break,
                     Ok(Err(error)) => debug!(%error, "could not renew the lease"),
                     Err(_) => debug!("could not renew the lease in time"),
@@ -57,9 +59,10 @@ impl Lease {
         });
         let patch = Patch::Merge(json!({"spec": spec}));
         match api.patch(&self.node, &PatchParams::default(), &patch).await {
-            Err(kube::Error::Api(status)) if status.code == 404 => {
-                api.create(&PostParams::default(), &self.object(now)).await.map(|_| ())
-            }
+            Err(kube::Error::Api(status)) if status.code == 404 => api
+                .create(&PostParams::default(), &self.object(now))
+                .await
+                .map(|_| ()),
             result => result.map(|_| ()),
         }
     }

@@ -70,11 +70,17 @@ impl Keeper {
         let name = &self.config.node_name;
         if let Some(known) = api.get_opt(name).await? {
             let patch = json!({"metadata": {"labels": object::labels(&self.config)}});
-            let missing = object::labels(&self.config)
-                .iter()
-                .any(|(key, value)| known.metadata.labels.as_ref().and_then(|labels| labels.get(key)) != Some(value));
+            let missing = object::labels(&self.config).iter().any(|(key, value)| {
+                known
+                    .metadata
+                    .labels
+                    .as_ref()
+                    .and_then(|labels| labels.get(key))
+                    != Some(value)
+            });
             return if missing {
-                api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await
+                api.patch(name, &PatchParams::default(), &Patch::Merge(patch))
+                    .await
             } else {
                 Ok(known)
             };
@@ -111,9 +117,14 @@ impl Keeper {
         loop {
             let status = self.status().await;
             let ready = object::is_ready(&status);
-            let stale = written.as_ref().is_none_or(|(_, at)| at.elapsed() >= HEARTBEAT);
+            let stale = written
+                .as_ref()
+                .is_none_or(|(_, at)| at.elapsed() >= HEARTBEAT);
             let mut wanted = serde_json::to_value(&status).unwrap_or_default();
-            if stale || written.as_ref().map(|(last, _)| last) != Some(&object::without_times(&wanted)) || self.overruled(ready) {
+            if stale
+                || written.as_ref().map(|(last, _)| last) != Some(&object::without_times(&wanted))
+                || self.overruled(ready)
+            {
                 match self.write(&mut wanted).await {
                     Ok(()) => {
                         written = Some((object::without_times(&wanted), Instant::now()));
@@ -146,7 +157,9 @@ impl Keeper {
             let mut first = true;
             loop {
                 let own = match changes.next().await {
-                    Some(balsa_client::Delta::Updated { new, .. }) => new.metadata.name.as_ref() == Some(&name),
+                    Some(balsa_client::Delta::Updated { new, .. }) => {
+                        new.metadata.name.as_ref() == Some(&name)
+                    }
                     Some(balsa_client::Delta::Added(node)) if first => {
                         first = node.metadata.name.as_ref() != Some(&name);
                         false
@@ -163,14 +176,19 @@ impl Keeper {
 
     /// Does the API say otherwise than we do about being ready?
     fn overruled(&self, ready: bool) -> bool {
-        let Some(node) = self.nodes.get("", &self.config.node_name) else { return false };
-        node.status.as_ref().is_some_and(|status| object::is_ready(status) != ready)
+        let Some(node) = self.nodes.get("", &self.config.node_name) else {
+            return false;
+        };
+        node.status
+            .as_ref()
+            .is_some_and(|status| object::is_ready(status) != ready)
     }
 
     async fn status(&self) -> k8s_openapi::api::core::v1::NodeStatus {
         let known = self.nodes.get("", &self.config.node_name);
-        let old: Vec<NodeCondition> =
-            known.and_then(|node| node.status.as_ref()?.conditions.clone()).unwrap_or_default();
+        let old: Vec<NodeCondition> = known
+            .and_then(|node| node.status.as_ref()?.conditions.clone())
+            .unwrap_or_default();
         let obstacle = self.obstacle.borrow().clone();
         let obstacle = match obstacle {
             Some(obstacle) => Some(obstacle),
@@ -178,7 +196,14 @@ impl Keeper {
         };
         let images = self.runtime.list_images().await.unwrap_or_default();
         let pressure = facts::pressure(&self.config.data_dir);
-        object::status(&self.config, &self.facts, &pressure, obstacle, &images, &old)
+        object::status(
+            &self.config,
+            &self.facts,
+            &pressure,
+            obstacle,
+            &images,
+            &old,
+        )
     }
 
     async fn runtime_trouble(&self) -> Option<String> {
@@ -186,7 +211,9 @@ impl Keeper {
             Ok(status) => {
                 if let Some(problem) = status.problem("RuntimeReady") {
                     let (reason, message) = (&problem.reason, &problem.message);
-                    return Some(format!("container runtime not ready: RuntimeReady=false reason:{reason} message:{message}"));
+                    return Some(format!(
+                        "container runtime not ready: RuntimeReady=false reason:{reason} message:{message}"
+                    ));
                 }
                 status.problem("NetworkReady").map(|problem| {
                     let (reason, message) = (&problem.reason, &problem.message);
@@ -202,7 +229,10 @@ impl Keeper {
         object::stamp(status);
         let mut patch = json!({"status": status});
         // Strategic merge would merge addresses by type and keep old ones.
-        if let Some(addresses) = patch.pointer_mut("/status/addresses").and_then(Value::as_array_mut) {
+        if let Some(addresses) = patch
+            .pointer_mut("/status/addresses")
+            .and_then(Value::as_array_mut)
+        {
             addresses.insert(0, json!({"$patch": "replace"}));
         }
         let params = PatchParams::default();
@@ -212,7 +242,10 @@ impl Keeper {
             Ok(Ok(_)) => Ok(()),
             // Somebody removed the Node: it is made again.
             Ok(Err(kube::Error::Api(status))) if status.code == 404 => {
-                self.try_register().await.map(|_| ()).map_err(|error| error.to_string())?;
+                self.try_register()
+                    .await
+                    .map(|_| ())
+                    .map_err(|error| error.to_string())?;
                 Err("the Node was missing and was made again".to_owned())
             }
             Ok(Err(error)) => Err(error.to_string()),
@@ -221,7 +254,11 @@ impl Keeper {
     }
 
     fn tell_readiness(&self, ready: bool) {
-        let (reason, words) = if ready { ("NodeReady", "NodeReady") } else { ("NodeNotReady", "NodeNotReady") };
+        let (reason, words) = if ready {
+            ("NodeReady", "NodeReady")
+        } else {
+            ("NodeNotReady", "NodeNotReady")
+        };
         let name = &self.config.node_name;
         let about = ObjectReference {
             kind: Some("Node".to_owned()),
@@ -229,6 +266,11 @@ impl Keeper {
             uid: Some(name.clone()),
             ..ObjectReference::default()
         };
-        self.recorder.report(about, EventType::Normal, reason, format!("Node {name} status is now: {words}"));
+        self.recorder.report(
+            about,
+            EventType::Normal,
+            reason,
+            format!("Node {name} status is now: {words}"),
+        );
     }
 }

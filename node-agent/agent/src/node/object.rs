@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use balsa_cri::Image;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ContainerImage, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus, NodeSystemInfo, Taint,
+    ContainerImage, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus,
+    NodeSystemInfo, Taint,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -36,15 +37,24 @@ pub(super) fn labels(config: &AgentConfig) -> BTreeMap<String, String> {
         ("kubernetes.io/hostname", &config.node_name),
         ("kubernetes.io/os", "linux"),
     ];
-    let fixed = fixed.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let fixed = fixed
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value.to_owned()));
     config.node_labels.iter().cloned().chain(fixed).collect()
 }
 
 /// The object to register with. It starts with the taint of a node that is not ready, so that nothing is
 /// scheduled to it before it is.
 pub(super) fn node(config: &AgentConfig, facts: &Facts) -> Node {
-    let annotations = [("volumes.kubernetes.io/controller-managed-attach-detach".to_owned(), "true".to_owned())];
-    let mut taints: Vec<Taint> = config.node_taints.iter().filter_map(|text| taint(text)).collect();
+    let annotations = [(
+        "volumes.kubernetes.io/controller-managed-attach-detach".to_owned(),
+        "true".to_owned(),
+    )];
+    let mut taints: Vec<Taint> = config
+        .node_taints
+        .iter()
+        .filter_map(|text| taint(text))
+        .collect();
     taints.push(Taint {
         key: "node.kubernetes.io/not-ready".to_owned(),
         effect: "NoSchedule".to_owned(),
@@ -58,8 +68,18 @@ pub(super) fn node(config: &AgentConfig, facts: &Facts) -> Node {
             annotations: Some(annotations.into()),
             ..ObjectMeta::default()
         },
-        spec: Some(NodeSpec { taints: Some(taints), ..NodeSpec::default() }),
-        status: Some(status(config, facts, &Pressure::default(), obstacle, &[], &[])),
+        spec: Some(NodeSpec {
+            taints: Some(taints),
+            ..NodeSpec::default()
+        }),
+        status: Some(status(
+            config,
+            facts,
+            &Pressure::default(),
+            obstacle,
+            &[],
+            &[],
+        )),
     }
 }
 
@@ -70,7 +90,12 @@ fn taint(text: &str) -> Option<Taint> {
         Some((key, value)) => (key, Some(value.to_owned())),
         None => (pair, None),
     };
-    Some(Taint { key: key.to_owned(), value, effect: effect.to_owned(), time_added: None })
+    Some(Taint {
+        key: key.to_owned(),
+        value,
+        effect: effect.to_owned(),
+        time_added: None,
+    })
 }
 
 /// The status to report.
@@ -82,7 +107,10 @@ pub(super) fn status(
     images: &[Image],
     old: &[NodeCondition],
 ) -> NodeStatus {
-    let address = |kind: &str, address: String| NodeAddress { type_: kind.to_owned(), address };
+    let address = |kind: &str, address: String| NodeAddress {
+        type_: kind.to_owned(),
+        address,
+    };
     NodeStatus {
         addresses: Some(vec![
             address("InternalIP", config.node_ip.to_string()),
@@ -120,14 +148,22 @@ fn resources(config: &AgentConfig, facts: &Facts, reserved: i64) -> BTreeMap<Str
         ("memory", format!("{memory}Ki")),
         ("pods", config.max_pods.to_string()),
     ];
-    list.into_iter().map(|(name, amount)| (name.to_owned(), Quantity(amount))).collect()
+    list.into_iter()
+        .map(|(name, amount)| (name.to_owned(), Quantity(amount)))
+        .collect()
 }
 
-fn conditions(pressure: &Pressure, obstacle: Option<String>, old: &[NodeCondition]) -> Vec<NodeCondition> {
+fn conditions(
+    pressure: &Pressure,
+    obstacle: Option<String>,
+    old: &[NodeCondition],
+) -> Vec<NodeCondition> {
     let now = Time(Timestamp::now());
     let make = |kind: &str, status: bool, reason: &str, message: &str| {
         let status = if status { "True" } else { "False" };
-        let before = old.iter().find(|condition| condition.type_ == kind && condition.status == status);
+        let before = old
+            .iter()
+            .find(|condition| condition.type_ == kind && condition.status == status);
         let since = before.and_then(|before| before.last_transition_time.clone());
         NodeCondition {
             last_heartbeat_time: Some(now.clone()),
@@ -143,15 +179,26 @@ fn conditions(pressure: &Pressure, obstacle: Option<String>, old: &[NodeConditio
         make(kind, bad, reason, message)
     };
     let ready = match &obstacle {
-        None => make("Ready", true, "KubeletReady", "kubelet is posting ready status"),
+        None => make(
+            "Ready",
+            true,
+            "KubeletReady",
+            "kubelet is posting ready status",
+        ),
         Some(obstacle) => make("Ready", false, "KubeletNotReady", obstacle),
     };
     vec![
         choose(
             pressure.memory,
             "MemoryPressure",
-            ["KubeletHasInsufficientMemory", "kubelet has insufficient memory available"],
-            ["KubeletHasSufficientMemory", "kubelet has sufficient memory available"],
+            [
+                "KubeletHasInsufficientMemory",
+                "kubelet has insufficient memory available",
+            ],
+            [
+                "KubeletHasSufficientMemory",
+                "kubelet has sufficient memory available",
+            ],
         ),
         choose(
             pressure.disk,
@@ -162,8 +209,14 @@ fn conditions(pressure: &Pressure, obstacle: Option<String>, old: &[NodeConditio
         choose(
             pressure.pids,
             "PIDPressure",
-            ["KubeletHasInsufficientPID", "kubelet has insufficient PID available"],
-            ["KubeletHasSufficientPID", "kubelet has sufficient PID available"],
+            [
+                "KubeletHasInsufficientPID",
+                "kubelet has insufficient PID available",
+            ],
+            [
+                "KubeletHasSufficientPID",
+                "kubelet has sufficient PID available",
+            ],
         ),
         ready,
     ]
@@ -172,10 +225,21 @@ fn conditions(pressure: &Pressure, obstacle: Option<String>, old: &[NodeConditio
 fn image_list(images: &[Image]) -> Vec<ContainerImage> {
     let mut images: Vec<&Image> = images.iter().collect();
     images.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.id.cmp(&b.id)));
-    let list = images.into_iter().take(MAX_IMAGES).map(|image| ContainerImage {
-        names: Some(image.digests.iter().chain(&image.tags).take(MAX_NAMES).cloned().collect()),
-        size_bytes: i64::try_from(image.size).ok(),
-    });
+    let list = images
+        .into_iter()
+        .take(MAX_IMAGES)
+        .map(|image| ContainerImage {
+            names: Some(
+                image
+                    .digests
+                    .iter()
+                    .chain(&image.tags)
+                    .take(MAX_NAMES)
+                    .cloned()
+                    .collect(),
+            ),
+            size_bytes: i64::try_from(image.size).ok(),
+        });
     list.collect()
 }
 
@@ -216,11 +280,21 @@ mod tests {
 
     #[test]
     fn a_ready_node_says_so_in_kubelets_words() {
-        let status = status(&config(), &Facts::default(), &Pressure::default(), None, &[], &[]);
+        let status = status(
+            &config(),
+            &Facts::default(),
+            &Pressure::default(),
+            None,
+            &[],
+            &[],
+        );
         assert!(is_ready(&status));
         let ready = status.conditions.unwrap().pop().unwrap();
         assert_eq!(ready.reason.as_deref(), Some("KubeletReady"));
-        assert_eq!(ready.message.as_deref(), Some("kubelet is posting ready status"));
+        assert_eq!(
+            ready.message.as_deref(),
+            Some("kubelet is posting ready status")
+        );
     }
 
     #[test]

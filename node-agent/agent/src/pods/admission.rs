@@ -18,20 +18,35 @@ pub(crate) struct Offer {
 /// Why the pod is refused, as reason and message; `None` if it is welcome.
 pub(crate) fn refuse(pod: &Pod, others: &[Arc<Pod>], offer: &Offer) -> Option<(String, String)> {
     let spec = pod.spec.as_ref()?;
-    let refusal = |reason: &str, message: String| Some((reason.to_owned(), format!("Pod was rejected: {message}")));
+    let refusal = |reason: &str, message: String| {
+        Some((reason.to_owned(), format!("Pod was rejected: {message}")))
+    };
     let lacks = |(key, value): (&String, &String)| offer.labels.get(key) != Some(value);
     if spec.node_selector.iter().flatten().any(lacks) {
-        return refusal("NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector".to_owned());
+        return refusal(
+            "NodeAffinity",
+            "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"
+                .to_owned(),
+        );
     }
-    let others: Vec<&PodSpec> =
-        others.iter().filter(|other| !ended(other)).filter_map(|other| other.spec.as_ref()).collect();
+    let others: Vec<&PodSpec> = others
+        .iter()
+        .filter(|other| !ended(other))
+        .filter_map(|other| other.spec.as_ref())
+        .collect();
     if let Some(port) = conflict(spec, &others) {
-        return refusal("NodePorts", format!("Predicate NodePorts failed: node port {port} is taken"));
+        return refusal(
+            "NodePorts",
+            format!("Predicate NodePorts failed: node port {port} is taken"),
+        );
     }
     let count = others.len() as i64 + 1;
     if count > offer.pods {
         let used = others.len();
-        let message = format!("Node didn't have enough resource: pods, requested: 1, used: {used}, capacity: {}", offer.pods);
+        let message = format!(
+            "Node didn't have enough resource: pods, requested: 1, used: {used}, capacity: {}",
+            offer.pods
+        );
         return refusal("OutOfpods", message);
     }
     for (name, capacity) in [("cpu", offer.cpu_milli), ("memory", offer.memory)] {
@@ -49,18 +64,33 @@ pub(crate) fn refuse(pod: &Pod, others: &[Arc<Pod>], offer: &Offer) -> Option<(S
 
 /// Does it use nothing any more?
 pub(crate) fn ended(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    let phase = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref());
     matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 /// What a pod asks for: the sum of its containers, or the largest init container if that is more.
 fn request(spec: &PodSpec, name: &str) -> i64 {
     let of = |resources: &Option<k8s_openapi::api::core::v1::ResourceRequirements>| {
-        let text = resources.as_ref().and_then(|resources| resources.requests.as_ref()?.get(name));
-        let amount = text.and_then(|text| text.0.parse::<Quantity>().ok()).unwrap_or_default();
-        if name == "cpu" { amount.milli_value() } else { amount.value() }
+        let text = resources
+            .as_ref()
+            .and_then(|resources| resources.requests.as_ref()?.get(name));
+        let amount = text
+            .and_then(|text| text.0.parse::<Quantity>().ok())
+            .unwrap_or_default();
+        if name == "cpu" {
+            amount.milli_value()
+        } else {
+            amount.value()
+        }
     };
-    let sum: i64 = spec.containers.iter().map(|container| of(&container.resources)).sum();
+    let sum: i64 = spec
+        .containers
+        .iter()
+        .map(|container| of(&container.resources))
+        .sum();
     let inits = spec.init_containers.iter().flatten();
     let (mut sidecars, mut peak) = (0_i64, 0_i64);
     for init in inits {
@@ -77,9 +107,14 @@ fn request(spec: &PodSpec, name: &str) -> i64 {
 
 fn host_ports(spec: &PodSpec) -> Vec<(i32, String, String)> {
     let host_network = balsa_pod::spec::host_network(spec);
-    let ports = spec.containers.iter().flat_map(|container| container.ports.iter().flatten());
+    let ports = spec
+        .containers
+        .iter()
+        .flat_map(|container| container.ports.iter().flatten());
     let taken = ports.filter_map(|port| {
-        let own = port.host_port.or_else(|| host_network.then_some(port.container_port))?;
+        let own = port
+            .host_port
+            .or_else(|| host_network.then_some(port.container_port))?;
         let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
         Some((own, protocol, port.host_ip.clone().unwrap_or_default()))
     });
@@ -92,7 +127,10 @@ fn conflict(spec: &PodSpec, others: &[&PodSpec]) -> Option<i32> {
     let clashes = |a: &(i32, String, String), b: &(i32, String, String)| {
         a.0 == b.0 && a.1 == b.1 && (any(&a.2) || any(&b.2) || a.2 == b.2)
     };
-    host_ports(spec).into_iter().find(|port| taken.iter().any(|other| clashes(port, other))).map(|port| port.0)
+    host_ports(spec)
+        .into_iter()
+        .find(|port| taken.iter().any(|other| clashes(port, other)))
+        .map(|port| port.0)
 }
 
 #[cfg(test)]
@@ -107,7 +145,12 @@ mod tests {
     }
 
     fn offer() -> Offer {
-        Offer { cpu_milli: 1000, memory: 1 << 30, pods: 2, labels: BTreeMap::new() }
+        Offer {
+            cpu_milli: 1000,
+            memory: 1 << 30,
+            pods: 2,
+            labels: BTreeMap::new(),
+        }
     }
 
     #[test]
@@ -125,9 +168,13 @@ mod tests {
     #[test]
     fn a_taken_port_and_a_missing_label_are_refused() {
         let port = pod(json!({"name": "c", "ports": [{"containerPort": 1, "hostPort": 80}]}));
-        assert_eq!(refuse(&port, &[Arc::clone(&port)], &offer()).unwrap().0, "NodePorts");
+        assert_eq!(
+            refuse(&port, &[Arc::clone(&port)], &offer()).unwrap().0,
+            "NodePorts"
+        );
         let mut picky = Pod::clone(&port);
-        picky.spec.as_mut().unwrap().node_selector = Some([("a".to_owned(), "b".to_owned())].into());
+        picky.spec.as_mut().unwrap().node_selector =
+            Some([("a".to_owned(), "b".to_owned())].into());
         assert_eq!(refuse(&picky, &[], &offer()).unwrap().0, "NodeAffinity");
     }
 }

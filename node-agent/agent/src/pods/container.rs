@@ -35,24 +35,51 @@ pub(crate) fn log_path(container: &str, attempt: u32) -> String {
 
 /// File on the node that an instance may write its termination message to.
 pub(crate) fn message_file(pod_dir: &Path, container: &str, attempt: u32) -> PathBuf {
-    pod_dir.join("containers").join(container).join(format!("{attempt}.message"))
+    pod_dir
+        .join("containers")
+        .join(container)
+        .join(format!("{attempt}.message"))
 }
 
 /// The configuration; the error is for people (`CreateContainerConfigError`).
 pub(crate) fn config(from: Ingredients<'_>) -> Result<ContainerConfig, String> {
-    let Ingredients { pod, spec, container, attempt, image, env, mut mounts, pod_dir, node_memory } = from;
+    let Ingredients {
+        pod,
+        spec,
+        container,
+        attempt,
+        image,
+        env,
+        mut mounts,
+        pod_dir,
+        node_memory,
+    } = from;
     let security = security::container(spec, container, image, &[])?;
-    let mounted = |mounts: &[Mount], path: &str| mounts.iter().any(|mount| mount.container_path == path);
+    let mounted =
+        |mounts: &[Mount], path: &str| mounts.iter().any(|mount| mount.container_path == path);
     let own_hosts = !balsa_pod::spec::host_network(spec) || spec.host_aliases.is_some();
     if own_hosts && !mounted(&mounts, "/etc/hosts") {
         let host_path = pod_dir.join("etc-hosts").display().to_string();
-        mounts.push(Mount { container_path: "/etc/hosts".to_owned(), host_path, ..Mount::default() });
+        mounts.push(Mount {
+            container_path: "/etc/hosts".to_owned(),
+            host_path,
+            ..Mount::default()
+        });
     }
-    let message_path = container.termination_message_path.as_deref().unwrap_or(DEFAULT_MESSAGE_PATH);
-    let message_file = message_file(pod_dir, &container.name, attempt).display().to_string();
+    let message_path = container
+        .termination_message_path
+        .as_deref()
+        .unwrap_or(DEFAULT_MESSAGE_PATH);
+    let message_file = message_file(pod_dir, &container.name, attempt)
+        .display()
+        .to_string();
     if !message_path.is_empty() && !mounted(&mounts, message_path) {
         let container_path = message_path.to_owned();
-        mounts.push(Mount { container_path, host_path: message_file.clone(), ..Mount::default() });
+        mounts.push(Mount {
+            container_path,
+            host_path: message_file.clone(),
+            ..Mount::default()
+        });
     }
     let mut labels = sandbox::pod_labels(pod);
     labels.insert(labels::CONTAINER_NAME.to_owned(), container.name.clone());
@@ -79,10 +106,16 @@ pub(crate) fn config(from: Ingredients<'_>) -> Result<ContainerConfig, String> {
 }
 
 fn annotations(container: &Container, attempt: u32, message_file: String) -> Map {
-    let policy = container.termination_message_policy.as_deref().unwrap_or("File");
+    let policy = container
+        .termination_message_policy
+        .as_deref()
+        .unwrap_or("File");
     Map::from([
         (labels::RESTART_COUNT.to_owned(), attempt.to_string()),
-        (labels::HASH.to_owned(), balsa_pod::spec::spec_hash(container)),
+        (
+            labels::HASH.to_owned(),
+            balsa_pod::spec::spec_hash(container),
+        ),
         (labels::MESSAGE_PATH.to_owned(), message_file),
         (labels::MESSAGE_POLICY.to_owned(), policy.to_owned()),
     ])
@@ -95,16 +128,20 @@ mod tests {
 
     #[test]
     fn words_expand_and_the_managed_files_are_mounted() {
-        let pod: Pod = serde_json::from_value(serde_json::json!({"metadata": {"name": "p", "uid": "u"},
+        let pod: Pod =
+            serde_json::from_value(serde_json::json!({"metadata": {"name": "p", "uid": "u"},
             "spec": {"containers": [{"name": "c", "image": "i", "command": ["echo", "$(A)"]}]}}))
-        .unwrap();
+            .unwrap();
         let spec = pod.spec.as_ref().unwrap();
         let config = config(Ingredients {
             pod: &pod,
             spec,
             container: &spec.containers[0],
             attempt: 2,
-            image: &Image { id: "sha256:1".to_owned(), ..Image::default() },
+            image: &Image {
+                id: "sha256:1".to_owned(),
+                ..Image::default()
+            },
             env: vec![("A".to_owned(), "1".to_owned())],
             mounts: Vec::new(),
             pod_dir: Path::new("/d/pods/u"),
@@ -113,7 +150,11 @@ mod tests {
         .unwrap();
         assert_eq!(config.command, ["echo", "1"]);
         assert_eq!(config.log_path, "c/2.log");
-        let paths: Vec<_> = config.mounts.iter().map(|mount| mount.container_path.as_str()).collect();
+        let paths: Vec<_> = config
+            .mounts
+            .iter()
+            .map(|mount| mount.container_path.as_str())
+            .collect();
         assert_eq!(paths, ["/etc/hosts", "/dev/termination-log"]);
         assert_eq!(config.labels[labels::CONTAINER_NAME], "c");
     }

@@ -42,7 +42,11 @@ impl Context {
     pub(crate) fn facts(&self, spec: &PodSpec, ips: &[String]) -> Facts {
         let host_network = balsa_pod::spec::host_network(spec);
         Facts {
-            pod_ips: if host_network { self.host_ips.clone() } else { ips.to_vec() },
+            pod_ips: if host_network {
+                self.host_ips.clone()
+            } else {
+                ips.to_vec()
+            },
             host_ips: self.host_ips.clone(),
             allocatable_cpu_milli: self.cpu_milli,
             allocatable_memory: self.memory,
@@ -50,14 +54,32 @@ impl Context {
     }
 
     /// Reports an event about a pod.
-    pub(crate) fn event(&self, pod: &Pod, kind: EventType, reason: &str, message: impl Into<String>) {
+    pub(crate) fn event(
+        &self,
+        pod: &Pod,
+        kind: EventType,
+        reason: &str,
+        message: impl Into<String>,
+    ) {
         self.recorder.event(pod, kind, reason, message);
     }
 
     /// Reports an event about a container of a pod.
-    pub(crate) fn container_event(&self, pod: &Pod, name: &str, kind: EventType, reason: &str, message: String) {
+    pub(crate) fn container_event(
+        &self,
+        pod: &Pod,
+        name: &str,
+        kind: EventType,
+        reason: &str,
+        message: String,
+    ) {
         let spec = pod.spec.as_ref();
-        let init = spec.is_some_and(|spec| spec.init_containers.iter().flatten().any(|init| init.name == name));
+        let init = spec.is_some_and(|spec| {
+            spec.init_containers
+                .iter()
+                .flatten()
+                .any(|init| init.name == name)
+        });
         let field = if init { "initContainers" } else { "containers" };
         let about = ObjectReference {
             api_version: Some("v1".to_owned()),

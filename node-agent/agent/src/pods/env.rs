@@ -30,7 +30,10 @@ pub(crate) fn build(
             let optional = reference.optional.unwrap_or(false);
             if let Some(object) = sources.secret(&reference.name, optional)? {
                 for (key, value) in object.data.iter().flatten() {
-                    env.set(format!("{prefix}{key}"), String::from_utf8_lossy(&value.0).into_owned());
+                    env.set(
+                        format!("{prefix}{key}"),
+                        String::from_utf8_lossy(&value.0).into_owned(),
+                    );
                 }
             }
         }
@@ -53,7 +56,10 @@ struct Ordered(Vec<(String, String)>);
 
 impl Ordered {
     fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+        self.0
+            .iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| value.as_str())
     }
 
     fn contains(&self, name: &str) -> bool {
@@ -79,8 +85,15 @@ fn value_of(
     if let Some(from) = &var.value_from {
         return from_source(pod, from, sources, facts);
     }
-    let lookup = |name: &str| env.get(name).or_else(|| services.get(name).map(String::as_str)).map(str::to_owned);
-    Ok(Some(expand(var.value.as_deref().unwrap_or_default(), lookup)))
+    let lookup = |name: &str| {
+        env.get(name)
+            .or_else(|| services.get(name).map(String::as_str))
+            .map(str::to_owned)
+    };
+    Ok(Some(expand(
+        var.value.as_deref().unwrap_or_default(),
+        lookup,
+    )))
 }
 
 fn from_source(
@@ -102,20 +115,38 @@ fn from_source(
     }
     if let Some(reference) = &from.config_map_key_ref {
         let optional = reference.optional.unwrap_or(false);
-        let Some(object) = sources.config_map(&reference.name, optional)? else { return Ok(None) };
-        return match object.data.as_ref().and_then(|data| data.get(&reference.key)) {
+        let Some(object) = sources.config_map(&reference.name, optional)? else {
+            return Ok(None);
+        };
+        return match object
+            .data
+            .as_ref()
+            .and_then(|data| data.get(&reference.key))
+        {
             Some(value) => Ok(Some(value.clone())),
             None if optional => Ok(None),
-            None => Err(format!("couldn't find key {} in ConfigMap {namespace}/{}", reference.key, reference.name)),
+            None => Err(format!(
+                "couldn't find key {} in ConfigMap {namespace}/{}",
+                reference.key, reference.name
+            )),
         };
     }
     if let Some(reference) = &from.secret_key_ref {
         let optional = reference.optional.unwrap_or(false);
-        let Some(object) = sources.secret(&reference.name, optional)? else { return Ok(None) };
-        return match object.data.as_ref().and_then(|data| data.get(&reference.key)) {
+        let Some(object) = sources.secret(&reference.name, optional)? else {
+            return Ok(None);
+        };
+        return match object
+            .data
+            .as_ref()
+            .and_then(|data| data.get(&reference.key))
+        {
             Some(value) => Ok(Some(String::from_utf8_lossy(&value.0).into_owned())),
             None if optional => Ok(None),
-            None => Err(format!("couldn't find key {} in Secret {namespace}/{}", reference.key, reference.name)),
+            None => Err(format!(
+                "couldn't find key {} in Secret {namespace}/{}",
+                reference.key, reference.name
+            )),
         };
     }
     Ok(Some(String::new()))
@@ -131,7 +162,10 @@ pub(crate) fn expand(text: &str, lookup: impl Fn(&str) -> Option<String>) -> Str
         if let Some(after) = rest.strip_prefix('$') {
             out.push('$');
             rest = after;
-        } else if let Some((name, after)) = rest.strip_prefix('(').and_then(|inner| inner.split_once(')')) {
+        } else if let Some((name, after)) = rest
+            .strip_prefix('(')
+            .and_then(|inner| inner.split_once(')'))
+        {
             match lookup(name) {
                 Some(value) => out.push_str(&value),
                 None => {
@@ -151,9 +185,16 @@ pub(crate) fn expand(text: &str, lookup: impl Fn(&str) -> Option<String>) -> Str
 
 /// [`expand`] for each of a command's words.
 pub(crate) fn expand_all(words: Option<&Vec<String>>, env: &[(String, String)]) -> Vec<String> {
-    let known: HashMap<&str, &str> = env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let known: HashMap<&str, &str> = env
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
     let lookup = |name: &str| known.get(name).map(|value| (*value).to_owned());
-    words.into_iter().flatten().map(|word| expand(word, lookup)).collect()
+    words
+        .into_iter()
+        .flatten()
+        .map(|word| expand(word, lookup))
+        .collect()
 }
 
 /// Variables about Services, in the form that Docker links once had. `kubernetes` of `default` is always
@@ -184,19 +225,31 @@ fn add_service(variables: &mut BTreeMap<String, String>, name: &str, service: &S
     let Some(spec) = &service.spec else { return };
     let ip = spec.cluster_ip.as_deref().unwrap_or_default();
     let ports = spec.ports.as_deref().unwrap_or_default();
-    let Some(first) = ports.first().filter(|_| !ip.is_empty() && ip != "None") else { return };
+    let Some(first) = ports.first().filter(|_| !ip.is_empty() && ip != "None") else {
+        return;
+    };
     let constant = |text: &str| text.to_uppercase().replace('-', "_");
     let prefix = constant(name);
-    let host = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
+    let host = if ip.contains(':') {
+        format!("[{ip}]")
+    } else {
+        ip.to_owned()
+    };
     variables.insert(format!("{prefix}_SERVICE_HOST"), ip.to_owned());
     variables.insert(format!("{prefix}_SERVICE_PORT"), first.port.to_string());
     for port in ports {
         if let Some(port_name) = port.name.as_deref().filter(|name| !name.is_empty()) {
-            variables.insert(format!("{prefix}_SERVICE_PORT_{}", constant(port_name)), port.port.to_string());
+            variables.insert(
+                format!("{prefix}_SERVICE_PORT_{}", constant(port_name)),
+                port.port.to_string(),
+            );
         }
     }
     let url = |port: i32, protocol: &str| format!("{}://{host}:{port}", protocol.to_lowercase());
-    variables.insert(format!("{prefix}_PORT"), url(first.port, first.protocol.as_deref().unwrap_or("TCP")));
+    variables.insert(
+        format!("{prefix}_PORT"),
+        url(first.port, first.protocol.as_deref().unwrap_or("TCP")),
+    );
     for port in ports {
         let protocol = port.protocol.as_deref().unwrap_or("TCP");
         let prefix = format!("{prefix}_PORT_{}_{protocol}", port.port);
@@ -240,24 +293,51 @@ mod tests {
         .unwrap();
         let container = &pod.spec.as_ref().unwrap().containers[0];
         let services = BTreeMap::from([("S".to_owned(), "s".to_owned())]);
-        let env = build(&pod, container, &Sources::default(), &Facts::default(), &services).unwrap();
-        let wanted = [("A", "$(B)"), ("B", "x"), ("C", "xs"), ("N", "p"), ("S", "s")];
-        assert_eq!(env, wanted.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let env = build(
+            &pod,
+            container,
+            &Sources::default(),
+            &Facts::default(),
+            &services,
+        )
+        .unwrap();
+        let wanted = [
+            ("A", "$(B)"),
+            ("B", "x"),
+            ("C", "xs"),
+            ("N", "p"),
+            ("S", "s"),
+        ];
+        assert_eq!(
+            env,
+            wanted.map(|(name, value)| (name.to_owned(), value.to_owned()))
+        );
     }
 
     #[test]
     fn a_missing_config_map_is_told_by_name_unless_optional() {
         let pod = |optional: bool| -> Pod {
-            serde_json::from_value(json!({"metadata": {"namespace": "n"}, "spec": {"containers": [{"name": "c",
+            serde_json::from_value(
+                json!({"metadata": {"namespace": "n"}, "spec": {"containers": [{"name": "c",
                 "env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "m", "key": "k",
-                "optional": optional}}}]}]}}))
+                "optional": optional}}}]}]}}),
+            )
             .unwrap()
         };
         let env = |pod: &Pod| {
             let container = &pod.spec.as_ref().unwrap().containers[0];
-            build(pod, container, &Sources::default(), &Facts::default(), &BTreeMap::new())
+            build(
+                pod,
+                container,
+                &Sources::default(),
+                &Facts::default(),
+                &BTreeMap::new(),
+            )
         };
-        assert_eq!(env(&pod(false)), Err("configmap \"m\" not found".to_owned()));
+        assert_eq!(
+            env(&pod(false)),
+            Err("configmap \"m\" not found".to_owned())
+        );
         assert_eq!(env(&pod(true)), Ok(Vec::new()));
     }
 
@@ -268,7 +348,11 @@ mod tests {
                 "spec": {"clusterIP": "10.96.0.1", "ports": [{"name": "https", "port": 443}]}}))
             .unwrap()
         };
-        let services = [service("default", "kubernetes"), service("n", "my-db"), service("other", "x")];
+        let services = [
+            service("default", "kubernetes"),
+            service("n", "my-db"),
+            service("other", "x"),
+        ];
         let variables = service_variables(services.iter(), "n", true);
         assert_eq!(variables["KUBERNETES_SERVICE_HOST"], "10.96.0.1");
         assert_eq!(variables["MY_DB_SERVICE_PORT_HTTPS"], "443");

@@ -17,7 +17,11 @@ pub(crate) struct Facts {
 }
 
 /// A field of the pod as `fieldRef` names it; the error is for people.
-pub(crate) fn field(pod: &Pod, facts: &Facts, selector: &ObjectFieldSelector) -> Result<String, String> {
+pub(crate) fn field(
+    pod: &Pod,
+    facts: &Facts,
+    selector: &ObjectFieldSelector,
+) -> Result<String, String> {
     let path = selector.field_path.as_str();
     let metadata = &pod.metadata;
     let spec = pod.spec.as_ref();
@@ -48,12 +52,20 @@ fn subscript(pod: &Pod, path: &str) -> Option<String> {
         "metadata.annotations" => &pod.metadata.annotations,
         _ => return None,
     };
-    Some(map.as_ref().and_then(|map| map.get(key)).cloned().unwrap_or_default())
+    Some(
+        map.as_ref()
+            .and_then(|map| map.get(key))
+            .cloned()
+            .unwrap_or_default(),
+    )
 }
 
 /// `key="value"` lines, sorted, with Go's quoting.
 fn format_map(map: Option<&std::collections::BTreeMap<String, String>>) -> String {
-    let lines = map.into_iter().flatten().map(|(key, value)| format!("{key}={}", quote(value)));
+    let lines = map
+        .into_iter()
+        .flatten()
+        .map(|(key, value)| format!("{key}={}", quote(value)));
     lines.collect::<Vec<_>>().join("\n")
 }
 
@@ -81,17 +93,29 @@ pub(crate) fn resource(
     facts: &Facts,
     selector: &ResourceFieldSelector,
 ) -> Result<String, String> {
-    let (list, name) = selector.resource.split_once('.').unwrap_or(("", &selector.resource));
+    let (list, name) = selector
+        .resource
+        .split_once('.')
+        .unwrap_or(("", &selector.resource));
     let resources = container.resources.as_ref();
     let of = |limits: bool| -> Option<Quantity> {
         let resources = resources?;
-        let list = if limits { &resources.limits } else { &resources.requests };
+        let list = if limits {
+            &resources.limits
+        } else {
+            &resources.requests
+        };
         list.as_ref()?.get(name)?.0.parse().ok()
     };
     let set = match list {
         "limits" => of(true),
         "requests" => of(false),
-        _ => return Err(format!("unsupported container resource : {}", selector.resource)),
+        _ => {
+            return Err(format!(
+                "unsupported container resource : {}",
+                selector.resource
+            ));
+        }
     };
     let cpu = name == "cpu";
     let amount_milli = match (set, list) {
@@ -102,7 +126,10 @@ pub(crate) fn resource(
         (None, "limits") if name == "memory" => facts.allocatable_memory,
         (None, _) => 0,
     };
-    let divisor = selector.divisor.as_ref().and_then(|divisor| divisor.0.parse::<Quantity>().ok());
+    let divisor = selector
+        .divisor
+        .as_ref()
+        .and_then(|divisor| divisor.0.parse::<Quantity>().ok());
     let divisor = divisor.filter(|divisor| !divisor.is_zero());
     let divisor = match divisor {
         Some(divisor) if cpu => divisor.milli_value(),
@@ -120,17 +147,22 @@ mod tests {
     use super::*;
 
     fn container() -> Container {
-        let json = r#"{"name":"c","resources":{"requests":{"cpu":"15m"},"limits":{"memory":"4Mi"}}}"#;
+        let json =
+            r#"{"name":"c","resources":{"requests":{"cpu":"15m"},"limits":{"memory":"4Mi"}}}"#;
         serde_json::from_str(json).unwrap()
     }
 
     fn selector(resource: &str, divisor: Option<&str>) -> ResourceFieldSelector {
-        serde_json::from_value(serde_json::json!({"resource": resource, "divisor": divisor})).unwrap()
+        serde_json::from_value(serde_json::json!({"resource": resource, "divisor": divisor}))
+            .unwrap()
     }
 
     #[test]
     fn resources_are_divided_and_rounded_up() {
-        let facts = Facts { allocatable_cpu_milli: 2000, ..Facts::default() };
+        let facts = Facts {
+            allocatable_cpu_milli: 2000,
+            ..Facts::default()
+        };
         let get = |resource, divisor| resource_text(&facts, resource, divisor);
         assert_eq!(get("requests.cpu", Some("1m")), "15");
         assert_eq!(get("requests.cpu", None), "1");
@@ -148,7 +180,10 @@ mod tests {
         let pod = serde_json::json!({"metadata": {"labels": {"b": "x\"y", "a": "1\n2"}}, "spec": {"containers": []}});
         let pod: Pod = serde_json::from_value(pod).unwrap();
         let get = |path: &str| {
-            let selector = ObjectFieldSelector { field_path: path.to_owned(), ..Default::default() };
+            let selector = ObjectFieldSelector {
+                field_path: path.to_owned(),
+                ..Default::default()
+            };
             field(&pod, &Facts::default(), &selector)
         };
         assert_eq!(get("metadata.labels").unwrap(), "a=\"1\\n2\"\nb=\"x\\\"y\"");

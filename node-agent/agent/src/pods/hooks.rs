@@ -19,7 +19,8 @@ pub(crate) async fn run(
     if let Some(exec) = &handler.exec {
         let command = exec.command.clone().unwrap_or_default();
         let output = runtime.exec_sync(container_id, &command, limit).await;
-        let output = output.map_err(|error| format!("Exec lifecycle hook ({command:?}) failed: {error}"))?;
+        let output =
+            output.map_err(|error| format!("Exec lifecycle hook ({command:?}) failed: {error}"))?;
         if output.exit_code != 0 {
             let text = [output.stdout, output.stderr].concat();
             let text = String::from_utf8_lossy(&text).into_owned();
@@ -37,7 +38,10 @@ pub(crate) async fn run(
         return if (200..400).contains(&answer.code) {
             Ok(())
         } else {
-            Err(format!("Http lifecycle hook failed: HTTP status {}", answer.code))
+            Err(format!(
+                "Http lifecycle hook failed: HTTP status {}",
+                answer.code
+            ))
         };
     }
     if let Some(sleep) = &handler.sleep {

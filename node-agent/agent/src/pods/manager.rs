@@ -37,8 +37,19 @@ pub(crate) struct Manager {
 }
 
 impl Manager {
-    pub(crate) fn new(context: Arc<Context>, offer: Offer, pods: Informer<Pod>, stop: CancellationToken) -> Arc<Self> {
-        Arc::new(Self { context, offer, pods, workers: Arc::default(), stop })
+    pub(crate) fn new(
+        context: Arc<Context>,
+        offer: Offer,
+        pods: Informer<Pod>,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            context,
+            offer,
+            pods,
+            workers: Arc::default(),
+            stop,
+        })
     }
 
     /// Runs until stopped. Workers stop with it; containers do not.
@@ -55,7 +66,9 @@ impl Manager {
         let watch = async move { runtime.watch_events(events_tx, stop).await };
         tokio::spawn(watch.instrument(info_span!("runtime-events")));
 
-        let Some(mut snapshots) = self.first_look().await else { return };
+        let Some(mut snapshots) = self.first_look().await else {
+            return;
+        };
         for pod in self.pods.list() {
             self.take_on(&pod, snapshots.remove(uid(&pod)).unwrap_or_default());
         }
@@ -81,17 +94,28 @@ impl Manager {
     /// Everything that the runtime has, by pod UID.
     async fn look(&self) -> balsa_cri::Result<HashMap<String, Snapshot>> {
         let runtime = &self.context.runtime;
-        let (sandboxes, containers) = tokio::try_join!(runtime.list_sandboxes(), runtime.list_containers())?;
+        let (sandboxes, containers) =
+            tokio::try_join!(runtime.list_sandboxes(), runtime.list_containers())?;
         let mut snapshots: HashMap<String, Snapshot> = HashMap::new();
         for sandbox in sandboxes {
             self.context.routes.add(&sandbox.id, &sandbox.uid);
-            snapshots.entry(sandbox.uid.clone()).or_default().sandboxes.push(sandbox);
+            snapshots
+                .entry(sandbox.uid.clone())
+                .or_default()
+                .sandboxes
+                .push(sandbox);
         }
         for container in containers {
             // Containers without the label are not pods' (somebody used the runtime by hand).
-            let Some(uid) = container.labels.get(labels::POD_UID) else { continue };
+            let Some(uid) = container.labels.get(labels::POD_UID) else {
+                continue;
+            };
             self.context.routes.add(&container.id, uid);
-            snapshots.entry(uid.clone()).or_default().containers.push(container);
+            snapshots
+                .entry(uid.clone())
+                .or_default()
+                .containers
+                .push(container);
         }
         Ok(snapshots)
     }
@@ -136,7 +160,12 @@ impl Manager {
     fn take_on(&self, pod: &Arc<Pod>, snapshot: Snapshot) {
         let uid = uid(pod).to_owned();
         let mailbox = Arc::new(Mailbox::default());
-        if self.workers.lock().insert(uid.clone(), Arc::clone(&mailbox)).is_some() {
+        if self
+            .workers
+            .lock()
+            .insert(uid.clone(), Arc::clone(&mailbox))
+            .is_some()
+        {
             warn!(uid, "a pod was taken on twice");
         }
         let refused = self.refuse(pod, &snapshot);
@@ -154,7 +183,8 @@ impl Manager {
     /// Checks a pod that is new to the node.
     fn refuse(&self, pod: &Pod, snapshot: &Snapshot) -> Option<(String, String)> {
         let status = pod.status.as_ref();
-        let begun = status.is_some_and(|status| status.start_time.is_some()) || !snapshot.sandboxes.is_empty();
+        let begun = status.is_some_and(|status| status.start_time.is_some())
+            || !snapshot.sandboxes.is_empty();
         if begun || pod.metadata.deletion_timestamp.is_some() || admission::ended(pod) {
             return None;
         }
@@ -163,7 +193,8 @@ impl Manager {
         others.retain(|other| uid(other) != uid(pod) && known.contains(uid(other)));
         let refused = admission::refuse(pod, &others, &self.offer);
         if let Some((reason, message)) = &refused {
-            self.context.event(pod, EventType::Warning, reason, message.clone());
+            self.context
+                .event(pod, EventType::Warning, reason, message.clone());
         }
         refused
     }
@@ -189,11 +220,15 @@ impl Manager {
 
     fn dispatch(&self, event: RuntimeEvent) {
         let id = match &event {
-            RuntimeEvent::Exited { id, .. } | RuntimeEvent::Oom { id } | RuntimeEvent::Changed { id, .. } => id.clone(),
+            RuntimeEvent::Exited { id, .. }
+            | RuntimeEvent::Oom { id }
+            | RuntimeEvent::Changed { id, .. } => id.clone(),
             RuntimeEvent::Resync => return,
         };
         let owner = self.context.routes.get(&id);
-        let Some(mailbox) = owner.and_then(|uid| self.workers.lock().get(&uid).cloned()) else { return };
+        let Some(mailbox) = owner.and_then(|uid| self.workers.lock().get(&uid).cloned()) else {
+            return;
+        };
         mailbox.tell(|news| match event {
             RuntimeEvent::Exited { code, at, .. } => {
                 news.exits.insert(id, (code, at));
@@ -228,8 +263,14 @@ impl Manager {
     async fn clean_up_strays(&self, snapshots: &HashMap<String, Snapshot>) {
         let known = |uid: &str| self.workers.lock().contains_key(uid);
         let mut strays: HashMap<String, (String, String)> = HashMap::new();
-        for (uid, snapshot) in snapshots.iter().filter(|(uid, _)| !uid.is_empty() && !known(uid)) {
-            let names = snapshot.sandboxes.first().map(|sandbox| (sandbox.namespace.clone(), sandbox.name.clone()));
+        for (uid, snapshot) in snapshots
+            .iter()
+            .filter(|(uid, _)| !uid.is_empty() && !known(uid))
+        {
+            let names = snapshot
+                .sandboxes
+                .first()
+                .map(|sandbox| (sandbox.namespace.clone(), sandbox.name.clone()));
             strays.insert(uid.clone(), names.unwrap_or_default());
         }
         for name in folder_names(&self.context.paths.pods()) {
@@ -239,14 +280,18 @@ impl Manager {
         }
         for name in folder_names(&self.context.paths.logs()) {
             let mut parts = name.splitn(3, '_').map(str::to_owned);
-            if let (Some(namespace), Some(pod), Some(uid)) = (parts.next(), parts.next(), parts.next())
+            if let (Some(namespace), Some(pod), Some(uid)) =
+                (parts.next(), parts.next(), parts.next())
                 && !known(&uid)
             {
                 strays.insert(uid, (namespace, pod));
             }
         }
         for (uid, (namespace, name)) in strays {
-            info!(uid, namespace, name, "cleaning up after a pod that is no more");
+            info!(
+                uid,
+                namespace, name, "cleaning up after a pod that is no more"
+            );
             if let Err(error) = ops::clean_up(&self.context, &namespace, &name, &uid).await {
                 warn!(error, uid, "could not clean up after a pod");
             }
@@ -279,5 +324,7 @@ fn uid(pod: &Pod) -> &str {
 
 fn folder_names(dir: &std::path::Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
 }

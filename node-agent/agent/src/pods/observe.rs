@@ -35,7 +35,9 @@ pub(crate) fn instance(status: &ContainerStatus, sandbox_id: &str) -> Instance {
     let started = (status.started_at > 0).then(|| timestamp(status.started_at));
     let state = match status.state {
         ContainerState::Created => InstanceState::Created,
-        ContainerState::Running => InstanceState::Running { started_at: timestamp(status.started_at) },
+        ContainerState::Running => InstanceState::Running {
+            started_at: timestamp(status.started_at),
+        },
         ContainerState::Exited => InstanceState::Exited(Exit {
             code: status.exit_code,
             reason: reason(&status.reason, status.exit_code),
@@ -56,7 +58,9 @@ pub(crate) fn instance(status: &ContainerStatus, sandbox_id: &str) -> Instance {
         id: status.id.clone(),
         name: status.name.clone(),
         sandbox_id: sandbox_id.to_owned(),
-        attempt: annotation(labels::RESTART_COUNT).parse().unwrap_or(status.attempt),
+        attempt: annotation(labels::RESTART_COUNT)
+            .parse()
+            .unwrap_or(status.attempt),
         state,
         image: status.image.clone(),
         image_id: status.image_ref.clone(),
@@ -71,7 +75,13 @@ pub(crate) fn exit(instance: &Instance, code: i32, at: Nanos, oom: bool, message
         _ => None,
     };
     let told = if oom { "OOMKilled" } else { "" };
-    Exit { code, reason: reason(told, code), message, started_at, finished_at: timestamp(at) }
+    Exit {
+        code,
+        reason: reason(told, code),
+        message,
+        started_at,
+        finished_at: timestamp(at),
+    }
 }
 
 fn reason(told: &str, code: i32) -> String {
@@ -85,10 +95,22 @@ fn reason(told: &str, code: i32) -> String {
 /// Why a container says it ended: its message file, the end of its log where that may stand in, or what the
 /// runtime says.
 fn message(status: &ContainerStatus, code: i32) -> String {
-    let path = status.annotations.get(labels::MESSAGE_PATH).map(String::as_str).unwrap_or_default();
-    let policy = status.annotations.get(labels::MESSAGE_POLICY).map(String::as_str).unwrap_or_default();
+    let path = status
+        .annotations
+        .get(labels::MESSAGE_PATH)
+        .map(String::as_str)
+        .unwrap_or_default();
+    let policy = status
+        .annotations
+        .get(labels::MESSAGE_POLICY)
+        .map(String::as_str)
+        .unwrap_or_default();
     let told = termination_message(Path::new(path), policy, Path::new(&status.log_path), code);
-    if told.is_empty() { status.message.clone() } else { told }
+    if told.is_empty() {
+        status.message.clone()
+    } else {
+        told
+    }
 }
 
 /// The message in the file, or the end of the log if the policy allows and the container failed.
@@ -100,14 +122,19 @@ pub(crate) fn termination_message(file: &Path, policy: &str, log: &Path, code: i
     let log = tail(log, MAX_MESSAGE * 2).unwrap_or_default();
     let text = String::from_utf8_lossy(&log);
     // CRI log lines: time, stream, tag, text.
-    let lines: Vec<&str> = text.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
+    let lines: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.splitn(4, ' ').nth(3))
+        .collect();
     let last = &lines[lines.len().saturating_sub(MAX_LINES)..];
     let mut joined = last.join("\n");
     if !joined.is_empty() {
         joined.push('\n');
     }
     let cut = joined.len().saturating_sub(MAX_MESSAGE as usize);
-    let cut = (cut..joined.len()).find(|at| joined.is_char_boundary(*at)).unwrap_or(0);
+    let cut = (cut..joined.len())
+        .find(|at| joined.is_char_boundary(*at))
+        .unwrap_or(0);
     joined.split_off(cut)
 }
 
@@ -129,7 +156,11 @@ mod tests {
     fn the_log_stands_in_for_a_missing_message_of_a_failed_container() {
         let dir = tempfile::tempdir().unwrap();
         let (file, log) = (dir.path().join("m"), dir.path().join("l"));
-        std::fs::write(&log, "2026-01-01T00:00:00Z stdout F one\n2026-01-01T00:00:01Z stderr F two words\n").unwrap();
+        std::fs::write(
+            &log,
+            "2026-01-01T00:00:00Z stdout F one\n2026-01-01T00:00:01Z stderr F two words\n",
+        )
+        .unwrap();
         let told = |policy: &str, code: i32| termination_message(&file, policy, &log, code);
         assert_eq!(told("FallbackToLogsOnError", 1), "one\ntwo words\n");
         assert_eq!(told("FallbackToLogsOnError", 0), "");

@@ -52,7 +52,10 @@ pub(crate) enum Done {
     /// An instance is there, in this state.
     Seen(Instance),
     /// A start has ended.
-    Started { name: String, failure: Option<StartFailure> },
+    Started {
+        name: String,
+        failure: Option<StartFailure>,
+    },
     /// A kill has ended.
     Killed { id: String, ok: bool },
     /// An instance was removed, or not.
@@ -79,7 +82,11 @@ pub(crate) struct Ops {
 
 impl Ops {
     /// Runs a step in a task of its own.
-    pub(crate) fn spawn(&self, name: &'static str, step: impl Future<Output = Done> + Send + 'static) {
+    pub(crate) fn spawn(
+        &self,
+        name: &'static str,
+        step: impl Future<Output = Done> + Send + 'static,
+    ) {
         let mailbox = Arc::clone(&self.mailbox);
         let run = async move {
             let done = step.await;
@@ -103,8 +110,13 @@ impl Ops {
             Ok((_, refresh)) if again => Done::Refreshed(refresh),
             Ok(prepared) => Done::Volumes(Ok(prepared)),
             Err(message) => {
-                self.context.event(&pod, EventType::Warning, "FailedMount", message.clone());
-                if again { Done::Refreshed(Some(after(CONFIG_RETRY))) } else { Done::Volumes(Err(message)) }
+                self.context
+                    .event(&pod, EventType::Warning, "FailedMount", message.clone());
+                if again {
+                    Done::Refreshed(Some(after(CONFIG_RETRY)))
+                } else {
+                    Done::Volumes(Err(message))
+                }
             }
         }
     }
@@ -121,21 +133,34 @@ impl Ops {
         let facts = self.context.facts(&spec, ips);
         let (pod, dir) = (pod.clone(), self.pod_dir());
         let work = move || {
-            let inputs = Inputs { pod: &pod, sources: &sources, facts: &facts, tokens: &tokens };
+            let inputs = Inputs {
+                pod: &pod,
+                sources: &sources,
+                facts: &facts,
+                tokens: &tokens,
+            };
             if again {
                 return volumes::refresh(&dir, &inputs).map(|()| Prepared::new());
             }
-            std::fs::create_dir_all(&dir).map_err(|error| volumes::VolumeError(error.to_string()))?;
+            std::fs::create_dir_all(&dir)
+                .map_err(|error| volumes::VolumeError(error.to_string()))?;
             volumes::prepare(&dir, &inputs)
         };
-        let prepared = tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?;
-        prepared.map(|prepared| (prepared, refresh)).map_err(|error| error.0)
+        let prepared = tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|error| error.to_string())?;
+        prepared
+            .map(|prepared| (prepared, refresh))
+            .map_err(|error| error.0)
     }
 
     /// Tokens for all volumes, renewed at four fifths of their lives.
     async fn fresh_tokens(&self, pod: &Pod) -> Result<(Tokens, Option<Timestamp>), String> {
         let mut cache = self.tokens.lock().await;
-        let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+        let volumes = pod
+            .spec
+            .iter()
+            .flat_map(|spec| spec.volumes.iter().flatten());
         let now = Timestamp::now();
         let mut tokens = Tokens::new();
         let mut refresh = None;
@@ -146,7 +171,10 @@ impl Ops {
                 None => {
                     let token = self.context.cluster.token(pod, &want).await?;
                     let life = balsa_pod::spec::between(now, token.expires);
-                    let renew = balsa_pod::spec::after(now, life.mul_f64(0.8).min(Duration::from_secs(24 * 3600)));
+                    let renew = balsa_pod::spec::after(
+                        now,
+                        life.mul_f64(0.8).min(Duration::from_secs(24 * 3600)),
+                    );
                     cache.insert(want.clone(), (token.clone(), renew));
                     (token, renew)
                 }
@@ -162,31 +190,48 @@ impl Ops {
         let made = self.make_sandbox(&pod, attempt).await;
         if let Err(message) = &made {
             let message = format!("Failed to create pod sandbox: {message}");
-            self.context.event(&pod, EventType::Warning, "FailedCreatePodSandBox", message);
+            self.context
+                .event(&pod, EventType::Warning, "FailedCreatePodSandBox", message);
         }
         Done::Sandbox(made)
     }
 
     async fn make_sandbox(&self, pod: &Pod, attempt: u32) -> Result<Sandbox, String> {
         let context = &self.context;
-        let Some(spec) = &pod.spec else { return Err("the pod has no spec".to_owned()) };
+        let Some(spec) = &pod.spec else {
+            return Err("the pod has no spec".to_owned());
+        };
         let _slot = context.sandbox_slots.acquire().await;
         if self.going.is_cancelled() {
             return Err("the pod is going".to_owned());
         }
         let config = sandbox::config(pod, spec, &context.config, &context.node_dns, attempt);
         // The runtime makes the containers' log files, not their folder.
-        tokio::fs::create_dir_all(&config.log_directory).await.map_err(|error| error.to_string())?;
-        let id = context.runtime.run_sandbox(&config).await.map_err(|error| error.to_string())?;
+        tokio::fs::create_dir_all(&config.log_directory)
+            .await
+            .map_err(|error| error.to_string())?;
+        let id = context
+            .runtime
+            .run_sandbox(&config)
+            .await
+            .map_err(|error| error.to_string())?;
         context.routes.add(&id, &self.uid);
-        let status = context.runtime.sandbox_status(&id).await.map_err(|error| error.to_string())?;
-        self.write_hosts(pod, spec, &status.ips).await.map_err(|error| error.to_string())?;
+        let status = context
+            .runtime
+            .sandbox_status(&id)
+            .await
+            .map_err(|error| error.to_string())?;
+        self.write_hosts(pod, spec, &status.ips)
+            .await
+            .map_err(|error| error.to_string())?;
         Ok(observe::sandbox(&status))
     }
 
     async fn write_hosts(&self, pod: &Pod, spec: &PodSpec, ips: &[String]) -> std::io::Result<()> {
         let text = if balsa_pod::spec::host_network(spec) {
-            let node = tokio::fs::read_to_string("/etc/hosts").await.unwrap_or_default();
+            let node = tokio::fs::read_to_string("/etc/hosts")
+                .await
+                .unwrap_or_default();
             node + &sandbox::host_aliases(spec)
         } else {
             sandbox::hosts_file(pod, spec, ips, &self.context.config.cluster_domain)
@@ -203,7 +248,10 @@ impl Ops {
             warn!(%error, id, "could not stop a sandbox");
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
-        Done::SandboxStopped { ok: done.is_ok(), id }
+        Done::SandboxStopped {
+            ok: done.is_ok(),
+            id,
+        }
     }
 
     /// Has the image, makes an instance, starts it, runs its postStart hook.
@@ -213,18 +261,35 @@ impl Ops {
             () = self.going.cancelled(), if !wish.began() => Some(failure("", String::new(), CONFIG_RETRY)),
             result = self.start(&wish) => result.err(),
         };
-        if let Some(failure) = failure.as_ref().filter(|failure| !failure.reason.is_empty()) {
-            debug!(container = name, reason = failure.reason, message = failure.message, "start failed");
+        if let Some(failure) = failure
+            .as_ref()
+            .filter(|failure| !failure.reason.is_empty())
+        {
+            debug!(
+                container = name,
+                reason = failure.reason,
+                message = failure.message,
+                "start failed"
+            );
         }
-        Done::Started { name, failure: failure.filter(|failure| !failure.reason.is_empty()) }
+        Done::Started {
+            name,
+            failure: failure.filter(|failure| !failure.reason.is_empty()),
+        }
     }
 
     async fn start(&self, wish: &StartWish) -> Result<(), StartFailure> {
         let context = &self.context;
         let pod = &wish.pod;
         let Some(spec) = &pod.spec else { return Ok(()) };
-        let Some(container) = balsa_pod::spec::container(spec, &wish.name) else { return Ok(()) };
-        let sources = context.cluster.sources(pod).await.map_err(|error| self.config_error(wish, error))?;
+        let Some(container) = balsa_pod::spec::container(spec, &wish.name) else {
+            return Ok(());
+        };
+        let sources = context
+            .cluster
+            .sources(pod)
+            .await
+            .map_err(|error| self.config_error(wish, error))?;
         let image = self.image(wish, spec, container, &sources).await?;
         let config = self.config(wish, spec, container, &image, &sources).await;
         let config = config.map_err(|error| self.config_error(wish, error))?;
@@ -236,8 +301,13 @@ impl Ops {
 
     fn config_error(&self, wish: &StartWish, message: String) -> StartFailure {
         let event = format!("Error: {message}");
-        self.context.container_event(&wish.pod, &wish.name, EventType::Warning, "Failed", event);
-        failure(reasons::CREATE_CONTAINER_CONFIG_ERROR, message, CONFIG_RETRY)
+        self.context
+            .container_event(&wish.pod, &wish.name, EventType::Warning, "Failed", event);
+        failure(
+            reasons::CREATE_CONTAINER_CONFIG_ERROR,
+            message,
+            CONFIG_RETRY,
+        )
     }
 
     async fn image(
@@ -248,10 +318,13 @@ impl Ops {
         sources: &Sources,
     ) -> Result<Image, StartFailure> {
         let report = |kind: EventType, reason: &str, message: String| {
-            self.context.container_event(&wish.pod, &wish.name, kind, reason, message);
+            self.context
+                .container_event(&wish.pod, &wish.name, kind, reason, message);
         };
         let secrets = spec.image_pull_secrets.iter().flatten();
-        let secrets = secrets.filter_map(|secret| sources.secrets.get(&secret.name).map(|secret| &**secret)).collect();
+        let secrets = secrets
+            .filter_map(|secret| sources.secrets.get(&secret.name).map(|secret| &**secret))
+            .collect();
         let want = Want {
             image: container.image.as_deref().unwrap_or_default(),
             policy: container.image_pull_policy.as_deref(),
@@ -285,8 +358,13 @@ impl Ops {
         let pod_dir = self.pod_dir();
         let message = container::message_file(&pod_dir, &wish.name, wish.attempt);
         make_message_file(&message).map_err(|error| format!("{}: {error}", message.display()))?;
-        let logs = context.paths.pod_logs(namespace, pod.metadata.name.as_deref().unwrap_or_default(), &self.uid);
-        std::fs::create_dir_all(logs.join(&wish.name)).map_err(|error| format!("{}: {error}", logs.display()))?;
+        let logs = context.paths.pod_logs(
+            namespace,
+            pod.metadata.name.as_deref().unwrap_or_default(),
+            &self.uid,
+        );
+        std::fs::create_dir_all(logs.join(&wish.name))
+            .map_err(|error| format!("{}: {error}", logs.display()))?;
         container::config(container::Ingredients {
             pod,
             spec,
@@ -300,20 +378,45 @@ impl Ops {
         })
     }
 
-    async fn create(&self, wish: &StartWish, spec: &PodSpec, config: &ContainerConfig) -> Result<String, StartFailure> {
+    async fn create(
+        &self,
+        wish: &StartWish,
+        spec: &PodSpec,
+        config: &ContainerConfig,
+    ) -> Result<String, StartFailure> {
         let context = &self.context;
-        let sandbox = sandbox::config(&wish.pod, spec, &context.config, &context.node_dns, wish.sandbox_attempt);
-        match context.runtime.create_container(&wish.sandbox_id, config, &sandbox).await {
+        let sandbox = sandbox::config(
+            &wish.pod,
+            spec,
+            &context.config,
+            &context.node_dns,
+            wish.sandbox_attempt,
+        );
+        match context
+            .runtime
+            .create_container(&wish.sandbox_id, config, &sandbox)
+            .await
+        {
             Ok(id) => {
                 context.routes.add(&id, &self.uid);
                 let created = "Container created".to_owned();
-                context.container_event(&wish.pod, &wish.name, EventType::Normal, "Created", created);
+                context.container_event(
+                    &wish.pod,
+                    &wish.name,
+                    EventType::Normal,
+                    "Created",
+                    created,
+                );
                 Ok(id)
             }
             Err(error) => {
                 let event = format!("Error: {}", error.message());
                 context.container_event(&wish.pod, &wish.name, EventType::Warning, "Failed", event);
-                Err(failure(reasons::CREATE_CONTAINER_ERROR, error.message(), CONFIG_RETRY))
+                Err(failure(
+                    reasons::CREATE_CONTAINER_ERROR,
+                    error.message(),
+                    CONFIG_RETRY,
+                ))
             }
         }
     }
@@ -328,37 +431,79 @@ impl Ops {
         match started {
             Ok(()) => {
                 let started = "Container started".to_owned();
-                context.container_event(&wish.pod, &wish.name, EventType::Normal, "Started", started);
+                context.container_event(
+                    &wish.pod,
+                    &wish.name,
+                    EventType::Normal,
+                    "Started",
+                    started,
+                );
                 Ok(())
             }
             Err(error) => {
                 let event = format!("Error: {}", error.message());
                 context.container_event(&wish.pod, &wish.name, EventType::Warning, "Failed", event);
-                Err(failure(reasons::RUN_CONTAINER_ERROR, error.message(), START_ERROR_SHOWN))
+                Err(failure(
+                    reasons::RUN_CONTAINER_ERROR,
+                    error.message(),
+                    START_ERROR_SHOWN,
+                ))
             }
         }
     }
 
-    async fn post_start(&self, wish: &StartWish, container: &Container, id: &str) -> Result<(), StartFailure> {
-        let Some(hook) = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.as_ref()) else {
+    async fn post_start(
+        &self,
+        wish: &StartWish,
+        container: &Container,
+        id: &str,
+    ) -> Result<(), StartFailure> {
+        let Some(hook) = container
+            .lifecycle
+            .as_ref()
+            .and_then(|lifecycle| lifecycle.post_start.as_ref())
+        else {
             return Ok(());
         };
         let runtime = &*self.context.runtime;
         let ip = wish.ips.first().map(String::as_str).unwrap_or_default();
-        let Err(message) = hooks::run(runtime, hook, container, id, ip, POST_START_LIMIT).await else { return Ok(()) };
-        let report = |reason: &str, kind: EventType, message: String| {
-            self.context.container_event(&wish.pod, &wish.name, kind, reason, message);
+        let Err(message) = hooks::run(runtime, hook, container, id, ip, POST_START_LIMIT).await
+        else {
+            return Ok(());
         };
-        report("FailedPostStartHook", EventType::Warning, format!("PostStartHook failed: {message}"));
-        report("Killing", EventType::Normal, "FailedPostStartHook".to_owned());
+        let report = |reason: &str, kind: EventType, message: String| {
+            self.context
+                .container_event(&wish.pod, &wish.name, kind, reason, message);
+        };
+        report(
+            "FailedPostStartHook",
+            EventType::Warning,
+            format!("PostStartHook failed: {message}"),
+        );
+        report(
+            "Killing",
+            EventType::Normal,
+            "FailedPostStartHook".to_owned(),
+        );
         if let Err(error) = runtime.stop_container(id, MIN_GRACE).await {
             warn!(%error, id, "could not stop a container whose postStart hook failed");
         }
-        Err(failure(reasons::POST_START_HOOK_ERROR, format!("PostStartHook failed: {message}"), START_ERROR_SHOWN))
+        Err(failure(
+            reasons::POST_START_HOOK_ERROR,
+            format!("PostStartHook failed: {message}"),
+            START_ERROR_SHOWN,
+        ))
     }
 
     /// Runs the preStop hook and stops an instance.
-    pub(crate) async fn kill(self, pod: Pod, ip: String, instance: Instance, grace: Duration, message: String) -> Done {
+    pub(crate) async fn kill(
+        self,
+        pod: Pod,
+        ip: String,
+        instance: Instance,
+        grace: Duration,
+        message: String,
+    ) -> Done {
         let context = &self.context;
         let id = instance.id.clone();
         context.container_event(&pod, &instance.name, EventType::Normal, "Killing", message);
@@ -371,7 +516,13 @@ impl Ops {
             let result = tokio::time::timeout(grace, run).await;
             if let Ok(Err(message)) = result {
                 let event = format!("PreStopHook failed: {message}");
-                context.container_event(&pod, &instance.name, EventType::Warning, "FailedPreStopHook", event);
+                context.container_event(
+                    &pod,
+                    &instance.name,
+                    EventType::Warning,
+                    "FailedPreStopHook",
+                    event,
+                );
             }
         }
         let left = grace.saturating_sub(began.elapsed()).max(MIN_GRACE);
@@ -388,7 +539,10 @@ impl Ops {
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }
-        Done::Killed { ok: done.is_ok(), id }
+        Done::Killed {
+            ok: done.is_ok(),
+            id,
+        }
     }
 
     /// Removes an ended instance and what it left.
@@ -398,25 +552,42 @@ impl Ops {
             warn!(%error, id, "could not remove a container");
         } else {
             self.context.routes.forget_container(&id);
-            let _ = tokio::fs::remove_file(container::message_file(&self.pod_dir(), &name, attempt)).await;
+            let _ =
+                tokio::fs::remove_file(container::message_file(&self.pod_dir(), &name, attempt))
+                    .await;
         }
-        Done::Removed { ok: done.is_ok(), id }
+        Done::Removed {
+            ok: done.is_ok(),
+            id,
+        }
     }
 
     /// Writes the status.
     pub(crate) async fn patch(self, pod: Pod, patch: serde_json::Value) -> Done {
         let (namespace, name) = names(&pod);
-        Done::Patched(self.context.cluster.patch_status(&namespace, &name, &patch).await.map(Box::new))
+        Done::Patched(
+            self.context
+                .cluster
+                .patch_status(&namespace, &name, &patch)
+                .await
+                .map(Box::new),
+        )
     }
 
     /// The pod's end: reports, removes it from the API, and cleans up, however often it takes.
     pub(crate) async fn finish(self, pod: Pod, api: PodStatus, in_api: bool) -> Done {
         let report = async {
             if in_api {
-                retry("remove the pod from the API", || self.take_leave(&pod, &api)).await;
+                retry("remove the pod from the API", || {
+                    self.take_leave(&pod, &api)
+                })
+                .await;
             }
         };
-        tokio::join!(report, retry("clean up after the pod", || self.clean_up(&pod)));
+        tokio::join!(
+            report,
+            retry("clean up after the pod", || self.clean_up(&pod))
+        );
         self.context.cluster.release(&self.uid);
         self.context.routes.forget(&self.uid);
         Done::Finished
@@ -446,12 +617,26 @@ impl Ops {
 }
 
 /// Removes everything that is on the node of a pod whose containers have ended.
-pub(crate) async fn clean_up(context: &Context, namespace: &str, name: &str, uid: &str) -> Result<(), String> {
+pub(crate) async fn clean_up(
+    context: &Context,
+    namespace: &str,
+    name: &str,
+    uid: &str,
+) -> Result<(), String> {
     let runtime = &context.runtime;
-    let sandboxes = runtime.list_sandboxes().await.map_err(|error| error.to_string())?;
+    let sandboxes = runtime
+        .list_sandboxes()
+        .await
+        .map_err(|error| error.to_string())?;
     for sandbox in sandboxes.into_iter().filter(|sandbox| sandbox.uid == uid) {
-        runtime.stop_sandbox(&sandbox.id).await.map_err(|error| error.to_string())?;
-        runtime.remove_sandbox(&sandbox.id).await.map_err(|error| error.to_string())?;
+        runtime
+            .stop_sandbox(&sandbox.id)
+            .await
+            .map_err(|error| error.to_string())?;
+        runtime
+            .remove_sandbox(&sandbox.id)
+            .await
+            .map_err(|error| error.to_string())?;
     }
     let pod_dir = context.paths.pod(uid);
     let logs = context.paths.pod_logs(namespace, name, uid);
@@ -464,7 +649,9 @@ pub(crate) async fn clean_up(context: &Context, namespace: &str, name: &str, uid
         }
         cgroups::remove(&cgroup)
     };
-    let done = tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?;
+    let done = tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| error.to_string())?;
     done.map_err(|error| error.to_string())
 }
 
@@ -492,7 +679,13 @@ pub(crate) struct StartWish {
 }
 
 impl StartWish {
-    pub(crate) fn new(pod: Pod, name: String, attempt: u32, sandbox: &Sandbox, prepared: Prepared) -> Self {
+    pub(crate) fn new(
+        pod: Pod,
+        name: String,
+        attempt: u32,
+        sandbox: &Sandbox,
+        prepared: Prepared,
+    ) -> Self {
         Self {
             pod,
             name,
@@ -515,7 +708,11 @@ impl StartWish {
 }
 
 fn failure(reason: &str, message: String, pause: Duration) -> StartFailure {
-    StartFailure { reason: reason.to_owned(), message, retry_at: after(pause) }
+    StartFailure {
+        reason: reason.to_owned(),
+        message,
+        retry_at: after(pause),
+    }
 }
 
 fn after(pause: Duration) -> Timestamp {
@@ -524,7 +721,10 @@ fn after(pause: Duration) -> Timestamp {
 
 fn names(pod: &Pod) -> (String, String) {
     let metadata = &pod.metadata;
-    (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
+    (
+        metadata.namespace.clone().unwrap_or_default(),
+        metadata.name.clone().unwrap_or_default(),
+    )
 }
 
 /// An empty file that any user of the container can write to.

@@ -16,7 +16,11 @@ const MAX_SHARES: i64 = 262_144;
 
 fn amount(container: &Container, limits: bool, name: &str) -> Option<Quantity> {
     let resources = container.resources.as_ref()?;
-    let list = if limits { &resources.limits } else { &resources.requests };
+    let list = if limits {
+        &resources.limits
+    } else {
+        &resources.requests
+    };
     list.as_ref()?.get(name)?.0.parse().ok()
 }
 
@@ -27,10 +31,15 @@ pub(crate) fn container(spec: &PodSpec, container: &Container, node_memory: i64)
     // A limit without a request is a request too.
     let shares = cpu_request.unwrap_or(cpu_limit);
     let memory_limit = amount(container, true, "memory").map_or(0, |memory| memory.value());
-    let memory_request = amount(container, false, "memory").map_or(memory_limit, |memory| memory.value());
+    let memory_request =
+        amount(container, false, "memory").map_or(memory_limit, |memory| memory.value());
     Resources {
         cpu_period: if cpu_limit > 0 { PERIOD } else { 0 },
-        cpu_quota: if cpu_limit > 0 { (cpu_limit.saturating_mul(PERIOD) / 1000).max(MIN_QUOTA) } else { 0 },
+        cpu_quota: if cpu_limit > 0 {
+            (cpu_limit.saturating_mul(PERIOD) / 1000).max(MIN_QUOTA)
+        } else {
+            0
+        },
         cpu_shares: shares_of(shares),
         memory_limit,
         oom_score_adj: oom_score(qos::class(spec), memory_request, node_memory),
@@ -47,7 +56,10 @@ fn oom_score(qos: Qos, memory_request: i64, node_memory: i64) -> i64 {
         Qos::Guaranteed => -997,
         Qos::BestEffort => 1000,
         Qos::Burstable => {
-            let share = memory_request.saturating_mul(1000).checked_div(node_memory.max(1)).unwrap_or(0);
+            let share = memory_request
+                .saturating_mul(1000)
+                .checked_div(node_memory.max(1))
+                .unwrap_or(0);
             (1000 - share).clamp(3, 999)
         }
     }
@@ -66,15 +78,27 @@ mod tests {
 
     #[test]
     fn requests_become_shares_and_limits_become_quotas() {
-        let got = settings(serde_json::json!({"requests": {"cpu": "250m", "memory": "512Mi"},
-            "limits": {"cpu": "500m", "memory": "1Gi"}}));
-        assert_eq!((got.cpu_shares, got.cpu_quota, got.cpu_period), (256, 50_000, 100_000));
+        let got = settings(
+            serde_json::json!({"requests": {"cpu": "250m", "memory": "512Mi"},
+            "limits": {"cpu": "500m", "memory": "1Gi"}}),
+        );
+        assert_eq!(
+            (got.cpu_shares, got.cpu_quota, got.cpu_period),
+            (256, 50_000, 100_000)
+        );
         assert_eq!((got.memory_limit, got.oom_score_adj), (1 << 30, 500));
     }
 
     #[test]
     fn without_any_there_are_least_shares_and_no_limits() {
         let got = settings(serde_json::json!({}));
-        assert_eq!(got, Resources { cpu_shares: 2, oom_score_adj: 1000, ..Resources::default() });
+        assert_eq!(
+            got,
+            Resources {
+                cpu_shares: 2,
+                oom_score_adj: 1000,
+                ..Resources::default()
+            }
+        );
     }
 }

@@ -33,7 +33,10 @@ pub(crate) fn pod_labels(pod: &Pod) -> Map {
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
     Map::from([
         (labels::POD_NAME.to_owned(), text(&pod.metadata.name)),
-        (labels::POD_NAMESPACE.to_owned(), text(&pod.metadata.namespace)),
+        (
+            labels::POD_NAMESPACE.to_owned(),
+            text(&pod.metadata.namespace),
+        ),
         (labels::POD_UID.to_owned(), text(&pod.metadata.uid)),
     ])
 }
@@ -45,7 +48,11 @@ pub(crate) fn cgroup_parent(config: &AgentConfig, uid: &str) -> String {
 
 /// The host name that a pod sees, and its subdomain if it has one.
 pub(crate) fn hostname(pod: &Pod, spec: &PodSpec) -> String {
-    let name = spec.hostname.clone().or_else(|| pod.metadata.name.clone()).unwrap_or_default();
+    let name = spec
+        .hostname
+        .clone()
+        .or_else(|| pod.metadata.name.clone())
+        .unwrap_or_default();
     // 63 bytes is the kernel's and DNS's limit; a pod's name may be longer.
     let mut short: String = name.chars().take(63).collect();
     while short.ends_with(['-', '.']) {
@@ -55,22 +62,39 @@ pub(crate) fn hostname(pod: &Pod, spec: &PodSpec) -> String {
 }
 
 /// What to make the sandbox from.
-pub(crate) fn config(pod: &Pod, spec: &PodSpec, config: &AgentConfig, node_dns: &Dns, attempt: u32) -> SandboxConfig {
+pub(crate) fn config(
+    pod: &Pod,
+    spec: &PodSpec,
+    config: &AgentConfig,
+    node_dns: &Dns,
+    attempt: u32,
+) -> SandboxConfig {
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
-    let (name, namespace, uid) = (text(&pod.metadata.name), text(&pod.metadata.namespace), text(&pod.metadata.uid));
+    let (name, namespace, uid) = (
+        text(&pod.metadata.name),
+        text(&pod.metadata.namespace),
+        text(&pod.metadata.uid),
+    );
     let context = spec.security_context.clone().unwrap_or_default();
     let host_network = balsa_pod::spec::host_network(spec);
     let fqdn = spec.set_hostname_as_fqdn == Some(true) && spec.subdomain.is_some();
     let host = hostname(pod, spec);
     let host = match &spec.subdomain {
-        Some(subdomain) if fqdn => format!("{host}.{subdomain}.{namespace}.svc.{}", config.cluster_domain),
+        Some(subdomain) if fqdn => format!(
+            "{host}.{subdomain}.{namespace}.svc.{}",
+            config.cluster_domain
+        ),
         _ => host,
     };
     let mut labels: Map = pod.metadata.labels.clone().unwrap_or_default();
     labels.extend(pod_labels(pod));
     SandboxConfig {
         hostname: if host_network { String::new() } else { host },
-        log_directory: config.paths().pod_logs(&namespace, &name, &uid).display().to_string(),
+        log_directory: config
+            .paths()
+            .pod_logs(&namespace, &name, &uid)
+            .display()
+            .to_string(),
         dns: Some(dns(spec, &namespace, config, node_dns)),
         // Host ports are the proxy's work: it sees them in the pod's spec.
         port_mappings: Vec::new(),
@@ -82,7 +106,12 @@ pub(crate) fn config(pod: &Pod, spec: &PodSpec, config: &AgentConfig, node_dns: 
         run_as_user: context.run_as_user,
         run_as_group: context.run_as_group,
         seccomp: security::seccomp(context.seccomp_profile.as_ref()),
-        sysctls: context.sysctls.iter().flatten().map(|sysctl| (sysctl.name.clone(), sysctl.value.clone())).collect(),
+        sysctls: context
+            .sysctls
+            .iter()
+            .flatten()
+            .map(|sysctl| (sysctl.name.clone(), sysctl.value.clone()))
+            .collect(),
         name,
         namespace,
         uid,
@@ -105,12 +134,17 @@ fn dns(spec: &PodSpec, namespace: &str, config: &AgentConfig, node: &Dns) -> Dns
         (Some(server), _) => cluster_dns(server, namespace, &config.cluster_domain, node),
         (None, _) => node.clone(),
     };
-    let Some(custom) = &spec.dns_config else { return dns };
-    dns.servers.extend(custom.nameservers.clone().unwrap_or_default());
-    dns.searches.extend(custom.searches.clone().unwrap_or_default());
+    let Some(custom) = &spec.dns_config else {
+        return dns;
+    };
+    dns.servers
+        .extend(custom.nameservers.clone().unwrap_or_default());
+    dns.searches
+        .extend(custom.searches.clone().unwrap_or_default());
     for option in custom.options.iter().flatten() {
         let name = option.name.clone().unwrap_or_default();
-        dns.options.retain(|known| known.split(':').next() != Some(name.as_str()));
+        dns.options
+            .retain(|known| known.split(':').next() != Some(name.as_str()));
         dns.options.push(match &option.value {
             Some(value) => format!("{name}:{value}"),
             None => name,
@@ -124,9 +158,17 @@ fn dns(spec: &PodSpec, namespace: &str, config: &AgentConfig, node: &Dns) -> Dns
 }
 
 fn cluster_dns(server: IpAddr, namespace: &str, domain: &str, node: &Dns) -> Dns {
-    let mut searches = vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.to_owned()];
+    let mut searches = vec![
+        format!("{namespace}.svc.{domain}"),
+        format!("svc.{domain}"),
+        domain.to_owned(),
+    ];
     searches.extend(node.searches.iter().cloned());
-    Dns { servers: vec![server.to_string()], searches, options: vec!["ndots:5".to_owned()] }
+    Dns {
+        servers: vec![server.to_string()],
+        searches,
+        options: vec!["ndots:5".to_owned()],
+    }
 }
 
 /// The node's own resolver configuration.
@@ -136,7 +178,12 @@ pub(crate) fn parse_resolv_conf(text: &str) -> Dns {
         let mut words = line.split_whitespace();
         match words.next() {
             Some("nameserver") => dns.servers.extend(words.next().map(str::to_owned)),
-            Some("search") => dns.searches = words.filter(|word| *word != ".").map(str::to_owned).collect(),
+            Some("search") => {
+                dns.searches = words
+                    .filter(|word| *word != ".")
+                    .map(str::to_owned)
+                    .collect()
+            }
             Some("options") => dns.options = words.map(str::to_owned).collect(),
             _ => {}
         }
@@ -155,7 +202,9 @@ pub(crate) fn hosts_file(pod: &Pod, spec: &PodSpec, ips: &[String], domain: &str
     for ip in ips {
         match &spec.subdomain {
             Some(subdomain) => {
-                text.push_str(&format!("{ip}\t{host}.{subdomain}.{namespace}.svc.{domain}\t{host}\n"));
+                text.push_str(&format!(
+                    "{ip}\t{host}.{subdomain}.{namespace}.svc.{domain}\t{host}\n"
+                ));
             }
             None => text.push_str(&format!("{ip}\t{host}\n")),
         }
@@ -172,7 +221,11 @@ pub(crate) fn host_aliases(spec: &PodSpec) -> String {
     }
     let mut text = String::from("\n# Entries added by HostAliases.\n");
     for alias in aliases {
-        text.push_str(&format!("{}\t{}\n", alias.ip, alias.hostnames.clone().unwrap_or_default().join("\t")));
+        text.push_str(&format!(
+            "{}\t{}\n",
+            alias.ip,
+            alias.hostnames.clone().unwrap_or_default().join("\t")
+        ));
     }
     text
 }
@@ -190,34 +243,64 @@ mod tests {
     fn sandbox(spec: serde_json::Value) -> SandboxConfig {
         let pod = pod(spec);
         let node = parse_resolv_conf("# x\nnameserver 9.9.9.9\nsearch lan\n");
-        config(&pod, pod.spec.as_ref().unwrap(), &AgentConfig::new("a", [10, 0, 0, 1].into(), "/d"), &node, 0)
+        config(
+            &pod,
+            pod.spec.as_ref().unwrap(),
+            &AgentConfig::new("a", [10, 0, 0, 1].into(), "/d"),
+            &node,
+            0,
+        )
     }
 
     #[test]
     fn names_resolve_in_the_cluster_first() {
         let dns = sandbox(serde_json::json!({"containers": []})).dns.unwrap();
         assert_eq!(dns.servers, ["10.96.0.10"]);
-        assert_eq!(dns.searches, ["shop.svc.cluster.local", "svc.cluster.local", "cluster.local", "lan"]);
+        assert_eq!(
+            dns.searches,
+            [
+                "shop.svc.cluster.local",
+                "svc.cluster.local",
+                "cluster.local",
+                "lan"
+            ]
+        );
         assert_eq!(dns.options, ["ndots:5"]);
     }
 
     #[test]
     fn the_policy_and_the_pods_own_configuration_hold() {
-        let node = sandbox(serde_json::json!({"containers": [], "dnsPolicy": "Default"})).dns.unwrap();
+        let node = sandbox(serde_json::json!({"containers": [], "dnsPolicy": "Default"}))
+            .dns
+            .unwrap();
         assert_eq!(node.servers, ["9.9.9.9"]);
         let own = serde_json::json!({"containers": [], "dnsPolicy": "None",
             "dnsConfig": {"nameservers": ["1.1.1.1"], "options": [{"name": "ndots", "value": "2"}]}});
         let own = sandbox(own).dns.unwrap();
-        assert_eq!((own.servers, own.options), (vec!["1.1.1.1".to_owned()], vec!["ndots:2".to_owned()]));
+        assert_eq!(
+            (own.servers, own.options),
+            (vec!["1.1.1.1".to_owned()], vec!["ndots:2".to_owned()])
+        );
         let host = sandbox(serde_json::json!({"containers": [], "hostNetwork": true}));
-        assert_eq!((host.dns.unwrap().servers[0].as_str(), host.hostname.as_str()), ("9.9.9.9", ""));
+        assert_eq!(
+            (
+                host.dns.unwrap().servers[0].as_str(),
+                host.hostname.as_str()
+            ),
+            ("9.9.9.9", "")
+        );
     }
 
     #[test]
     fn the_pod_knows_itself_and_its_aliases() {
         let pod = pod(serde_json::json!({"containers": [], "subdomain": "db",
             "hostAliases": [{"ip": "1.2.3.4", "hostnames": ["a", "b"]}]}));
-        let text = hosts_file(&pod, pod.spec.as_ref().unwrap(), &["10.244.0.5".to_owned()], "cluster.local");
+        let text = hosts_file(
+            &pod,
+            pod.spec.as_ref().unwrap(),
+            &["10.244.0.5".to_owned()],
+            "cluster.local",
+        );
         assert!(text.contains("10.244.0.5\tweb.db.shop.svc.cluster.local\tweb\n"));
         assert!(text.ends_with("1.2.3.4\ta\tb\n"));
     }

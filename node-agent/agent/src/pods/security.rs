@@ -19,12 +19,28 @@ const MASKED: [&str; 11] = [
 ];
 
 /// Read-only to containers that are not privileged.
-const READONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+const READONLY: [&str; 5] = [
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
 
 /// Namespaces of the pod's sandbox.
 pub(crate) fn sandbox_namespaces(spec: &PodSpec) -> Namespaces {
-    let host = |wanted: Option<bool>, otherwise| if wanted == Some(true) { NamespaceMode::Node } else { otherwise };
-    let pid = if spec.share_process_namespace == Some(true) { NamespaceMode::Pod } else { NamespaceMode::Container };
+    let host = |wanted: Option<bool>, otherwise| {
+        if wanted == Some(true) {
+            NamespaceMode::Node
+        } else {
+            otherwise
+        }
+    };
+    let pid = if spec.share_process_namespace == Some(true) {
+        NamespaceMode::Pod
+    } else {
+        NamespaceMode::Container
+    };
     Namespaces {
         network: host(spec.host_network, NamespaceMode::Pod),
         pid: host(spec.host_pid, pid),
@@ -36,9 +52,17 @@ pub(crate) fn sandbox_namespaces(spec: &PodSpec) -> Namespaces {
 /// Does any container want all rights?
 pub(crate) fn any_privileged(spec: &PodSpec) -> bool {
     let privileged = |container: &Container| {
-        container.security_context.as_ref().and_then(|context| context.privileged).unwrap_or(false)
+        container
+            .security_context
+            .as_ref()
+            .and_then(|context| context.privileged)
+            .unwrap_or(false)
     };
-    spec.init_containers.iter().flatten().chain(&spec.containers).any(privileged)
+    spec.init_containers
+        .iter()
+        .flatten()
+        .chain(&spec.containers)
+        .any(privileged)
 }
 
 pub(crate) fn seccomp(profile: Option<&SeccompProfile>) -> Seccomp {
@@ -70,10 +94,17 @@ pub(crate) fn container(
     let mut groups = pod.supplemental_groups.clone().unwrap_or_default();
     groups.extend(pod.fs_group);
     groups.extend_from_slice(extra_groups);
-    let seccomp_profile = own.seccomp_profile.as_ref().or(pod.seccomp_profile.as_ref());
+    let seccomp_profile = own
+        .seccomp_profile
+        .as_ref()
+        .or(pod.seccomp_profile.as_ref());
     let unmasked = privileged || own.proc_mount.as_deref() == Some("Unmasked");
     let paths = |list: &[&str]| {
-        if unmasked { Vec::new() } else { list.iter().map(|path| (*path).to_owned()).collect() }
+        if unmasked {
+            Vec::new()
+        } else {
+            list.iter().map(|path| (*path).to_owned()).collect()
+        }
     };
     let (add_capabilities, drop_capabilities) = capabilities(&own);
     Ok(ContainerSecurity {
@@ -83,20 +114,30 @@ pub(crate) fn container(
         namespaces: sandbox_namespaces(spec),
         run_as_user: user.or_else(|| image.uid.filter(|_| user_from_image)),
         run_as_group: own.run_as_group.or(pod.run_as_group),
-        run_as_username: if user_from_image { image.username.clone() } else { String::new() },
+        run_as_username: if user_from_image {
+            image.username.clone()
+        } else {
+            String::new()
+        },
         readonly_rootfs: own.read_only_root_filesystem.unwrap_or(false),
         supplemental_groups: groups,
         no_new_privileges: own.allow_privilege_escalation == Some(false),
         masked_paths: paths(&MASKED),
         readonly_paths: paths(&READONLY),
-        seccomp: if privileged { Seccomp::Unconfined } else { seccomp(seccomp_profile) },
+        seccomp: if privileged {
+            Seccomp::Unconfined
+        } else {
+            seccomp(seccomp_profile)
+        },
     })
 }
 
 fn capabilities(context: &SecurityContext) -> (Vec<String>, Vec<String>) {
     let strip = |names: &Option<Vec<String>>| {
         let names = names.iter().flatten();
-        names.map(|name| name.strip_prefix("CAP_").unwrap_or(name).to_owned()).collect()
+        names
+            .map(|name| name.strip_prefix("CAP_").unwrap_or(name).to_owned())
+            .collect()
     };
     match &context.capabilities {
         Some(capabilities) => (strip(&capabilities.add), strip(&capabilities.drop)),
@@ -113,7 +154,9 @@ fn check_non_root(user: Option<i64>, image: &Image, name: &str) -> Result<(), St
             "container has runAsNonRoot and image has non-numeric user ({}), cannot verify user is non-root",
             image.username
         )),
-        (None, _) => Err(format!("container has runAsNonRoot and image will run as root (container: {name})")),
+        (None, _) => Err(format!(
+            "container has runAsNonRoot and image will run as root (container: {name})"
+        )),
     }
 }
 
@@ -128,23 +171,48 @@ mod tests {
 
     #[test]
     fn the_containers_own_context_beats_the_pods() {
-        let spec = spec(serde_json::json!({"securityContext": {"runAsUser": 1, "fsGroup": 7},
+        let spec = spec(
+            serde_json::json!({"securityContext": {"runAsUser": 1, "fsGroup": 7},
             "containers": [{"name": "c", "securityContext": {"runAsUser": 2,
-                "capabilities": {"add": ["CAP_NET_ADMIN"], "drop": ["ALL"]}, "allowPrivilegeEscalation": false}}]}));
+                "capabilities": {"add": ["CAP_NET_ADMIN"], "drop": ["ALL"]}, "allowPrivilegeEscalation": false}}]}),
+        );
         let got = container(&spec, &spec.containers[0], &Image::default(), &[]).unwrap();
         assert_eq!(got.run_as_user, Some(2));
         assert_eq!(got.supplemental_groups, [7]);
-        assert_eq!((got.add_capabilities, got.drop_capabilities), (vec!["NET_ADMIN".into()], vec!["ALL".into()]));
+        assert_eq!(
+            (got.add_capabilities, got.drop_capabilities),
+            (vec!["NET_ADMIN".into()], vec!["ALL".into()])
+        );
         assert!(got.no_new_privileges && !got.masked_paths.is_empty());
     }
 
     #[test]
     fn a_root_image_is_refused_where_root_is_forbidden() {
-        let spec = spec(serde_json::json!({"securityContext": {"runAsNonRoot": true}, "containers": [{"name": "c"}]}));
+        let spec = spec(
+            serde_json::json!({"securityContext": {"runAsNonRoot": true}, "containers": [{"name": "c"}]}),
+        );
         let with = |image: Image| container(&spec, &spec.containers[0], &image, &[]);
         assert!(with(Image::default()).is_err());
-        assert!(with(Image { uid: Some(0), ..Image::default() }).is_err());
-        assert!(with(Image { username: "app".to_owned(), ..Image::default() }).is_err());
-        assert!(with(Image { uid: Some(9), ..Image::default() }).is_ok());
+        assert!(
+            with(Image {
+                uid: Some(0),
+                ..Image::default()
+            })
+            .is_err()
+        );
+        assert!(
+            with(Image {
+                username: "app".to_owned(),
+                ..Image::default()
+            })
+            .is_err()
+        );
+        assert!(
+            with(Image {
+                uid: Some(9),
+                ..Image::default()
+            })
+            .is_ok()
+        );
     }
 }

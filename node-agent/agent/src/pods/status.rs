@@ -4,14 +4,20 @@ use k8s_openapi::api::core::v1::PodStatus;
 use serde_json::{Map, Value, json};
 
 /// Conditions that a node decides; the others belong to others.
-const OURS: [&str; 4] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"];
+const OURS: [&str; 4] = [
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+];
 
 /// Lists that strategic merge would merge by key, and that are replaced as a whole.
 const REPLACED: [&str; 2] = ["podIPs", "hostIPs"];
 
 /// The strategic merge patch that brings the API's status to the wanted one; `None` if it is there.
 pub(crate) fn patch(api: &PodStatus, wanted: &PodStatus, uid: &str) -> Option<Value> {
-    let (Ok(Value::Object(api)), Ok(Value::Object(wanted))) = (serde_json::to_value(api), serde_json::to_value(wanted))
+    let (Ok(Value::Object(api)), Ok(Value::Object(wanted))) =
+        (serde_json::to_value(api), serde_json::to_value(wanted))
     else {
         return None;
     };
@@ -42,29 +48,49 @@ pub(crate) fn patch(api: &PodStatus, wanted: &PodStatus, uid: &str) -> Option<Va
 }
 
 fn changed_conditions(before: Option<&Value>, wanted: &Value) -> Vec<Value> {
-    let before: Vec<&Value> = before.and_then(Value::as_array).into_iter().flatten().collect();
+    let before: Vec<&Value> = before
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .collect();
     let wanted = wanted.as_array().into_iter().flatten();
     let ours = wanted.filter(|condition| OURS.iter().any(|kind| condition["type"] == *kind));
-    let changed = ours.filter(|condition| !before.contains(condition)).map(|condition| {
-        let mut condition = condition.clone();
-        // What a condition no longer says must be taken out of the API's.
-        if let Value::Object(fields) = &mut condition {
-            for name in ["reason", "message"] {
-                fields.entry(name).or_insert(Value::Null);
+    let changed = ours
+        .filter(|condition| !before.contains(condition))
+        .map(|condition| {
+            let mut condition = condition.clone();
+            // What a condition no longer says must be taken out of the API's.
+            if let Value::Object(fields) = &mut condition {
+                for name in ["reason", "message"] {
+                    fields.entry(name).or_insert(Value::Null);
+                }
             }
-        }
-        condition
-    });
+            condition
+        });
     changed.collect()
 }
 
 /// The wanted status laid over the API's, where conditions of others are the API's.
 pub(crate) fn overlay(api: &PodStatus, own: &PodStatus) -> PodStatus {
     let ours = |kind: &str| OURS.contains(&kind);
-    let mut conditions: Vec<_> =
-        own.conditions.iter().flatten().filter(|condition| ours(&condition.type_)).cloned().collect();
-    conditions.extend(api.conditions.iter().flatten().filter(|condition| !ours(&condition.type_)).cloned());
-    PodStatus { conditions: Some(conditions), ..own.clone() }
+    let mut conditions: Vec<_> = own
+        .conditions
+        .iter()
+        .flatten()
+        .filter(|condition| ours(&condition.type_))
+        .cloned()
+        .collect();
+    conditions.extend(
+        api.conditions
+            .iter()
+            .flatten()
+            .filter(|condition| !ours(&condition.type_))
+            .cloned(),
+    );
+    PodStatus {
+        conditions: Some(conditions),
+        ..own.clone()
+    }
 }
 
 #[cfg(test)]
@@ -78,33 +104,51 @@ mod tests {
 
     #[test]
     fn nothing_is_patched_when_nothing_differs() {
-        let same = status(json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}));
+        let same = status(
+            json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}),
+        );
         assert_eq!(patch(&same, &same, "u"), None);
     }
 
     #[test]
     fn only_differences_and_only_own_conditions_are_sent() {
-        let api = status(json!({"phase": "Pending", "qosClass": "BestEffort", "conditions": [
-            {"type": "PodScheduled", "status": "True"}, {"type": "Ready", "status": "False", "reason": "X"}]}));
-        let wanted = status(json!({"phase": "Running", "qosClass": "BestEffort", "podIPs": [{"ip": "10.0.0.1"}],
-            "conditions": [{"type": "Ready", "status": "True"}]}));
+        let api = status(
+            json!({"phase": "Pending", "qosClass": "BestEffort", "conditions": [
+            {"type": "PodScheduled", "status": "True"}, {"type": "Ready", "status": "False", "reason": "X"}]}),
+        );
+        let wanted = status(
+            json!({"phase": "Running", "qosClass": "BestEffort", "podIPs": [{"ip": "10.0.0.1"}],
+            "conditions": [{"type": "Ready", "status": "True"}]}),
+        );
         let patch = patch(&api, &wanted, "u").unwrap();
         let ready = json!({"type": "Ready", "status": "True", "reason": null, "message": null});
         assert_eq!(patch["status"]["conditions"][0]["type"], ready["type"]);
         assert_eq!(patch["status"]["conditions"][0]["reason"], Value::Null);
         assert_eq!(patch["status"]["conditions"].as_array().unwrap().len(), 1);
-        assert_eq!(patch["status"]["podIPs"], json!([{"$patch": "replace"}, {"ip": "10.0.0.1"}]));
+        assert_eq!(
+            patch["status"]["podIPs"],
+            json!([{"$patch": "replace"}, {"ip": "10.0.0.1"}])
+        );
         assert_eq!(patch["status"].get("qosClass"), None);
         assert_eq!(patch["metadata"]["uid"], "u");
     }
 
     #[test]
     fn conditions_of_others_are_taken_from_the_api() {
-        let api = status(json!({"conditions": [{"type": "PodScheduled", "status": "True"},
-            {"type": "Ready", "status": "False"}]}));
-        let own = status(json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}));
+        let api = status(
+            json!({"conditions": [{"type": "PodScheduled", "status": "True"},
+            {"type": "Ready", "status": "False"}]}),
+        );
+        let own = status(
+            json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}),
+        );
         let both = overlay(&api, &own);
-        let kinds: Vec<_> = both.conditions.unwrap().into_iter().map(|c| (c.type_, c.status)).collect();
+        let kinds: Vec<_> = both
+            .conditions
+            .unwrap()
+            .into_iter()
+            .map(|c| (c.type_, c.status))
+            .collect();
         let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
         assert_eq!(kinds, [pair("Ready", "True"), pair("PodScheduled", "True")]);
     }

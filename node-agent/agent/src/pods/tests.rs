@@ -37,10 +37,16 @@ struct FakeCluster {
 impl FakeCluster {
     fn change(&self, change: impl FnOnce(&mut Value)) -> Result<Pod, ApiError> {
         let mut pod = self.pod.lock();
-        let Some(current) = pod.as_ref() else { return Err(ApiError::Gone) };
+        let Some(current) = pod.as_ref() else {
+            return Err(ApiError::Gone);
+        };
         let mut value = serde_json::to_value(current).unwrap();
         change(&mut value);
-        let version: u64 = value["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
+        let version: u64 = value["metadata"]["resourceVersion"]
+            .as_str()
+            .unwrap()
+            .parse()
+            .unwrap();
         value["metadata"]["resourceVersion"] = json!((version + 1).to_string());
         let changed: Pod = serde_json::from_value(value).unwrap();
         *pod = Some(changed.clone());
@@ -55,13 +61,20 @@ fn merge_status(pod: &mut Value, patch: &Value) {
     for (key, value) in patch["status"].as_object().unwrap() {
         let status = &mut pod["status"];
         if key != "conditions" {
-            let list = value.as_array().map(|list| list.iter().filter(|item| item.get("$patch").is_none()).cloned());
+            let list = value.as_array().map(|list| {
+                list.iter()
+                    .filter(|item| item.get("$patch").is_none())
+                    .cloned()
+            });
             status[key] = list.map_or_else(|| value.clone(), |list| list.collect());
             continue;
         }
         for condition in value.as_array().unwrap() {
             let all = status["conditions"].as_array().cloned().unwrap_or_default();
-            let mut all: Vec<Value> = all.into_iter().filter(|known| known["type"] != condition["type"]).collect();
+            let mut all: Vec<Value> = all
+                .into_iter()
+                .filter(|known| known["type"] != condition["type"])
+                .collect();
             all.push(condition.clone());
             status["conditions"] = Value::Array(all);
         }
@@ -96,7 +109,10 @@ impl Cluster for FakeCluster {
     }
 
     async fn token(&self, _: &Pod, _: &TokenWant) -> Result<Token, String> {
-        Ok(Token { text: "token".to_owned(), expires: jiff::Timestamp::MAX })
+        Ok(Token {
+            text: "token".to_owned(),
+            expires: jiff::Timestamp::MAX,
+        })
     }
 }
 
@@ -147,7 +163,14 @@ impl Rig {
             cpu_milli: 2000,
             memory: 1 << 30,
         });
-        Self { runtime, cluster, context, mailbox: Arc::default(), stop: CancellationToken::new(), dir: Arc::new(dir) }
+        Self {
+            runtime,
+            cluster,
+            context,
+            mailbox: Arc::default(),
+            stop: CancellationToken::new(),
+            dir: Arc::new(dir),
+        }
     }
 
     /// A new agent with the same folder, runtime and API.
@@ -164,7 +187,12 @@ impl Rig {
 
     async fn spawn(&self, snapshot: Snapshot) {
         let pod = Arc::new(self.cluster.pod.lock().clone().unwrap());
-        let mut worker = Worker::new(Arc::clone(&self.context), Arc::clone(&self.mailbox), pod, None);
+        let mut worker = Worker::new(
+            Arc::clone(&self.context),
+            Arc::clone(&self.mailbox),
+            pod,
+            None,
+        );
         let stop = self.stop.clone();
         tokio::spawn(async move {
             worker.adopt(snapshot).await;
@@ -172,7 +200,11 @@ impl Rig {
         });
         // What the manager does: hand over the runtime's events.
         let (events_tx, mut events) = mpsc::channel(64);
-        let (runtime, stop, mailbox) = (self.runtime.clone(), self.stop.clone(), Arc::clone(&self.mailbox));
+        let (runtime, stop, mailbox) = (
+            self.runtime.clone(),
+            self.stop.clone(),
+            Arc::clone(&self.mailbox),
+        );
         tokio::spawn(async move { runtime.watch_events(events_tx, stop).await });
         assert_eq!(events.recv().await, Some(RuntimeEvent::Resync));
         tokio::spawn(async move {
@@ -201,12 +233,17 @@ impl Rig {
         };
         match tokio::time::timeout(PATIENCE, wait).await {
             Ok(pod) => pod,
-            Err(_) => panic!("{what} did not come; calls {:#?}, pod {:#?}", self.runtime.calls(), self.cluster.pod.lock()),
+            Err(_) => panic!(
+                "{what} did not come; calls {:#?}, pod {:#?}",
+                self.runtime.calls(),
+                self.cluster.pod.lock()
+            ),
         }
     }
 
     async fn until_ready(&self) -> Value {
-        self.until("ready", |pod| condition(pod, "Ready") == "True").await
+        self.until("ready", |pod| condition(pod, "Ready") == "True")
+            .await
     }
 
     fn delete_pod(&self, grace: i64) {
@@ -222,7 +259,11 @@ impl Rig {
     }
 
     fn count(&self, call: &str) -> usize {
-        self.runtime.calls().iter().filter(|made| made.starts_with(call)).count()
+        self.runtime
+            .calls()
+            .iter()
+            .filter(|made| made.starts_with(call))
+            .count()
     }
 }
 
@@ -233,9 +274,15 @@ impl Drop for Rig {
 }
 
 fn condition(pod: &Value, kind: &str) -> String {
-    let all = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let all = pod["status"]["conditions"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
     let found = all.iter().find(|condition| condition["type"] == kind);
-    found.and_then(|condition| condition["status"].as_str()).unwrap_or_default().to_owned()
+    found
+        .and_then(|condition| condition["status"].as_str())
+        .unwrap_or_default()
+        .to_owned()
 }
 
 fn state(pod: &Value) -> &Value {
@@ -248,7 +295,12 @@ async fn a_pod_becomes_ready_and_reports_its_address() {
     let pod = rig.until_ready().await;
     assert_eq!(pod["status"]["phase"], "Running");
     assert_eq!(pod["status"]["hostIP"], "10.0.0.1");
-    assert!(pod["status"]["podIP"].as_str().unwrap().starts_with("10.244.0."));
+    assert!(
+        pod["status"]["podIP"]
+            .as_str()
+            .unwrap()
+            .starts_with("10.244.0.")
+    );
     assert!(pod["status"]["startTime"].is_string());
     assert_eq!(condition(&pod, "PodScheduled"), "True");
     assert_eq!(rig.count("create_container"), 1);
@@ -260,8 +312,16 @@ async fn a_deleted_pod_stops_in_order_and_leaves_nothing() {
     rig.until_ready().await;
     rig.delete_pod(30);
     rig.until("the end", Value::is_null).await;
-    let steps: Vec<_> = rig.runtime.calls().into_iter().filter(|call| call.starts_with("stop_")).collect();
-    assert!(steps[0].starts_with("stop_container") && steps[1].starts_with("stop_sandbox"), "{steps:?}");
+    let steps: Vec<_> = rig
+        .runtime
+        .calls()
+        .into_iter()
+        .filter(|call| call.starts_with("stop_"))
+        .collect();
+    assert!(
+        steps[0].starts_with("stop_container") && steps[1].starts_with("stop_sandbox"),
+        "{steps:?}"
+    );
     // The clean-up goes on beside the removal from the API.
     let folder = rig.dir.path().join("pods/u1");
     let gone = async {
@@ -280,14 +340,27 @@ async fn a_failed_container_restarts_and_counts() {
     rig.runtime.exit(&id, 3);
     let pod = rig
         .until("the restart", |pod| {
-            pod["status"]["containerStatuses"][0]["restartCount"] == 1 && condition(pod, "Ready") == "True"
+            pod["status"]["containerStatuses"][0]["restartCount"] == 1
+                && condition(pod, "Ready") == "True"
         })
         .await;
-    assert_eq!(pod["status"]["containerStatuses"][0]["lastState"]["terminated"]["exitCode"], 3);
+    assert_eq!(
+        pod["status"]["containerStatuses"][0]["lastState"]["terminated"]["exitCode"],
+        3
+    );
     let id = rig.runtime.container_named("c").unwrap();
     rig.runtime.exit(&id, 3);
-    let pod = rig.until("the backoff", |pod| state(pod)["waiting"]["reason"] == "CrashLoopBackOff").await;
-    assert!(state(&pod)["waiting"]["message"].as_str().unwrap().starts_with("back-off 10s restarting failed"));
+    let pod = rig
+        .until("the backoff", |pod| {
+            state(pod)["waiting"]["reason"] == "CrashLoopBackOff"
+        })
+        .await;
+    assert!(
+        state(&pod)["waiting"]["message"]
+            .as_str()
+            .unwrap()
+            .starts_with("back-off 10s restarting failed")
+    );
 }
 
 #[tokio::test]
@@ -295,8 +368,11 @@ async fn a_job_like_pod_succeeds_and_its_sandbox_stops() {
     let spec = json!({"restartPolicy": "Never", "containers": [{"name": "c", "image": "app:1"}]});
     let rig = Rig::start(spec).await;
     rig.until_ready().await;
-    rig.runtime.exit(&rig.runtime.container_named("c").unwrap(), 0);
-    let pod = rig.until("success", |pod| pod["status"]["phase"] == "Succeeded").await;
+    rig.runtime
+        .exit(&rig.runtime.container_named("c").unwrap(), 0);
+    let pod = rig
+        .until("success", |pod| pod["status"]["phase"] == "Succeeded")
+        .await;
     assert_eq!(state(&pod)["terminated"]["reason"], "Completed");
     assert_eq!(rig.count("create_container"), 1);
 }
@@ -316,7 +392,12 @@ async fn an_adopted_pod_is_not_touched() {
     next.delete_pod(0);
     next.until("the end", Value::is_null).await;
     let calls = rig.runtime.calls().split_off(before);
-    assert!(!calls.iter().any(|call| call.starts_with("run_sandbox") || call.starts_with("create_")), "{calls:?}");
+    assert!(
+        !calls
+            .iter()
+            .any(|call| call.starts_with("run_sandbox") || call.starts_with("create_")),
+        "{calls:?}"
+    );
     assert!(calls.iter().any(|call| call.starts_with("stop_container")));
 }
 
@@ -324,9 +405,16 @@ async fn an_adopted_pod_is_not_touched() {
 async fn a_missing_image_waits_with_its_reason() {
     let spec = json!({"containers": [{"name": "c", "image": "none:1", "imagePullPolicy": "IfNotPresent"}]});
     let rig = Rig::start(spec).await;
-    let pod = rig.until("the failure", |pod| state(pod)["waiting"]["reason"] == "ErrImagePull").await;
+    let pod = rig
+        .until("the failure", |pod| {
+            state(pod)["waiting"]["reason"] == "ErrImagePull"
+        })
+        .await;
     assert_eq!(pod["status"]["phase"], "Pending");
-    rig.until("the backoff", |pod| state(pod)["waiting"]["reason"] == "ImagePullBackOff").await;
+    rig.until("the backoff", |pod| {
+        state(pod)["waiting"]["reason"] == "ImagePullBackOff"
+    })
+    .await;
     rig.delete_pod(30);
     rig.until("the end", Value::is_null).await;
 }
@@ -337,13 +425,27 @@ async fn a_missing_config_map_holds_the_pod_until_it_comes() {
         "env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "m", "key": "k"}}}]}]});
     let rig = Rig::start(spec).await;
     let wanted = "CreateContainerConfigError";
-    let pod = rig.until("the failure", |pod| state(pod)["waiting"]["reason"] == wanted).await;
-    assert_eq!(state(&pod)["waiting"]["message"], "configmap \"m\" not found");
+    let pod = rig
+        .until("the failure", |pod| {
+            state(pod)["waiting"]["reason"] == wanted
+        })
+        .await;
+    assert_eq!(
+        state(&pod)["waiting"]["message"],
+        "configmap \"m\" not found"
+    );
     let map = serde_json::from_value(json!({"data": {"k": "v"}})).unwrap();
-    rig.cluster.sources.lock().config_maps.insert("m".to_owned(), Arc::new(map));
+    rig.cluster
+        .sources
+        .lock()
+        .config_maps
+        .insert("m".to_owned(), Arc::new(map));
     rig.mailbox.tell(|news| news.objects_changed = true);
     rig.until_ready().await;
-    let config = rig.runtime.container_config(&rig.runtime.container_named("c").unwrap()).unwrap();
+    let config = rig
+        .runtime
+        .container_config(&rig.runtime.container_named("c").unwrap())
+        .unwrap();
     assert_eq!(config.env, [("A".to_owned(), "v".to_owned())]);
 }
 
@@ -353,8 +455,16 @@ async fn readiness_follows_its_probe() {
         "readinessProbe": {"exec": {"command": ["check"]}, "failureThreshold": 1, "periodSeconds": 1}}]});
     let rig = Rig::start(spec).await;
     rig.until_ready().await;
-    rig.runtime.on_exec("check", ExecOutput { exit_code: 1, ..ExecOutput::default() });
-    let pod = rig.until("not ready", |pod| condition(pod, "Ready") == "False").await;
+    rig.runtime.on_exec(
+        "check",
+        ExecOutput {
+            exit_code: 1,
+            ..ExecOutput::default()
+        },
+    );
+    let pod = rig
+        .until("not ready", |pod| condition(pod, "Ready") == "False")
+        .await;
     assert_eq!(pod["status"]["phase"], "Running");
 }
 

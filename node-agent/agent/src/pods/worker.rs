@@ -62,10 +62,19 @@ pub(crate) struct Worker {
 
 impl Worker {
     /// A worker for a pod, which may be running already.
-    pub(crate) fn new(context: Arc<Context>, mailbox: Arc<Mailbox>, pod: Arc<Pod>, refused: Option<(String, String)>) -> Self {
+    pub(crate) fn new(
+        context: Arc<Context>,
+        mailbox: Arc<Mailbox>,
+        pod: Arc<Pod>,
+        refused: Option<(String, String)>,
+    ) -> Self {
         let pod = Pod::clone(&pod);
         let uid = pod.metadata.uid.clone().unwrap_or_default();
-        let local = Local { accepted_at: Some(Timestamp::now()), rejected: refused, ..Local::default() };
+        let local = Local {
+            accepted_at: Some(Timestamp::now()),
+            rejected: refused,
+            ..Local::default()
+        };
         let ops = Ops {
             context: Arc::clone(&context),
             mailbox: Arc::clone(&mailbox),
@@ -212,7 +221,11 @@ impl Worker {
             }
             Done::Refreshed(at) => {
                 self.refreshing = false;
-                self.refresh_at = if std::mem::take(&mut self.refresh_again) { Some(now) } else { at };
+                self.refresh_at = if std::mem::take(&mut self.refresh_again) {
+                    Some(now)
+                } else {
+                    at
+                };
             }
             Done::Sandbox(result) => {
                 self.local.sandbox_done(result.is_ok(), now);
@@ -223,7 +236,12 @@ impl Worker {
             Done::SandboxStopped { id, ok } => {
                 if !ok {
                     self.local.stopping_sandbox = None;
-                } else if let Some(sandbox) = self.observed.sandbox.as_mut().filter(|sandbox| sandbox.id == id) {
+                } else if let Some(sandbox) = self
+                    .observed
+                    .sandbox
+                    .as_mut()
+                    .filter(|sandbox| sandbox.id == id)
+                {
                     sandbox.ready = false;
                 }
             }
@@ -249,7 +267,12 @@ impl Worker {
         if let Some((code, at)) = self.early_exits.remove(&instance.id) {
             instance.state = self.ended(&instance, code, at);
         }
-        match self.observed.instances.iter_mut().find(|known| known.id == instance.id) {
+        match self
+            .observed
+            .instances
+            .iter_mut()
+            .find(|known| known.id == instance.id)
+        {
             // An end is never taken back by a status that lags behind.
             Some(known) if known.exit().is_some() => {}
             Some(known) => *known = instance,
@@ -260,7 +283,8 @@ impl Worker {
     fn ended(&self, instance: &Instance, code: i32, at: Nanos) -> InstanceState {
         let spec = self.pod.spec.as_ref();
         let container = spec.and_then(|spec| balsa_pod::spec::container(spec, &instance.name));
-        let policy = container.and_then(|container| container.termination_message_policy.as_deref());
+        let policy =
+            container.and_then(|container| container.termination_message_policy.as_deref());
         let pod_dir = self.context.paths.pod(&self.ops.uid);
         let metadata = &self.pod.metadata;
         let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref());
@@ -280,11 +304,21 @@ impl Worker {
     }
 
     fn note_exit(&mut self, id: &str, (code, at): (i32, Nanos)) {
-        if let Some(sandbox) = self.observed.sandbox.as_mut().filter(|sandbox| sandbox.id == id) {
+        if let Some(sandbox) = self
+            .observed
+            .sandbox
+            .as_mut()
+            .filter(|sandbox| sandbox.id == id)
+        {
             sandbox.ready = false;
             return;
         }
-        let Some(index) = self.observed.instances.iter().position(|instance| instance.id == id) else {
+        let Some(index) = self
+            .observed
+            .instances
+            .iter()
+            .position(|instance| instance.id == id)
+        else {
             if self.early_exits.len() < 64 {
                 self.early_exits.insert(id.to_owned(), (code, at));
             }
@@ -298,13 +332,23 @@ impl Worker {
 
     /// Looks at one container or sandbox anew.
     async fn look_at(&mut self, id: &str) {
-        if self.observed.sandbox.as_ref().is_some_and(|sandbox| sandbox.id == id) {
+        if self
+            .observed
+            .sandbox
+            .as_ref()
+            .is_some_and(|sandbox| sandbox.id == id)
+        {
             if let Ok(status) = self.context.runtime.sandbox_status(id).await {
                 self.observed.sandbox = Some(observe::sandbox(&status));
             }
             return;
         }
-        let Some(sandbox_id) = self.observed.instances.iter().find(|known| known.id == id).map(|i| i.sandbox_id.clone())
+        let Some(sandbox_id) = self
+            .observed
+            .instances
+            .iter()
+            .find(|known| known.id == id)
+            .map(|i| i.sandbox_id.clone())
         else {
             return;
         };
@@ -315,7 +359,10 @@ impl Worker {
 
     /// Brings what is known in line with the runtime's whole state.
     async fn compare(&mut self, snapshot: Snapshot) {
-        let newest = snapshot.sandboxes.iter().max_by_key(|sandbox| (sandbox.attempt, sandbox.created_at));
+        let newest = snapshot
+            .sandboxes
+            .iter()
+            .max_by_key(|sandbox| (sandbox.attempt, sandbox.created_at));
         match newest {
             None => self.observed.sandbox = None,
             Some(newest) => {
@@ -327,10 +374,20 @@ impl Worker {
                 }
             }
         }
-        let present: HashSet<&str> = snapshot.containers.iter().map(|container| container.id.as_str()).collect();
-        self.observed.instances.retain(|instance| present.contains(instance.id.as_str()));
+        let present: HashSet<&str> = snapshot
+            .containers
+            .iter()
+            .map(|container| container.id.as_str())
+            .collect();
+        self.observed
+            .instances
+            .retain(|instance| present.contains(instance.id.as_str()));
         for container in &snapshot.containers {
-            let known = self.observed.instances.iter().find(|instance| instance.id == container.id);
+            let known = self
+                .observed
+                .instances
+                .iter()
+                .find(|instance| instance.id == container.id);
             let same = known.is_some_and(|known| match container.state {
                 ContainerState::Created => known.state == InstanceState::Created,
                 ContainerState::Running => known.running() || known.exit().is_some(),
@@ -347,7 +404,12 @@ impl Worker {
     }
 
     fn note_probe(&mut self, instance: &str, kind: ProbeKind, verdict: Verdict) {
-        let Some(name) = self.observed.instances.iter().find(|known| known.id == instance).map(|i| i.name.clone())
+        let Some(name) = self
+            .observed
+            .instances
+            .iter()
+            .find(|known| known.id == instance)
+            .map(|i| i.name.clone())
         else {
             return;
         };
@@ -364,10 +426,14 @@ impl Worker {
             (ProbeKind::Startup, Verdict::Passed) => local.started = Some(true),
             (ProbeKind::Liveness, Verdict::Passed) => {}
             (ProbeKind::Startup, Verdict::Failed) => {
-                local.condemned = Some(format!("Container {name} failed startup probe, will be restarted"));
+                local.condemned = Some(format!(
+                    "Container {name} failed startup probe, will be restarted"
+                ));
             }
             (ProbeKind::Liveness, Verdict::Failed) => {
-                local.condemned = Some(format!("Container {name} failed liveness probe, will be restarted"));
+                local.condemned = Some(format!(
+                    "Container {name} failed liveness probe, will be restarted"
+                ));
             }
         }
     }
@@ -410,19 +476,24 @@ impl Worker {
         self.refresh(now);
         self.finish();
         let over = self.pod.metadata.deletion_timestamp.is_some();
-        self.probes.sync(&self.pod, &self.observed, &self.local, over);
+        self.probes
+            .sync(&self.pod, &self.observed, &self.local, over);
 
-        let in_time = |at: Timestamp| Instant::now() + balsa_pod::spec::between(Timestamp::now(), at);
+        let in_time =
+            |at: Timestamp| Instant::now() + balsa_pod::spec::between(Timestamp::now(), at);
         let wakes = [
             plan.wake_at.map(in_time),
             self.patch_at,
-            self.refresh_at.filter(|_| !self.refreshing && self.volumes_ready()).map(in_time),
+            self.refresh_at
+                .filter(|_| !self.refreshing && self.volumes_ready())
+                .map(in_time),
         ];
         wakes.into_iter().flatten().min()
     }
 
     fn volumes_ready(&self) -> bool {
-        self.local.volumes == balsa_pod::Step::Done && self.pod.metadata.deletion_timestamp.is_none()
+        self.local.volumes == balsa_pod::Step::Done
+            && self.pod.metadata.deletion_timestamp.is_none()
     }
 
     fn note_going(&mut self, now: Timestamp) {
@@ -430,9 +501,16 @@ impl Worker {
             self.local.stopping_since = Some(now);
             self.ops.going.cancel();
         }
-        let running: HashSet<&str> =
-            self.observed.instances.iter().filter(|known| known.running()).map(|known| known.id.as_str()).collect();
-        self.local.killing.retain(|id, _| running.contains(id.as_str()));
+        let running: HashSet<&str> = self
+            .observed
+            .instances
+            .iter()
+            .filter(|known| known.running())
+            .map(|known| known.id.as_str())
+            .collect();
+        self.local
+            .killing
+            .retain(|id, _| running.contains(id.as_str()));
     }
 
     fn begin(&mut self, action: Action, now: Timestamp) {
@@ -445,7 +523,9 @@ impl Worker {
         let ips = self.ips();
         match action {
             Action::PrepareVolumes => self.ops.spawn("volumes", ops.volumes(pod, ips, false)),
-            Action::CreateSandbox { attempt } => self.ops.spawn("sandbox", ops.create_sandbox(pod, attempt)),
+            Action::CreateSandbox { attempt } => {
+                self.ops.spawn("sandbox", ops.create_sandbox(pod, attempt))
+            }
             Action::StopSandbox { id } => self.ops.spawn("stop-sandbox", ops.stop_sandbox(id)),
             Action::StartContainer { name, attempt, .. } => {
                 let Some(sandbox) = &self.observed.sandbox else {
@@ -457,17 +537,28 @@ impl Worker {
                 let wish = StartWish::new(pod, name, attempt, sandbox, self.prepared.clone());
                 self.ops.spawn("start", ops.start_container(wish));
             }
-            Action::KillContainer { id, grace, message, .. } => {
-                let Some(instance) = self.observed.instances.iter().find(|known| known.id == id).cloned() else {
+            Action::KillContainer {
+                id, grace, message, ..
+            } => {
+                let Some(instance) = self
+                    .observed
+                    .instances
+                    .iter()
+                    .find(|known| known.id == id)
+                    .cloned()
+                else {
                     self.in_flight -= 1;
                     return;
                 };
                 let ip = ips.first().cloned().unwrap_or_default();
-                self.ops.spawn("kill", ops.kill(pod, ip, instance, grace, message));
+                self.ops
+                    .spawn("kill", ops.kill(pod, ip, instance, grace, message));
             }
             Action::RemoveContainer { id } => {
                 let known = self.observed.instances.iter().find(|known| known.id == id);
-                let (name, attempt) = known.map(|known| (known.name.clone(), known.attempt)).unwrap_or_default();
+                let (name, attempt) = known
+                    .map(|known| (known.name.clone(), known.attempt))
+                    .unwrap_or_default();
                 self.ops.spawn("remove", ops.remove(id, name, attempt));
             }
             Action::Finish => self.finish_planned = true,
@@ -475,7 +566,11 @@ impl Worker {
     }
 
     fn ips(&self) -> Vec<String> {
-        self.observed.sandbox.as_ref().map(|sandbox| sandbox.ips.clone()).unwrap_or_default()
+        self.observed
+            .sandbox
+            .as_ref()
+            .map(|sandbox| sandbox.ips.clone())
+            .unwrap_or_default()
     }
 
     fn write_status(&mut self) {
@@ -485,9 +580,12 @@ impl Worker {
         }
         self.patch_at = None;
         let wanted = self.pod.status.clone().unwrap_or_default();
-        let Some(patch) = status::patch(&self.api_status, &wanted, &self.ops.uid) else { return };
+        let Some(patch) = status::patch(&self.api_status, &wanted, &self.ops.uid) else {
+            return;
+        };
         self.patching = true;
-        self.ops.spawn("status", self.ops.clone().patch(self.pod.clone(), patch));
+        self.ops
+            .spawn("status", self.ops.clone().patch(self.pod.clone(), patch));
     }
 
     fn refresh(&mut self, now: Timestamp) {
@@ -501,7 +599,10 @@ impl Worker {
         }
         self.refreshing = true;
         self.in_flight += 1;
-        self.ops.spawn("refresh-volumes", self.ops.clone().volumes(self.pod.clone(), self.ips(), true));
+        self.ops.spawn(
+            "refresh-volumes",
+            self.ops.clone().volumes(self.pod.clone(), self.ips(), true),
+        );
     }
 
     /// Begins the end, once no write of the status is under way that could come after it.
@@ -512,30 +613,54 @@ impl Worker {
         self.finish_planned = false;
         self.in_flight += 1;
         let (pod, api) = (self.pod.clone(), self.api_status.clone());
-        self.ops.spawn("finish", self.ops.clone().finish(pod, api, !self.gone));
+        self.ops
+            .spawn("finish", self.ops.clone().finish(pod, api, !self.gone));
     }
 
     /// Reports each crash-loop pause once.
     fn report_back_offs(&mut self) {
-        let Some(status) = &self.pod.status else { return };
-        let all = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+        let Some(status) = &self.pod.status else {
+            return;
+        };
+        let all = status
+            .init_container_statuses
+            .iter()
+            .chain(&status.container_statuses)
+            .flatten();
         for container in all {
-            let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
+            let waiting = container
+                .state
+                .as_ref()
+                .and_then(|state| state.waiting.as_ref());
             let reason = waiting.and_then(|waiting| waiting.reason.as_deref());
             if reason != Some(reasons::CRASH_LOOP_BACK_OFF) {
                 continue;
             }
             let attempt = u32::try_from(container.restart_count).unwrap_or(0);
             if self.backing_off.insert((container.name.clone(), attempt)) {
-                self.backing_off.retain(|(name, known)| *name != container.name || *known == attempt);
+                self.backing_off
+                    .retain(|(name, known)| *name != container.name || *known == attempt);
                 let pod_name = balsa_pod::spec::event_name(&self.pod);
-                let message = format!("Back-off restarting failed container {} in pod {pod_name}", container.name);
-                self.context.container_event(&self.pod, &container.name, EventType::Warning, "BackOff", message);
+                let message = format!(
+                    "Back-off restarting failed container {} in pod {pod_name}",
+                    container.name
+                );
+                self.context.container_event(
+                    &self.pod,
+                    &container.name,
+                    EventType::Warning,
+                    "BackOff",
+                    message,
+                );
             }
         }
     }
 }
 
 fn revision(pod: &Pod) -> u64 {
-    pod.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
+    pod.metadata
+        .resource_version
+        .as_deref()
+        .and_then(|version| version.parse().ok())
+        .unwrap_or(0)
 }

@@ -65,7 +65,11 @@ pub(crate) struct Probes {
 
 impl Probes {
     pub(crate) fn new(context: Arc<Context>, mailbox: Arc<Mailbox>) -> Self {
-        Self { context, mailbox, running: HashMap::new() }
+        Self {
+            context,
+            mailbox,
+            running: HashMap::new(),
+        }
     }
 
     /// Starts probes of instances that have come, and stops those of instances that have gone.
@@ -77,13 +81,18 @@ impl Probes {
             })
         };
         self.running.retain(|key, _| is_wanted(key));
-        let ip = observed.sandbox.as_ref().and_then(|sandbox| sandbox.ips.first().cloned());
+        let ip = observed
+            .sandbox
+            .as_ref()
+            .and_then(|sandbox| sandbox.ips.first().cloned());
         for (container, instance, kind) in wanted {
             let key = (instance.id.clone(), kind);
             if self.running.contains_key(&key) {
                 continue;
             }
-            let Some(probe) = kind.of(container) else { continue };
+            let Some(probe) = kind.of(container) else {
+                continue;
+            };
             let stop = CancellationToken::new();
             let task = Task {
                 context: Arc::clone(&self.context),
@@ -91,7 +100,10 @@ impl Probes {
                 pod: pod.clone(),
                 container: container.clone(),
                 instance: instance.clone(),
-                ip: ip.clone().or_else(|| self.context.host_ips.first().cloned()).unwrap_or_default(),
+                ip: ip
+                    .clone()
+                    .or_else(|| self.context.host_ips.first().cloned())
+                    .unwrap_or_default(),
                 kind,
                 probe: probe.clone(),
             };
@@ -121,13 +133,21 @@ fn wanted<'a>(
     let Some(spec) = &pod.spec else { return wanted };
     for member in members(spec) {
         let container = member.container;
-        let Some(instance) = observed.newest(&container.name).filter(|instance| instance.running()) else { continue };
+        let Some(instance) = observed
+            .newest(&container.name)
+            .filter(|instance| instance.running())
+        else {
+            continue;
+        };
         let local = local.containers.get(&container.name);
         let own = local.filter(|local| local.probed == instance.id);
-        if own.is_some_and(|own| own.condemned.is_some()) || local.is_some_and(|local| local.starting) {
+        if own.is_some_and(|own| own.condemned.is_some())
+            || local.is_some_and(|local| local.starting)
+        {
             continue;
         }
-        let started = container.startup_probe.is_none() || own.and_then(|own| own.started) == Some(true);
+        let started =
+            container.startup_probe.is_none() || own.and_then(|own| own.started) == Some(true);
         let kinds: &[ProbeKind] = match (started, over) {
             (false, false) => &[ProbeKind::Startup],
             (false, true) => &[],
@@ -158,24 +178,42 @@ impl Task {
         };
         let delay = seconds(self.probe.initial_delay_seconds, 0, 0);
         let age = match self.instance.state {
-            InstanceState::Running { started_at } => balsa_pod::spec::between(started_at, Timestamp::now()),
+            InstanceState::Running { started_at } => {
+                balsa_pod::spec::between(started_at, Timestamp::now())
+            }
             _ => Duration::ZERO,
         };
         let period = seconds(self.probe.period_seconds, 1, 10);
         let timeout = seconds(self.probe.timeout_seconds, 1, 1);
-        let mut ticks = tokio::time::interval_at(Instant::now() + delay.saturating_sub(age), period);
+        let mut ticks =
+            tokio::time::interval_at(Instant::now() + delay.saturating_sub(age), period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut judge = Judge::new(&self.probe);
         loop {
             ticks.tick().await;
-            let outcome =
-                run::once(&self.context, &self.probe, &self.container, &self.instance.id, &self.ip, timeout).await;
+            let outcome = run::once(
+                &self.context,
+                &self.probe,
+                &self.container,
+                &self.instance.id,
+                &self.ip,
+                timeout,
+            )
+            .await;
             if let Outcome::Failure(output) = &outcome {
                 let message = format!("{} probe failed: {output}", self.kind.word());
                 let name = &self.container.name;
-                self.context.container_event(&self.pod, name, EventType::Warning, "Unhealthy", message);
+                self.context.container_event(
+                    &self.pod,
+                    name,
+                    EventType::Warning,
+                    "Unhealthy",
+                    message,
+                );
             }
-            let Some(verdict) = judge.hear(matches!(outcome, Outcome::Success)) else { continue };
+            let Some(verdict) = judge.hear(matches!(outcome, Outcome::Success)) else {
+                continue;
+            };
             let key = (self.instance.id.clone(), self.kind);
             self.mailbox.tell(|news| {
                 news.probes.insert(key, verdict);
@@ -204,7 +242,10 @@ struct Judge {
 impl Judge {
     fn new(probe: &Probe) -> Self {
         let threshold = |value: Option<i32>, otherwise: u32| {
-            value.and_then(|value| u32::try_from(value).ok()).filter(|value| *value > 0).unwrap_or(otherwise)
+            value
+                .and_then(|value| u32::try_from(value).ok())
+                .filter(|value| *value > 0)
+                .unwrap_or(otherwise)
         };
         Self {
             success_threshold: threshold(probe.success_threshold, 1),
@@ -217,7 +258,11 @@ impl Judge {
 
     /// Takes one result; answers when the verdict changes.
     fn hear(&mut self, success: bool) -> Option<Verdict> {
-        self.run = if self.last == Some(success) { self.run.saturating_add(1) } else { 1 };
+        self.run = if self.last == Some(success) {
+            self.run.saturating_add(1)
+        } else {
+            1
+        };
         self.last = Some(success);
         let (threshold, verdict) = if success {
             (self.success_threshold, Verdict::Passed)
@@ -239,9 +284,15 @@ mod tests {
 
     #[test]
     fn a_verdict_needs_its_threshold_and_is_told_once() {
-        let mut judge = Judge::new(&Probe { success_threshold: Some(2), ..Probe::default() });
-        let told: Vec<_> =
-            [false, false, true, false, false, false, false, true, true, true].map(|ok| judge.hear(ok)).into();
+        let mut judge = Judge::new(&Probe {
+            success_threshold: Some(2),
+            ..Probe::default()
+        });
+        let told: Vec<_> = [
+            false, false, true, false, false, false, false, true, true, true,
+        ]
+        .map(|ok| judge.hear(ok))
+        .into();
         let mut wanted = vec![None; 10];
         wanted[5] = Some(Verdict::Failed);
         wanted[8] = Some(Verdict::Passed);
@@ -251,28 +302,40 @@ mod tests {
     #[test]
     fn the_startup_probe_holds_back_the_others() {
         let probe = serde_json::json!({"tcpSocket": {"port": 1}});
-        let pod: Pod = serde_json::from_value(serde_json::json!({"spec": {"containers": [{"name": "c",
+        let pod: Pod =
+            serde_json::from_value(serde_json::json!({"spec": {"containers": [{"name": "c",
             "startupProbe": probe, "livenessProbe": probe, "readinessProbe": probe}]}}))
-        .unwrap();
+            .unwrap();
         let instance = Instance {
             id: "i".to_owned(),
             name: "c".to_owned(),
             sandbox_id: "s".to_owned(),
             attempt: 0,
-            state: InstanceState::Running { started_at: Timestamp::UNIX_EPOCH },
+            state: InstanceState::Running {
+                started_at: Timestamp::UNIX_EPOCH,
+            },
             image: String::new(),
             image_id: String::new(),
             spec_hash: String::new(),
         };
-        let observed = Observed { sandbox: None, instances: vec![instance] };
+        let observed = Observed {
+            sandbox: None,
+            instances: vec![instance],
+        };
         let mut local = Local::default();
         let kinds = |local: &Local, over| {
-            wanted(&pod, &observed, local, over).into_iter().map(|(_, _, kind)| kind).collect::<Vec<_>>()
+            wanted(&pod, &observed, local, over)
+                .into_iter()
+                .map(|(_, _, kind)| kind)
+                .collect::<Vec<_>>()
         };
         assert_eq!(kinds(&local, false), [ProbeKind::Startup]);
         local.container("c").probed = "i".to_owned();
         local.container("c").started = Some(true);
-        assert_eq!(kinds(&local, false), [ProbeKind::Liveness, ProbeKind::Readiness]);
+        assert_eq!(
+            kinds(&local, false),
+            [ProbeKind::Liveness, ProbeKind::Readiness]
+        );
         assert_eq!(kinds(&local, true), [ProbeKind::Readiness]);
     }
 }

@@ -38,8 +38,12 @@ impl Server {
     }
 
     fn pods(&self) -> String {
-        let items: Vec<Value> =
-            self.manager.pods().iter().filter_map(|pod| serde_json::to_value(&**pod).ok()).collect();
+        let items: Vec<Value> = self
+            .manager
+            .pods()
+            .iter()
+            .filter_map(|pod| serde_json::to_value(&**pod).ok())
+            .collect();
         json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}).to_string()
     }
 
@@ -53,13 +57,25 @@ impl Server {
 
     /// `/stats/summary` in kubelet's form, as far as the runtime tells.
     async fn summary(&self) -> Result<Value, Refusal> {
-        let stats = self.context.runtime.list_stats().await.map_err(Refusal::internal)?;
+        let stats = self
+            .context
+            .runtime
+            .list_stats()
+            .await
+            .map_err(Refusal::internal)?;
         let mut pods: BTreeMap<String, Vec<ContainerStats>> = BTreeMap::new();
         for stat in stats {
-            let uid = stat.labels.get(labels::POD_UID).cloned().unwrap_or_default();
+            let uid = stat
+                .labels
+                .get(labels::POD_UID)
+                .cloned()
+                .unwrap_or_default();
             pods.entry(uid).or_default().push(stat);
         }
-        let pods: Vec<Value> = pods.values().filter_map(|stats| pod_summary(stats)).collect();
+        let pods: Vec<Value> = pods
+            .values()
+            .filter_map(|stats| pod_summary(stats))
+            .collect();
         let now = Timestamp::now().to_string();
         let (total, available) = memory_usage();
         let used = total.saturating_sub(available);
@@ -106,5 +122,7 @@ fn container_summary(stat: &ContainerStats) -> Value {
 }
 
 fn time(nanos: i64) -> String {
-    Timestamp::from_nanosecond(i128::from(nanos)).unwrap_or(Timestamp::UNIX_EPOCH).to_string()
+    Timestamp::from_nanosecond(i128::from(nanos))
+        .unwrap_or(Timestamp::UNIX_EPOCH)
+        .to_string()
 }

@@ -45,26 +45,50 @@ pub(crate) struct Refusal {
 
 impl Refusal {
     fn not_found(message: impl Into<String>) -> Self {
-        Self { code: 404, reason: "NotFound", message: message.into() }
+        Self {
+            code: 404,
+            reason: "NotFound",
+            message: message.into(),
+        }
     }
 
     fn bad_request(message: impl Into<String>) -> Self {
-        Self { code: 400, reason: "BadRequest", message: message.into() }
+        Self {
+            code: 400,
+            reason: "BadRequest",
+            message: message.into(),
+        }
     }
 
     fn internal(message: impl ToString) -> Self {
-        Self { code: 500, reason: "InternalError", message: message.to_string() }
+        Self {
+            code: 500,
+            reason: "InternalError",
+            message: message.to_string(),
+        }
     }
 
     pub(crate) fn unavailable(message: impl Into<String>) -> Self {
-        Self { code: 503, reason: "ServiceUnavailable", message: message.into() }
+        Self {
+            code: 503,
+            reason: "ServiceUnavailable",
+            message: message.into(),
+        }
     }
 }
 
 /// Answers that a stream can't be opened.
 pub(crate) async fn refuse(mut writer: Writer, refusal: Refusal) {
-    let Refusal { code, reason, message } = refusal;
-    let reply = StreamReply::Error { code, reason: reason.to_owned(), message };
+    let Refusal {
+        code,
+        reason,
+        message,
+    } = refusal;
+    let reply = StreamReply::Error {
+        code,
+        reason: reason.to_owned(),
+        message,
+    };
     if let Err(error) = write_message(&mut writer, &reply).await {
         debug!(%error, "could not answer a stream");
     }
@@ -79,12 +103,18 @@ impl Server {
     /// Serves one stream to its end.
     pub(crate) async fn serve(&self, request: StreamRequest, reader: Reader, writer: Writer) {
         match request {
-            StreamRequest::Exec { target, command, io } => self.exec(&target, &command, io, reader, writer).await,
+            StreamRequest::Exec {
+                target,
+                command,
+                io,
+            } => self.exec(&target, &command, io, reader, writer).await,
             StreamRequest::Attach { target, io } => self.attach(&target, io, reader, writer).await,
-            StreamRequest::PortForward { target, port } => match self.connect_in_pod(&target, port).await {
-                Ok(stream) => splice(stream, reader, writer).await,
-                Err(refusal) => refuse(writer, refusal).await,
-            },
+            StreamRequest::PortForward { target, port } => {
+                match self.connect_in_pod(&target, port).await {
+                    Ok(stream) => splice(stream, reader, writer).await,
+                    Err(refusal) => refuse(writer, refusal).await,
+                }
+            }
             StreamRequest::Dial { address } => match dial(&address).await {
                 Ok(stream) => splice(stream, reader, writer).await,
                 Err(refusal) => refuse(writer, refusal).await,
@@ -94,15 +124,22 @@ impl Server {
         }
     }
 
-    async fn exec(&self, target: &Target, command: &[String], io: StreamIo, reader: Reader, writer: Writer) {
-        let session = async {
-            let container = self.running_container(target).await?;
-            let session = self.streams.exec(&container, command, spec(io)).await;
-            session.map_err(|error| Refusal::internal(error.message()))
+    async fn exec(
+        &self,
+        target: &Target,
+        command: &[String],
+        io: StreamIo,
+        reader: Reader,
+        writer: Writer,
+    ) {
+        let container = match self.running_container(target).await {
+            Ok(container) => container,
+            Err(refusal) => return refuse(writer, refusal).await,
         };
-        match session.await {
+        match self.streams.exec(&container, command, spec(io)).await {
             Ok(session) => session::serve(session, reader, writer).await,
-            Err(refusal) => refuse(writer, refusal).await,
+            // A command that can't be started is an outcome of the session, not a refusal of it.
+            Err(error) => session::fail(&error, writer).await,
         }
     }
 
@@ -120,9 +157,17 @@ impl Server {
 
     /// All instances of the target's container, newest first.
     async fn instances(&self, target: &Target) -> Result<Vec<ContainerInfo>, Refusal> {
-        let all = self.context.runtime.list_containers().await.map_err(Refusal::internal)?;
+        let all = self
+            .context
+            .runtime
+            .list_containers()
+            .await
+            .map_err(Refusal::internal)?;
         let label = |container: &ContainerInfo, name: &str, value: &str| {
-            container.labels.get(name).is_some_and(|label| label == value)
+            container
+                .labels
+                .get(name)
+                .is_some_and(|label| label == value)
         };
         let mut found: Vec<_> = all
             .into_iter()
@@ -137,8 +182,14 @@ impl Server {
         let newest = self.instances(target).await?.into_iter().next();
         match newest {
             Some(container) if container.state == ContainerState::Running => Ok(container.id),
-            Some(_) => Err(Refusal::internal(format!("container {} is not running", target.container))),
-            None => Err(Refusal::not_found(format!("container not found (\"{}\")", target.container))),
+            Some(_) => Err(Refusal::internal(format!(
+                "container {} is not running",
+                target.container
+            ))),
+            None => Err(Refusal::not_found(format!(
+                "container not found (\"{}\")",
+                target.container
+            ))),
         }
     }
 
@@ -150,7 +201,10 @@ impl Server {
         if accept(&mut writer, 200).await.is_err() {
             return;
         }
-        let source = Container { context: Arc::clone(&self.context), id };
+        let source = Container {
+            context: Arc::clone(&self.context),
+            id,
+        };
         let copied = logs::stream(&path, options, &source, &mut writer).await;
         if let Err(error) = copied {
             debug!(%error, path = %path.display(), "a log broke off");
@@ -160,7 +214,11 @@ impl Server {
 
     async fn log_of(&self, target: &Target, previous: bool) -> Result<(String, PathBuf), Refusal> {
         let (container, pod) = (&target.container, &target.pod);
-        let wanted = self.instances(target).await?.into_iter().nth(usize::from(previous));
+        let wanted = self
+            .instances(target)
+            .await?
+            .into_iter()
+            .nth(usize::from(previous));
         let Some(wanted) = wanted else {
             return Err(Refusal::bad_request(if previous {
                 format!("previous terminated container \"{container}\" in pod \"{pod}\" not found")
@@ -169,7 +227,12 @@ impl Server {
                 format!("container \"{container}\" in pod \"{pod}\" is waiting to start: {reason}")
             }));
         };
-        let status = self.context.runtime.container_status(&wanted.id).await.map_err(Refusal::internal)?;
+        let status = self
+            .context
+            .runtime
+            .container_status(&wanted.id)
+            .await
+            .map_err(Refusal::internal)?;
         Ok((wanted.id, PathBuf::from(status.log_path)))
     }
 
@@ -177,27 +240,52 @@ impl Server {
         let pod = self.manager.pod(&target.namespace, &target.pod);
         let status = pod.as_ref().and_then(|pod| pod.status.as_ref());
         let all = status.into_iter().flat_map(|status| {
-            status.init_container_statuses.iter().chain(&status.container_statuses).flatten()
+            status
+                .init_container_statuses
+                .iter()
+                .chain(&status.container_statuses)
+                .flatten()
         });
         let mut own = all.filter(|status| status.name == target.container);
-        let waiting = own.next().and_then(|status| status.state.as_ref()?.waiting.as_ref()?.reason.clone());
+        let waiting = own
+            .next()
+            .and_then(|status| status.state.as_ref()?.waiting.as_ref()?.reason.clone());
         waiting.unwrap_or_else(|| balsa_pod::reasons::CONTAINER_CREATING.to_owned())
     }
 
     /// Connects to a port on the pod's own loopback.
     async fn connect_in_pod(&self, target: &Target, port: u16) -> Result<TcpStream, Refusal> {
-        let sandboxes = self.context.runtime.list_sandboxes().await.map_err(Refusal::internal)?;
-        let ours = sandboxes.into_iter().filter(|sandbox| sandbox.uid == target.uid);
+        let sandboxes = self
+            .context
+            .runtime
+            .list_sandboxes()
+            .await
+            .map_err(Refusal::internal)?;
+        let ours = sandboxes
+            .into_iter()
+            .filter(|sandbox| sandbox.uid == target.uid);
         let newest = ours.max_by_key(|sandbox| sandbox.attempt);
-        let newest = newest.ok_or_else(|| Refusal::not_found(format!("pod {} has no sandbox", target.pod)))?;
-        let status = self.context.runtime.sandbox_status(&newest.id).await.map_err(Refusal::internal)?;
+        let newest = newest
+            .ok_or_else(|| Refusal::not_found(format!("pod {} has no sandbox", target.pod)))?;
+        let status = self
+            .context
+            .runtime
+            .sandbox_status(&newest.id)
+            .await
+            .map_err(Refusal::internal)?;
         let pod = self.manager.pod(&target.namespace, &target.pod);
         let spec = pod.as_ref().and_then(|pod| pod.spec.as_ref());
-        let namespaces = spec.map(crate::pods::security::sandbox_namespaces).unwrap_or_default();
+        let namespaces = spec
+            .map(crate::pods::security::sandbox_namespaces)
+            .unwrap_or_default();
         let netns = match (namespaces.network, status.netns) {
             (NamespaceMode::Node, _) => None,
             (_, Some(path)) => Some(PathBuf::from(path)),
-            (_, None) => return Err(Refusal::internal("the runtime does not tell the pod's network namespace")),
+            (_, None) => {
+                return Err(Refusal::internal(
+                    "the runtime does not tell the pod's network namespace",
+                ));
+            }
         };
         let connected = tokio::task::spawn_blocking(move || connect_in(netns, port)).await;
         let stream = connected.map_err(Refusal::internal)?.map_err(|error| {
@@ -217,7 +305,10 @@ impl Server {
 fn connect_in(netns: Option<PathBuf>, port: u16) -> std::io::Result<std::net::TcpStream> {
     let connect = move || {
         let mut last = None;
-        for ip in [std::net::IpAddr::from([127, 0, 0, 1]), std::net::IpAddr::from(std::net::Ipv6Addr::LOCALHOST)] {
+        for ip in [
+            std::net::IpAddr::from([127, 0, 0, 1]),
+            std::net::IpAddr::from(std::net::Ipv6Addr::LOCALHOST),
+        ] {
             match std::net::TcpStream::connect_timeout(&(ip, port).into(), CONNECT) {
                 Ok(stream) => return Ok(stream),
                 Err(error) => last = last.or(Some(error)),
@@ -231,8 +322,12 @@ fn connect_in(netns: Option<PathBuf>, port: u16) -> std::io::Result<std::net::Tc
         nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET)?;
         connect()
     };
-    let thread = std::thread::Builder::new().name("port-forward".to_owned()).spawn(enter)?;
-    thread.join().unwrap_or_else(|_| Err(std::io::Error::other("the connecting thread panicked")))
+    let thread = std::thread::Builder::new()
+        .name("port-forward".to_owned())
+        .spawn(enter)?;
+    thread
+        .join()
+        .unwrap_or_else(|_| Err(std::io::Error::other("the connecting thread panicked")))
 }
 
 async fn dial(address: &str) -> Result<TcpStream, Refusal> {
@@ -240,9 +335,13 @@ async fn dial(address: &str) -> Result<TcpStream, Refusal> {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => {
             let words = crate::http::go_words(&error);
-            Err(Refusal::unavailable(format!("dial tcp {address}: connect: {words}")))
+            Err(Refusal::unavailable(format!(
+                "dial tcp {address}: connect: {words}"
+            )))
         }
-        Err(_) => Err(Refusal::unavailable(format!("dial tcp {address}: i/o timeout"))),
+        Err(_) => Err(Refusal::unavailable(format!(
+            "dial tcp {address}: i/o timeout"
+        ))),
     }
 }
 
@@ -264,7 +363,12 @@ async fn splice(stream: TcpStream, mut reader: Reader, mut writer: Writer) {
 }
 
 fn spec(io: StreamIo) -> StreamSpec {
-    StreamSpec { stdin: io.stdin, stdout: io.stdout, stderr: io.stderr && !io.tty, tty: io.tty }
+    StreamSpec {
+        stdin: io.stdin,
+        stdout: io.stdout,
+        stderr: io.stderr && !io.tty,
+        tty: io.tty,
+    }
 }
 
 struct Container {

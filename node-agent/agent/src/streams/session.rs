@@ -32,12 +32,21 @@ pub(super) async fn serve(session: Session, reader: Reader, mut writer: Writer) 
     if accept(&mut writer, 200).await.is_err() {
         return;
     }
-    let Session { stdin, stdout, stderr, control, exit } = session;
+    let Session {
+        stdin,
+        stdout,
+        stderr,
+        control,
+        exit,
+    } = session;
     let (frames, out) = mpsc::channel::<(u8, Bytes)>(16);
     let output = async {
         let (out, err) = (frames.clone(), frames.clone());
         let copies = async move {
-            tokio::join!(copy_out(stdout, Channel::STDOUT, out), copy_out(stderr, Channel::STDERR, err));
+            tokio::join!(
+                copy_out(stdout, Channel::STDOUT, out),
+                copy_out(stderr, Channel::STDERR, err)
+            );
         };
         let mut copies = Box::pin(copies);
         // The process's end or that of its output, whichever is first, is waited for with the other.
@@ -50,7 +59,10 @@ pub(super) async fn serve(session: Session, reader: Reader, mut writer: Writer) 
             () = &mut copies => exit.await,
         };
         let status = status(code.unwrap_or_else(|_| {
-            Err(balsa_cri::Error::Local { what: "the process".to_owned(), message: "was lost".to_owned() })
+            Err(balsa_cri::Error::Local {
+                what: "the process".to_owned(),
+                message: "was lost".to_owned(),
+            })
         }));
         drop(copies);
         let _ = frames.send((Channel::STATUS, status)).await;
@@ -67,6 +79,22 @@ pub(super) async fn serve(session: Session, reader: Reader, mut writer: Writer) 
     let _ = writer.shutdown().await;
 }
 
+/// Tells a client that its command could not be started.
+pub(super) async fn fail(error: &balsa_cri::Error, mut writer: Writer) {
+    let message = format!(
+        "error executing command in container: failed to exec in container: {}",
+        error.message()
+    );
+    let error = balsa_cri::Error::Rpc {
+        code: "Unknown",
+        message,
+    };
+    if accept(&mut writer, 200).await.is_ok() {
+        let _ = write_frame(&mut writer, Channel::STATUS, &status(Err(error))).await;
+    }
+    let _ = writer.shutdown().await;
+}
+
 async fn copy_out(stream: Option<ReadHalf>, channel: u8, frames: mpsc::Sender<(u8, Bytes)>) {
     let Some(mut stream) = stream else { return };
     let mut buffer = vec![0; CHUNK];
@@ -74,7 +102,11 @@ async fn copy_out(stream: Option<ReadHalf>, channel: u8, frames: mpsc::Sender<(u
         match stream.read(&mut buffer).await {
             Ok(0) => return,
             Ok(length) => {
-                if frames.send((channel, Bytes::copy_from_slice(&buffer[..length]))).await.is_err() {
+                if frames
+                    .send((channel, Bytes::copy_from_slice(&buffer[..length])))
+                    .await
+                    .is_err()
+                {
                     return;
                 }
             }
@@ -97,7 +129,11 @@ async fn write_frames(writer: &mut Writer, mut frames: mpsc::Receiver<(u8, Bytes
 }
 
 /// Handles what the client sends; ends only when the client is gone.
-async fn copy_in(mut reader: Reader, mut stdin: Option<balsa_cri::WriteHalf>, control: mpsc::Sender<Control>) {
+async fn copy_in(
+    mut reader: Reader,
+    mut stdin: Option<balsa_cri::WriteHalf>,
+    control: mpsc::Sender<Control>,
+) {
     loop {
         match read_frame(&mut reader).await {
             Ok(Some((Channel::STDIN, payload))) => {
@@ -136,9 +172,9 @@ fn status(exit: balsa_cri::Result<i32>) -> Bytes {
         Err(error) => json!({
             "metadata": {},
             "status": "Failure",
-            "message": format!("Internal error occurred: {error}"),
+            "message": format!("Internal error occurred: {}", error.message()),
             "reason": "InternalError",
-            "details": {"causes": [{"message": error.to_string()}]},
+            "details": {"causes": [{"message": error.message()}]},
             "code": 500,
         }),
     };
@@ -172,13 +208,29 @@ mod tests {
         let served = tokio::spawn(serve(session, Box::new(node_read), Box::new(node_write)));
         let reply: StreamReply = read_message(&mut client_read).await.unwrap();
         assert_eq!(reply, StreamReply::Ok { code: 200 });
-        write_frame(&mut client_write, Channel::STDIN, b"in").await.unwrap();
-        write_frame(&mut client_write, Channel::RESIZE, br#"{"Width":80,"Height":24}"#).await.unwrap();
-        write_frame(&mut client_write, Channel::CLOSE, &[Channel::STDIN]).await.unwrap();
+        write_frame(&mut client_write, Channel::STDIN, b"in")
+            .await
+            .unwrap();
+        write_frame(
+            &mut client_write,
+            Channel::RESIZE,
+            br#"{"Width":80,"Height":24}"#,
+        )
+        .await
+        .unwrap();
+        write_frame(&mut client_write, Channel::CLOSE, &[Channel::STDIN])
+            .await
+            .unwrap();
         let mut typed = String::new();
         stdin_theirs.read_to_string(&mut typed).await.unwrap();
         assert_eq!(typed, "in");
-        assert_eq!(controls.recv().await, Some(Control::Resize { width: 80, height: 24 }));
+        assert_eq!(
+            controls.recv().await,
+            Some(Control::Resize {
+                width: 80,
+                height: 24
+            })
+        );
         assert_eq!(controls.recv().await, Some(Control::CloseStdin));
         exit_tx.send(Ok(7)).unwrap();
         let mut frames = Vec::new();

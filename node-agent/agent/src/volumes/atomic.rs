@@ -50,7 +50,9 @@ pub(crate) fn write(dir: &Path, payload: &Payload, owner: Owner) -> io::Result<b
 }
 
 fn fresh_name(dir: &Path) -> String {
-    let stamp = jiff::Timestamp::now().strftime("%Y_%m_%d_%H_%M_%S").to_string();
+    let stamp = jiff::Timestamp::now()
+        .strftime("%Y_%m_%d_%H_%M_%S")
+        .to_string();
     let names = (0_u64..).map(|number| format!("..{stamp}.{number}"));
     let mut free = names.filter(|name| !dir.join(name).exists());
     free.next().unwrap_or_default()
@@ -61,7 +63,9 @@ fn same(dir: &Path, payload: &Payload) -> bool {
     let mut found = 0;
     let mut folders = vec![dir.to_owned()];
     while let Some(folder) = folders.pop() {
-        let Ok(entries) = std::fs::read_dir(folder) else { return false };
+        let Ok(entries) = std::fs::read_dir(folder) else {
+            return false;
+        };
         for entry in entries.flatten() {
             if entry.path().is_dir() {
                 folders.push(entry.path());
@@ -70,7 +74,9 @@ fn same(dir: &Path, payload: &Payload) -> bool {
             }
         }
     }
-    let equal = |path: &String, file: &File| std::fs::read(dir.join(path)).is_ok_and(|bytes| bytes == file.bytes);
+    let equal = |path: &String, file: &File| {
+        std::fs::read(dir.join(path)).is_ok_and(|bytes| bytes == file.bytes)
+    };
     found == payload.len() && payload.iter().all(|(path, file)| equal(path, file))
 }
 
@@ -96,7 +102,10 @@ fn write_file(dir: &Path, path: &str, file: &File, owner: Owner) -> io::Result<(
 
 /// Links each top-level name through `..data` and removes links to what is no more.
 fn link_visible(dir: &Path, payload: &Payload) -> io::Result<()> {
-    let wanted: BTreeSet<&str> = payload.keys().map(|path| path.split('/').next().unwrap_or(path)).collect();
+    let wanted: BTreeSet<&str> = payload
+        .keys()
+        .map(|path| path.split('/').next().unwrap_or(path))
+        .collect();
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
         let name = entry.file_name();
@@ -120,19 +129,53 @@ mod tests {
     use super::*;
 
     fn payload(files: &[(&str, &str)]) -> Payload {
-        let file = |text: &str| File { bytes: text.as_bytes().to_vec(), mode: 0o640, private: false };
-        files.iter().map(|(path, text)| ((*path).to_owned(), file(text))).collect()
+        let file = |text: &str| File {
+            bytes: text.as_bytes().to_vec(),
+            mode: 0o640,
+            private: false,
+        };
+        files
+            .iter()
+            .map(|(path, text)| ((*path).to_owned(), file(text)))
+            .collect()
     }
 
     #[test]
     fn an_update_switches_all_files_and_removes_the_old_ones() {
         let dir = tempfile::tempdir().unwrap();
         let read = |path: &str| std::fs::read_to_string(dir.path().join(path)).ok();
-        assert!(write(dir.path(), &payload(&[("a", "1"), ("d/b", "2")]), Owner::default()).unwrap());
-        assert_eq!((read("a").as_deref(), read("d/b").as_deref()), (Some("1"), Some("2")));
-        assert!(!write(dir.path(), &payload(&[("a", "1"), ("d/b", "2")]), Owner::default()).unwrap());
-        assert!(write(dir.path(), &payload(&[("a", "3"), ("c", "4")]), Owner::default()).unwrap());
-        assert_eq!((read("a").as_deref(), read("d/b"), read("c").as_deref()), (Some("3"), None, Some("4")));
+        assert!(
+            write(
+                dir.path(),
+                &payload(&[("a", "1"), ("d/b", "2")]),
+                Owner::default()
+            )
+            .unwrap()
+        );
+        assert_eq!(
+            (read("a").as_deref(), read("d/b").as_deref()),
+            (Some("1"), Some("2"))
+        );
+        assert!(
+            !write(
+                dir.path(),
+                &payload(&[("a", "1"), ("d/b", "2")]),
+                Owner::default()
+            )
+            .unwrap()
+        );
+        assert!(
+            write(
+                dir.path(),
+                &payload(&[("a", "3"), ("c", "4")]),
+                Owner::default()
+            )
+            .unwrap()
+        );
+        assert_eq!(
+            (read("a").as_deref(), read("d/b"), read("c").as_deref()),
+            (Some("3"), None, Some("4"))
+        );
         let left = std::fs::read_dir(dir.path()).unwrap().count();
         assert_eq!(left, 4, "a, c, ..data and one data folder");
     }
@@ -141,7 +184,10 @@ mod tests {
     fn permissions_are_those_asked_for() {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path(), &payload(&[("a", "1")]), Owner::default()).unwrap();
-        let mode = std::fs::metadata(dir.path().join("a")).unwrap().permissions().mode();
+        let mode = std::fs::metadata(dir.path().join("a"))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o640);
     }
 }

@@ -7,7 +7,12 @@ use std::path::Path;
 pub(crate) fn prepare(path: &Path, kind: &str) -> Result<(), String> {
     let io = |error: std::io::Error| format!("{}: {error}", path.display());
     let metadata = std::fs::metadata(path).ok();
-    let failed = |what: &str| Err(format!("hostPath type check failed: {} is not {what}", path.display()));
+    let failed = |what: &str| {
+        Err(format!(
+            "hostPath type check failed: {} is not {what}",
+            path.display()
+        ))
+    };
     match (kind, metadata) {
         ("DirectoryOrCreate", None) => std::fs::create_dir_all(path).map_err(io),
         ("FileOrCreate", None) => std::fs::File::create(path).map(|_| ()).map_err(io),

@@ -14,7 +14,9 @@ use std::path::{Path, PathBuf};
 
 use balsa_api::quantity::Quantity;
 use balsa_cri::{Mount, Propagation};
-use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, Pod, PodSpec, Volume, VolumeMount};
+use k8s_openapi::api::core::v1::{
+    Container, EmptyDirVolumeSource, Pod, PodSpec, Volume, VolumeMount,
+};
 use nix::mount::{MntFlags, MsFlags};
 
 use atomic::Owner;
@@ -28,23 +30,33 @@ pub(crate) type Prepared = BTreeMap<String, PathBuf>;
 pub(crate) struct VolumeError(pub(crate) String);
 
 fn failed(volume: &Volume, message: impl std::fmt::Display) -> VolumeError {
-    VolumeError(format!("MountVolume.SetUp failed for volume \"{}\" : {message}", volume.name))
+    VolumeError(format!(
+        "MountVolume.SetUp failed for volume \"{}\" : {message}",
+        volume.name
+    ))
 }
 
 /// Makes all volumes of a pod ready. Blocking: system calls only.
 pub(crate) fn prepare(pod_dir: &Path, inputs: &Inputs<'_>) -> Result<Prepared, VolumeError> {
     let mut prepared = Prepared::new();
-    let Some(spec) = &inputs.pod.spec else { return Ok(prepared) };
+    let Some(spec) = &inputs.pod.spec else {
+        return Ok(prepared);
+    };
     let owner = owner(spec);
     for volume in spec.volumes.iter().flatten() {
-        prepared.insert(volume.name.clone(), prepare_one(pod_dir, volume, inputs, owner)?);
+        prepared.insert(
+            volume.name.clone(),
+            prepare_one(pod_dir, volume, inputs, owner)?,
+        );
     }
     Ok(prepared)
 }
 
 /// Writes the files of volumes anew whose sources have changed.
 pub(crate) fn refresh(pod_dir: &Path, inputs: &Inputs<'_>) -> Result<(), VolumeError> {
-    let Some(spec) = &inputs.pod.spec else { return Ok(()) };
+    let Some(spec) = &inputs.pod.spec else {
+        return Ok(());
+    };
     for volume in spec.volumes.iter().flatten() {
         if let Some(files) = payload::of(volume, inputs).map_err(|error| failed(volume, error))? {
             let dir = volume_dir(pod_dir, volume);
@@ -61,17 +73,33 @@ fn volume_dir(pod_dir: &Path, volume: &Volume) -> PathBuf {
 fn owner(spec: &PodSpec) -> Owner {
     let context = spec.security_context.clone().unwrap_or_default();
     let user_of = |container: &Container| {
-        let own = container.security_context.as_ref().and_then(|context| context.run_as_user);
+        let own = container
+            .security_context
+            .as_ref()
+            .and_then(|context| context.run_as_user);
         own.or(context.run_as_user)
     };
-    let mut users = spec.init_containers.iter().flatten().chain(&spec.containers).map(user_of);
+    let mut users = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .chain(&spec.containers)
+        .map(user_of);
     let first = users.next().flatten();
     let user = first.filter(|first| users.all(|user| user == Some(*first)));
     let narrow = |id: i64| u32::try_from(id).ok();
-    Owner { group: context.fs_group.and_then(narrow), user: user.and_then(narrow) }
+    Owner {
+        group: context.fs_group.and_then(narrow),
+        user: user.and_then(narrow),
+    }
 }
 
-fn prepare_one(pod_dir: &Path, volume: &Volume, inputs: &Inputs<'_>, owner: Owner) -> Result<PathBuf, VolumeError> {
+fn prepare_one(
+    pod_dir: &Path,
+    volume: &Volume,
+    inputs: &Inputs<'_>,
+    owner: Owner,
+) -> Result<PathBuf, VolumeError> {
     let dir = volume_dir(pod_dir, volume);
     let io = |error: io::Error| failed(volume, error);
     if let Some(source) = &volume.host_path {
@@ -104,8 +132,14 @@ fn prepare_one(pod_dir: &Path, volume: &Volume, inputs: &Inputs<'_>, owner: Owne
 fn empty_dir(dir: &Path, source: &EmptyDirVolumeSource, owner: Owner) -> io::Result<()> {
     std::fs::create_dir_all(dir)?;
     if source.medium.as_deref() == Some("Memory") {
-        let limit = source.size_limit.as_ref().and_then(|limit| limit.0.parse::<Quantity>().ok());
-        mount_tmpfs(dir, limit.map(|limit| limit.value()).filter(|limit| *limit > 0))?;
+        let limit = source
+            .size_limit
+            .as_ref()
+            .and_then(|limit| limit.0.parse::<Quantity>().ok());
+        mount_tmpfs(
+            dir,
+            limit.map(|limit| limit.value()).filter(|limit| *limit > 0),
+        )?;
     }
     let mode = if owner.group.is_some() { 0o2777 } else { 0o777 };
     if owner.group.is_some() {
@@ -121,12 +155,15 @@ fn mount_tmpfs(dir: &Path, size: Option<i64>) -> io::Result<()> {
     }
     let options = size.map(|size| format!("size={size}"));
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    nix::mount::mount(Some("tmpfs"), dir, Some("tmpfs"), flags, options.as_deref()).map_err(io::Error::from)
+    nix::mount::mount(Some("tmpfs"), dir, Some("tmpfs"), flags, options.as_deref())
+        .map_err(io::Error::from)
 }
 
 fn is_mount_point(dir: &Path) -> io::Result<bool> {
     use std::os::unix::fs::MetadataExt;
-    let Some(parent) = dir.parent() else { return Ok(true) };
+    let Some(parent) = dir.parent() else {
+        return Ok(true);
+    };
     Ok(std::fs::metadata(dir)?.dev() != std::fs::metadata(parent)?.dev())
 }
 
@@ -159,12 +196,24 @@ pub(crate) fn mounts(
     prepared: &Prepared,
     env: &[(String, String)],
 ) -> Result<Vec<Mount>, String> {
-    let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
+    let volumes = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.volumes.as_deref())
+        .unwrap_or_default();
     let mut mounts = Vec::new();
     for mount in container.volume_mounts.iter().flatten() {
-        let missing = || format!("cannot find volume \"{}\" to mount into container \"{}\"", mount.name, container.name);
+        let missing = || {
+            format!(
+                "cannot find volume \"{}\" to mount into container \"{}\"",
+                mount.name, container.name
+            )
+        };
         let root = prepared.get(&mount.name).ok_or_else(missing)?;
-        let volume = volumes.iter().find(|volume| volume.name == mount.name).ok_or_else(missing)?;
+        let volume = volumes
+            .iter()
+            .find(|volume| volume.name == mount.name)
+            .ok_or_else(missing)?;
         mounts.push(Mount {
             container_path: absolute(&mount.mount_path),
             host_path: source(root, volume, mount, env)?.display().to_string(),
@@ -180,7 +229,11 @@ pub(crate) fn mounts(
 }
 
 fn absolute(path: &str) -> String {
-    if path.starts_with('/') { path.to_owned() } else { format!("/{path}") }
+    if path.starts_with('/') {
+        path.to_owned()
+    } else {
+        format!("/{path}")
+    }
 }
 
 /// Volumes that show objects of the API can't be written by containers.
@@ -192,24 +245,42 @@ fn read_only_kind(volume: &Volume) -> bool {
 }
 
 /// What is mounted: the volume, or a path in it.
-fn source(root: &Path, volume: &Volume, mount: &VolumeMount, env: &[(String, String)]) -> Result<PathBuf, String> {
-    let lookup = |name: &str| env.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+fn source(
+    root: &Path,
+    volume: &Volume,
+    mount: &VolumeMount,
+    env: &[(String, String)],
+) -> Result<PathBuf, String> {
+    let lookup = |name: &str| {
+        env.iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| value.clone())
+    };
     let sub = match (&mount.sub_path, &mount.sub_path_expr) {
         (Some(path), _) if !path.is_empty() => path.clone(),
         (_, Some(expr)) if !expr.is_empty() => crate::pods::env::expand(expr, lookup),
         _ => return Ok(root.to_owned()),
     };
     if sub.starts_with('/') || sub.split('/').any(|part| part == "..") {
-        return Err(format!("invalid subPath {sub:?} of volume \"{}\"", volume.name));
+        return Err(format!(
+            "invalid subPath {sub:?} of volume \"{}\"",
+            volume.name
+        ));
     }
     let path = root.join(&sub);
     if !path.exists() && !read_only_kind(volume) {
-        std::fs::create_dir_all(&path).map_err(|error| format!("failed to create subPath directory: {error}"))?;
+        std::fs::create_dir_all(&path)
+            .map_err(|error| format!("failed to create subPath directory: {error}"))?;
     }
     // Links in the volume must not lead out of it.
-    let real = std::fs::canonicalize(&path).map_err(|error| format!("failed to prepare subPath {sub:?}: {error}"))?;
+    let real = std::fs::canonicalize(&path)
+        .map_err(|error| format!("failed to prepare subPath {sub:?}: {error}"))?;
     let real_root = std::fs::canonicalize(root).map_err(|error| error.to_string())?;
-    if real.starts_with(real_root) { Ok(real) } else { Err(format!("subPath {sub:?} leads out of its volume")) }
+    if real.starts_with(real_root) {
+        Ok(real)
+    } else {
+        Err(format!("subPath {sub:?} leads out of its volume"))
+    }
 }
 
 #[cfg(test)]
@@ -223,9 +294,14 @@ mod tests {
 
     fn with_pod<T>(spec: serde_json::Value, test: impl FnOnce(&Path, &Inputs<'_>) -> T) -> T {
         let dir = tempfile::tempdir().unwrap();
-        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec})).unwrap();
-        let inputs =
-            Inputs { pod: &pod, sources: &Sources::default(), facts: &Facts::default(), tokens: &Default::default() };
+        let pod: Pod =
+            serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec})).unwrap();
+        let inputs = Inputs {
+            pod: &pod,
+            sources: &Sources::default(),
+            facts: &Facts::default(),
+            tokens: &Default::default(),
+        };
         test(dir.path(), &inputs)
     }
 
@@ -246,10 +322,14 @@ mod tests {
 
     #[test]
     fn a_missing_config_map_is_told_in_the_words_of_a_failed_mount() {
-        let spec = json!({"containers": [], "volumes": [{"name": "v", "configMap": {"name": "m"}}]});
+        let spec =
+            json!({"containers": [], "volumes": [{"name": "v", "configMap": {"name": "m"}}]});
         with_pod(spec, |dir, inputs| {
             let error = prepare(dir, inputs).unwrap_err();
-            assert_eq!(error.0, "MountVolume.SetUp failed for volume \"v\" : configmap \"m\" not found");
+            assert_eq!(
+                error.0,
+                "MountVolume.SetUp failed for volume \"v\" : configmap \"m\" not found"
+            );
         });
     }
 

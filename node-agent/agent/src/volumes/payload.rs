@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, ProjectedVolumeSource, Secret, Volume, VolumeProjection,
+    ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, ProjectedVolumeSource, Secret, Volume,
+    VolumeProjection,
 };
 
 use crate::objects::Sources;
@@ -40,7 +41,10 @@ pub(crate) type Tokens = BTreeMap<TokenWant, String>;
 
 /// The tokens that a volume wants.
 pub(crate) fn token_wants(volume: &Volume) -> Vec<TokenWant> {
-    let sources = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
+    let sources = volume
+        .projected
+        .iter()
+        .flat_map(|projected| projected.sources.iter().flatten());
     let tokens = sources.filter_map(|source| source.service_account_token.as_ref());
     tokens
         .map(|token| TokenWant {
@@ -69,18 +73,37 @@ pub(crate) fn of(volume: &Volume, inputs: &Inputs<'_>) -> Result<Option<Payload>
         let optional = source.optional.unwrap_or(false);
         if let Some(object) = inputs.sources.config_map(&source.name, optional)? {
             let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
-            add_config_map(&mut payload, object, source.items.as_deref(), mode, optional, inputs)?;
+            add_config_map(
+                &mut payload,
+                object,
+                source.items.as_deref(),
+                mode,
+                optional,
+                inputs,
+            )?;
         }
     } else if let Some(source) = &volume.secret {
         let optional = source.optional.unwrap_or(false);
         let name = source.secret_name.as_deref().unwrap_or_default();
         if let Some(object) = inputs.sources.secret(name, optional)? {
             let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
-            add_secret(&mut payload, object, source.items.as_deref(), mode, optional, inputs)?;
+            add_secret(
+                &mut payload,
+                object,
+                source.items.as_deref(),
+                mode,
+                optional,
+                inputs,
+            )?;
         }
     } else if let Some(source) = &volume.downward_api {
         let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
-        add_downward(&mut payload, source.items.as_deref().unwrap_or_default(), mode, inputs)?;
+        add_downward(
+            &mut payload,
+            source.items.as_deref().unwrap_or_default(),
+            mode,
+            inputs,
+        )?;
     } else if let Some(projected) = &volume.projected {
         add_projected(&mut payload, projected, inputs)?;
     } else {
@@ -110,26 +133,55 @@ fn add_projection(
     if let Some(source) = &source.config_map {
         let optional = source.optional.unwrap_or(false);
         if let Some(object) = inputs.sources.config_map(&source.name, optional)? {
-            add_config_map(payload, object, source.items.as_deref(), mode, optional, inputs)?;
+            add_config_map(
+                payload,
+                object,
+                source.items.as_deref(),
+                mode,
+                optional,
+                inputs,
+            )?;
         }
     }
     if let Some(source) = &source.secret {
         let optional = source.optional.unwrap_or(false);
         if let Some(object) = inputs.sources.secret(&source.name, optional)? {
-            add_secret(payload, object, source.items.as_deref(), mode, optional, inputs)?;
+            add_secret(
+                payload,
+                object,
+                source.items.as_deref(),
+                mode,
+                optional,
+                inputs,
+            )?;
         }
     }
     if let Some(source) = &source.downward_api {
-        add_downward(payload, source.items.as_deref().unwrap_or_default(), mode, inputs)?;
+        add_downward(
+            payload,
+            source.items.as_deref().unwrap_or_default(),
+            mode,
+            inputs,
+        )?;
     }
     if let Some(token) = &source.service_account_token {
         let want = TokenWant {
             audience: token.audience.clone().unwrap_or_default(),
             seconds: token.expiration_seconds.unwrap_or(3600),
         };
-        let text = inputs.tokens.get(&want).ok_or("the service account token is not there yet")?;
+        let text = inputs
+            .tokens
+            .get(&want)
+            .ok_or("the service account token is not there yet")?;
         let bytes = text.as_bytes().to_vec();
-        payload.insert(checked(&token.path)?, File { bytes, mode: mode_of(mode), private: true });
+        payload.insert(
+            checked(&token.path)?,
+            File {
+                bytes,
+                mode: mode_of(mode),
+                private: true,
+            },
+        );
     }
     Ok(())
 }
@@ -140,8 +192,14 @@ fn mode_of(mode: i32) -> u32 {
 
 /// A path that stays in its volume.
 fn checked(path: &str) -> Result<String, String> {
-    let bad = path.is_empty() || path.starts_with('/') || path.split('/').any(|part| part == ".." || part.is_empty());
-    if bad || path.starts_with("..") { Err(format!("invalid path {path:?} in a volume")) } else { Ok(path.to_owned()) }
+    let bad = path.is_empty()
+        || path.starts_with('/')
+        || path.split('/').any(|part| part == ".." || part.is_empty());
+    if bad || path.starts_with("..") {
+        Err(format!("invalid path {path:?} in a volume"))
+    } else {
+        Ok(path.to_owned())
+    }
 }
 
 fn add_config_map(
@@ -152,8 +210,16 @@ fn add_config_map(
     optional: bool,
     inputs: &Inputs<'_>,
 ) -> Result<(), String> {
-    let text = object.data.iter().flatten().map(|(key, value)| (key, value.as_bytes()));
-    let binary = object.binary_data.iter().flatten().map(|(key, value)| (key, value.0.as_slice()));
+    let text = object
+        .data
+        .iter()
+        .flatten()
+        .map(|(key, value)| (key, value.as_bytes()));
+    let binary = object
+        .binary_data
+        .iter()
+        .flatten()
+        .map(|(key, value)| (key, value.0.as_slice()));
     let data: BTreeMap<&String, &[u8]> = text.chain(binary).collect();
     add_keys(payload, &data, items, mode, optional).map_err(|key| missing_key(&key, inputs))
 }
@@ -166,7 +232,11 @@ fn add_secret(
     optional: bool,
     inputs: &Inputs<'_>,
 ) -> Result<(), String> {
-    let data = object.data.iter().flatten().map(|(key, value)| (key, value.0.as_slice()));
+    let data = object
+        .data
+        .iter()
+        .flatten()
+        .map(|(key, value)| (key, value.0.as_slice()));
     let data: BTreeMap<&String, &[u8]> = data.collect();
     add_keys(payload, &data, items, mode, optional).map_err(|key| missing_key(&key, inputs))
 }
@@ -185,7 +255,11 @@ fn add_keys(
 ) -> Result<(), String> {
     let Some(items) = items.filter(|items| !items.is_empty()) else {
         for (key, bytes) in data {
-            let file = File { bytes: bytes.to_vec(), mode: mode_of(mode), private: false };
+            let file = File {
+                bytes: bytes.to_vec(),
+                mode: mode_of(mode),
+                private: false,
+            };
             payload.insert((*key).clone(), file);
         }
         return Ok(());
@@ -194,7 +268,14 @@ fn add_keys(
         match data.get(&item.key) {
             Some(bytes) => {
                 let mode = mode_of(item.mode.unwrap_or(mode));
-                payload.insert(checked(&item.path)?, File { bytes: bytes.to_vec(), mode, private: false });
+                payload.insert(
+                    checked(&item.path)?,
+                    File {
+                        bytes: bytes.to_vec(),
+                        mode,
+                        private: false,
+                    },
+                );
             }
             None if optional => {}
             None => return Err(item.key.clone()),
@@ -216,12 +297,23 @@ fn add_downward(
             let name = selector.container_name.as_deref().unwrap_or_default();
             let spec = inputs.pod.spec.as_ref();
             let container = spec.and_then(|spec| balsa_pod::spec::container(spec, name));
-            fields::resource(container.ok_or_else(|| format!("container {name} not found"))?, inputs.facts, selector)?
+            fields::resource(
+                container.ok_or_else(|| format!("container {name} not found"))?,
+                inputs.facts,
+                selector,
+            )?
         } else {
             String::new()
         };
         let mode = mode_of(item.mode.unwrap_or(mode));
-        payload.insert(checked(&item.path)?, File { bytes: text.into_bytes(), mode, private: false });
+        payload.insert(
+            checked(&item.path)?,
+            File {
+                bytes: text.into_bytes(),
+                mode,
+                private: false,
+            },
+        );
     }
     Ok(())
 }
@@ -239,15 +331,30 @@ mod tests {
         let map = json!({"data": {"a": "1", "b": "2"}, "binaryData": {"c": "AAE="}});
         let secret = json!({"data": {"k": "c2VjcmV0"}});
         Sources {
-            config_maps: [("m".to_owned(), Arc::new(serde_json::from_value(map).unwrap()))].into(),
-            secrets: [("s".to_owned(), Arc::new(serde_json::from_value(secret).unwrap()))].into(),
+            config_maps: [(
+                "m".to_owned(),
+                Arc::new(serde_json::from_value(map).unwrap()),
+            )]
+            .into(),
+            secrets: [(
+                "s".to_owned(),
+                Arc::new(serde_json::from_value(secret).unwrap()),
+            )]
+            .into(),
         }
     }
 
     fn payload(volume: serde_json::Value) -> Result<Option<Payload>, String> {
         let volume = serde_json::from_value(volume).unwrap();
-        let pod = json!({"metadata": {"name": "p", "labels": {"x": "y"}}, "spec": {"containers": []}});
-        let tokens = Tokens::from([(TokenWant { audience: String::new(), seconds: 3600 }, "jwt".to_owned())]);
+        let pod =
+            json!({"metadata": {"name": "p", "labels": {"x": "y"}}, "spec": {"containers": []}});
+        let tokens = Tokens::from([(
+            TokenWant {
+                audience: String::new(),
+                seconds: 3600,
+            },
+            "jwt".to_owned(),
+        )]);
         let inputs = Inputs {
             pod: &serde_json::from_value(pod).unwrap(),
             sources: &sources(),
@@ -259,16 +366,23 @@ mod tests {
 
     fn texts(payload: &Payload) -> Vec<(String, String, u32)> {
         let text = |file: &File| String::from_utf8_lossy(&file.bytes).into_owned();
-        payload.iter().map(|(path, file)| (path.clone(), text(file), file.mode)).collect()
+        payload
+            .iter()
+            .map(|(path, file)| (path.clone(), text(file), file.mode))
+            .collect()
     }
 
     #[test]
     fn all_keys_or_the_named_ones_become_files() {
-        let all = payload(json!({"name": "v", "configMap": {"name": "m", "defaultMode": 256}})).unwrap().unwrap();
+        let all = payload(json!({"name": "v", "configMap": {"name": "m", "defaultMode": 256}}))
+            .unwrap()
+            .unwrap();
         assert_eq!(all.keys().collect::<Vec<_>>(), ["a", "b", "c"]);
         assert!(all.values().all(|file| file.mode == 0o400));
         let items = json!([{"key": "b", "path": "d/e", "mode": 384}]);
-        let some = payload(json!({"name": "v", "configMap": {"name": "m", "items": items}})).unwrap().unwrap();
+        let some = payload(json!({"name": "v", "configMap": {"name": "m", "items": items}}))
+            .unwrap()
+            .unwrap();
         assert_eq!(texts(&some), [("d/e".to_owned(), "2".to_owned(), 0o600)]);
     }
 
@@ -283,12 +397,17 @@ mod tests {
 
     #[test]
     fn projections_are_merged_with_the_token_private() {
-        let all = payload(json!({"name": "v", "projected": {"defaultMode": 420, "sources": [
+        let all = payload(
+            json!({"name": "v", "projected": {"defaultMode": 420, "sources": [
             {"serviceAccountToken": {"path": "token"}}, {"configMap": {"name": "m", "items": [{"key": "a", "path": "a"}]}},
             {"downwardAPI": {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}},
-            {"secret": {"name": "s"}}]}}));
+            {"secret": {"name": "s"}}]}}),
+        );
         let all = all.unwrap().unwrap();
-        assert_eq!(all.keys().collect::<Vec<_>>(), ["a", "k", "labels", "token"]);
+        assert_eq!(
+            all.keys().collect::<Vec<_>>(),
+            ["a", "k", "labels", "token"]
+        );
         assert!(all["token"].private && all["token"].bytes == b"jwt");
     }
 
@@ -296,7 +415,10 @@ mod tests {
     fn paths_out_of_the_volume_are_refused() {
         for path in ["../x", "/x", "a/../b", "..data", ""] {
             let items = json!([{"key": "a", "path": path}]);
-            assert!(payload(json!({"name": "v", "configMap": {"name": "m", "items": items}})).is_err(), "{path}");
+            assert!(
+                payload(json!({"name": "v", "configMap": {"name": "m", "items": items}})).is_err(),
+                "{path}"
+            );
         }
     }
 }

@@ -5,13 +5,16 @@ use std::collections::HashMap;
 use k8s_cri::v1 as cri;
 
 use crate::types::{
-    Auth, ContainerConfig, ContainerInfo, ContainerSecurity, ContainerState, ContainerStats, ContainerStatus, Device,
-    FilesystemUsage, Image, Map, Mount, NamespaceMode, Namespaces, PortMapping, Propagation, Resources,
-    RuntimeCondition, RuntimeStatus, SandboxConfig, SandboxInfo, SandboxState, SandboxStatus, Seccomp,
+    Auth, ContainerConfig, ContainerInfo, ContainerSecurity, ContainerState, ContainerStats,
+    ContainerStatus, Device, FilesystemUsage, Image, Map, Mount, NamespaceMode, Namespaces,
+    PortMapping, Propagation, Resources, RuntimeCondition, RuntimeStatus, SandboxConfig,
+    SandboxInfo, SandboxState, SandboxStatus, Seccomp,
 };
 
 fn to_hash(map: &Map) -> HashMap<String, String> {
-    map.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+    map.iter()
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
 }
 
 fn int64(value: Option<i64>) -> Option<cri::Int64Value> {
@@ -19,13 +22,18 @@ fn int64(value: Option<i64>) -> Option<cri::Int64Value> {
 }
 
 pub(super) fn runtime_status(status: cri::RuntimeStatus) -> RuntimeStatus {
-    let conditions = status.conditions.into_iter().map(|condition| RuntimeCondition {
-        kind: condition.r#type,
-        status: condition.status,
-        reason: condition.reason,
-        message: condition.message,
-    });
-    RuntimeStatus { conditions: conditions.collect() }
+    let conditions = status
+        .conditions
+        .into_iter()
+        .map(|condition| RuntimeCondition {
+            kind: condition.r#type,
+            status: condition.status,
+            reason: condition.reason,
+            message: condition.message,
+        });
+    RuntimeStatus {
+        conditions: conditions.collect(),
+    }
 }
 
 fn namespace_mode(mode: NamespaceMode) -> i32 {
@@ -55,7 +63,10 @@ fn seccomp(seccomp: &Seccomp) -> cri::SecurityProfile {
         Seccomp::Unconfined => (ProfileType::Unconfined, String::new()),
         Seccomp::Localhost(path) => (ProfileType::Localhost, path.clone()),
     };
-    cri::SecurityProfile { profile_type: kind as i32, localhost_ref }
+    cri::SecurityProfile {
+        profile_type: kind as i32,
+        localhost_ref,
+    }
 }
 
 fn port_mapping(port: &PortMapping) -> cri::PortMapping {
@@ -167,7 +178,10 @@ fn container_security(security: &ContainerSecurity) -> cri::LinuxContainerSecuri
 
 pub(super) fn container_config(config: &ContainerConfig) -> cri::ContainerConfig {
     cri::ContainerConfig {
-        metadata: Some(cri::ContainerMetadata { name: config.name.clone(), attempt: config.attempt }),
+        metadata: Some(cri::ContainerMetadata {
+            name: config.name.clone(),
+            attempt: config.attempt,
+        }),
         image: Some(cri::ImageSpec {
             image: config.image.clone(),
             user_specified_image: config.user_image.clone(),
@@ -179,7 +193,10 @@ pub(super) fn container_config(config: &ContainerConfig) -> cri::ContainerConfig
         envs: config
             .env
             .iter()
-            .map(|(key, value)| cri::KeyValue { key: key.clone(), value: value.clone() })
+            .map(|(key, value)| cri::KeyValue {
+                key: key.clone(),
+                value: value.clone(),
+            })
             .collect(),
         mounts: config.mounts.iter().map(mount).collect(),
         devices: config.devices.iter().map(device).collect(),
@@ -199,7 +216,11 @@ pub(super) fn container_config(config: &ContainerConfig) -> cri::ContainerConfig
 }
 
 fn sandbox_state(state: i32) -> SandboxState {
-    if state == cri::PodSandboxState::SandboxReady as i32 { SandboxState::Ready } else { SandboxState::NotReady }
+    if state == cri::PodSandboxState::SandboxReady as i32 {
+        SandboxState::Ready
+    } else {
+        SandboxState::NotReady
+    }
 }
 
 pub(super) fn sandbox_info(sandbox: cri::PodSandbox) -> SandboxInfo {
@@ -216,11 +237,17 @@ pub(super) fn sandbox_info(sandbox: cri::PodSandbox) -> SandboxInfo {
     }
 }
 
-pub(super) fn sandbox_status(status: cri::PodSandboxStatus, verbose: Option<&String>) -> SandboxStatus {
+pub(super) fn sandbox_status(
+    status: cri::PodSandboxStatus,
+    verbose: Option<&String>,
+) -> SandboxStatus {
     let metadata = status.metadata.unwrap_or_default();
     let network = status.network.unwrap_or_default();
     let primary = Some(network.ip).filter(|ip| !ip.is_empty());
-    let ips = primary.into_iter().chain(network.additional_ips.into_iter().map(|ip| ip.ip)).collect();
+    let ips = primary
+        .into_iter()
+        .chain(network.additional_ips.into_iter().map(|ip| ip.ip))
+        .collect();
     SandboxStatus {
         info: SandboxInfo {
             id: status.id,
@@ -242,7 +269,9 @@ pub(super) fn sandbox_status(status: cri::PodSandboxStatus, verbose: Option<&Str
 fn netns_of(info: &str) -> Option<String> {
     let info: serde_json::Value = serde_json::from_str(info).ok()?;
     let namespaces = info.pointer("/runtimeSpec/linux/namespaces")?.as_array()?;
-    let network = namespaces.iter().find(|namespace| namespace["type"] == "network")?;
+    let network = namespaces
+        .iter()
+        .find(|namespace| namespace["type"] == "network")?;
     Some(network["path"].as_str()?.to_owned()).filter(|path| !path.is_empty())
 }
 

@@ -18,9 +18,9 @@ use tracing::{debug, warn};
 use crate::error::{Error, Result};
 use crate::runtime::{Runtime, Session, StreamSpec, Streams};
 use crate::types::{
-    Auth, CALL_TIMEOUT, ContainerConfig, ContainerInfo, ContainerStats, ContainerStatus, ExecOutput, FilesystemUsage,
-    Image, PULL_TIMEOUT, Resources, RuntimeEvent, RuntimeStatus, START_TIMEOUT, SandboxConfig, SandboxInfo,
-    SandboxStatus, Version,
+    Auth, CALL_TIMEOUT, ContainerConfig, ContainerInfo, ContainerStats, ContainerStatus,
+    ExecOutput, FilesystemUsage, Image, PULL_TIMEOUT, Resources, RuntimeEvent, RuntimeStatus,
+    START_TIMEOUT, SandboxConfig, SandboxInfo, SandboxStatus, Version,
 };
 use crate::websocket;
 
@@ -44,7 +44,10 @@ impl CriClient {
     /// A client of the runtime at that socket. Connects when first used and again whenever needed.
     pub fn new(endpoint: impl AsRef<Path>) -> Self {
         let endpoint = endpoint.as_ref().to_owned();
-        Self { channel: lazy_channel(&endpoint), endpoint }
+        Self {
+            channel: lazy_channel(&endpoint),
+            endpoint,
+        }
     }
 
     /// Path of the socket.
@@ -66,14 +69,25 @@ impl CriClient {
 
     /// Follows CRI's own container events. Ends with the stream, or with an error.
     async fn follow_events(&self, events: &mpsc::Sender<RuntimeEvent>) -> Result<()> {
-        let mut stream = self.runtime().get_container_events(cri::GetEventsRequest {}).await?.into_inner();
+        let mut stream = self
+            .runtime()
+            .get_container_events(cri::GetEventsRequest {})
+            .await?
+            .into_inner();
         if events.send(RuntimeEvent::Resync).await.is_err() {
             return Ok(());
         }
         while let Some(event) = stream.next().await {
             let event = event?;
             let sandbox_id = event.pod_sandbox_status.map(|status| status.id);
-            if events.send(RuntimeEvent::Changed { id: event.container_id, sandbox_id }).await.is_err() {
+            if events
+                .send(RuntimeEvent::Changed {
+                    id: event.container_id,
+                    sandbox_id,
+                })
+                .await
+                .is_err()
+            {
                 return Ok(());
             }
         }
@@ -89,7 +103,11 @@ pub(crate) fn lazy_channel(path: &Path) -> Channel {
         .connect_timeout(Duration::from_secs(5))
         .connect_with_connector_lazy(tower::service_fn(move |_: tonic::transport::Uri| {
             let path = path.clone();
-            async move { tokio::net::UnixStream::connect(path).await.map(hyper_util::rt::TokioIo::new) }
+            async move {
+                tokio::net::UnixStream::connect(path)
+                    .await
+                    .map(hyper_util::rt::TokioIo::new)
+            }
         }))
 }
 
@@ -113,17 +131,25 @@ fn gone_is_fine(result: Result<()>) -> Result<()> {
 }
 
 fn image_spec(image: &str) -> Option<cri::ImageSpec> {
-    Some(cri::ImageSpec { image: image.to_owned(), ..Default::default() })
+    Some(cri::ImageSpec {
+        image: image.to_owned(),
+        ..Default::default()
+    })
 }
 
 fn missing(what: &str) -> Error {
-    Error::Local { what: "the runtime's answer".to_owned(), message: format!("has no {what}") }
+    Error::Local {
+        what: "the runtime's answer".to_owned(),
+        message: format!("has no {what}"),
+    }
 }
 
 #[async_trait]
 impl Runtime for CriClient {
     async fn version(&self) -> Result<Version> {
-        let request = cri::VersionRequest { version: "v1".to_owned() };
+        let request = cri::VersionRequest {
+            version: "v1".to_owned(),
+        };
         let answer = call("Version", CALL_TIMEOUT, self.runtime().version(request)).await?;
         Ok(Version {
             name: answer.runtime_name,
@@ -143,31 +169,68 @@ impl Runtime for CriClient {
             config: Some(convert::sandbox_config(config)),
             runtime_handler: String::new(),
         };
-        Ok(call("RunPodSandbox", START_TIMEOUT, self.runtime().run_pod_sandbox(request)).await?.pod_sandbox_id)
+        Ok(call(
+            "RunPodSandbox",
+            START_TIMEOUT,
+            self.runtime().run_pod_sandbox(request),
+        )
+        .await?
+        .pod_sandbox_id)
     }
 
     async fn stop_sandbox(&self, id: &str) -> Result<()> {
-        let request = cri::StopPodSandboxRequest { pod_sandbox_id: id.to_owned() };
-        let done = call("StopPodSandbox", START_TIMEOUT, self.runtime().stop_pod_sandbox(request)).await;
+        let request = cri::StopPodSandboxRequest {
+            pod_sandbox_id: id.to_owned(),
+        };
+        let done = call(
+            "StopPodSandbox",
+            START_TIMEOUT,
+            self.runtime().stop_pod_sandbox(request),
+        )
+        .await;
         gone_is_fine(done.map(|_| ()))
     }
 
     async fn remove_sandbox(&self, id: &str) -> Result<()> {
-        let request = cri::RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() };
-        let done = call("RemovePodSandbox", START_TIMEOUT, self.runtime().remove_pod_sandbox(request)).await;
+        let request = cri::RemovePodSandboxRequest {
+            pod_sandbox_id: id.to_owned(),
+        };
+        let done = call(
+            "RemovePodSandbox",
+            START_TIMEOUT,
+            self.runtime().remove_pod_sandbox(request),
+        )
+        .await;
         gone_is_fine(done.map(|_| ()))
     }
 
     async fn list_sandboxes(&self) -> Result<Vec<SandboxInfo>> {
         let request = cri::ListPodSandboxRequest { filter: None };
-        let answer = call("ListPodSandbox", CALL_TIMEOUT, self.runtime().list_pod_sandbox(request)).await?;
-        Ok(answer.items.into_iter().map(convert::sandbox_info).collect())
+        let answer = call(
+            "ListPodSandbox",
+            CALL_TIMEOUT,
+            self.runtime().list_pod_sandbox(request),
+        )
+        .await?;
+        Ok(answer
+            .items
+            .into_iter()
+            .map(convert::sandbox_info)
+            .collect())
     }
 
     async fn sandbox_status(&self, id: &str) -> Result<SandboxStatus> {
         // Verbose, because only there does containerd tell the path of the network namespace.
-        let request = cri::PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: true };
-        let answer = call("PodSandboxStatus", CALL_TIMEOUT, self.runtime().pod_sandbox_status(request)).await?;
+        let request = cri::PodSandboxStatusRequest {
+            pod_sandbox_id: id.to_owned(),
+            verbose: true,
+        };
+        let answer = call(
+            "PodSandboxStatus",
+            CALL_TIMEOUT,
+            self.runtime().pod_sandbox_status(request),
+        )
+        .await?;
         let status = answer.status.ok_or_else(|| missing("sandbox status"))?;
         Ok(convert::sandbox_status(status, answer.info.get("info")))
     }
@@ -183,38 +246,87 @@ impl Runtime for CriClient {
             config: Some(convert::container_config(config)),
             sandbox_config: Some(convert::sandbox_config(sandbox)),
         };
-        Ok(call("CreateContainer", START_TIMEOUT, self.runtime().create_container(request)).await?.container_id)
+        let mut client = self.runtime();
+        let made = Box::pin(call(
+            "CreateContainer",
+            START_TIMEOUT,
+            client.create_container(request),
+        ));
+        Ok(made.await?.container_id)
     }
 
     async fn start_container(&self, id: &str) -> Result<()> {
-        let request = cri::StartContainerRequest { container_id: id.to_owned() };
-        call("StartContainer", START_TIMEOUT, self.runtime().start_container(request)).await.map(|_| ())
+        let request = cri::StartContainerRequest {
+            container_id: id.to_owned(),
+        };
+        call(
+            "StartContainer",
+            START_TIMEOUT,
+            self.runtime().start_container(request),
+        )
+        .await
+        .map(|_| ())
     }
 
     async fn stop_container(&self, id: &str, grace: Duration) -> Result<()> {
         let timeout = i64::try_from(grace.as_secs()).unwrap_or(i64::MAX);
-        let request = cri::StopContainerRequest { container_id: id.to_owned(), timeout };
+        let request = cri::StopContainerRequest {
+            container_id: id.to_owned(),
+            timeout,
+        };
         let deadline = START_TIMEOUT.saturating_add(grace);
-        let done = call("StopContainer", deadline, self.runtime().stop_container(request)).await;
+        let done = call(
+            "StopContainer",
+            deadline,
+            self.runtime().stop_container(request),
+        )
+        .await;
         gone_is_fine(done.map(|_| ()))
     }
 
     async fn remove_container(&self, id: &str) -> Result<()> {
-        let request = cri::RemoveContainerRequest { container_id: id.to_owned() };
-        let done = call("RemoveContainer", START_TIMEOUT, self.runtime().remove_container(request)).await;
+        let request = cri::RemoveContainerRequest {
+            container_id: id.to_owned(),
+        };
+        let done = call(
+            "RemoveContainer",
+            START_TIMEOUT,
+            self.runtime().remove_container(request),
+        )
+        .await;
         gone_is_fine(done.map(|_| ()))
     }
 
     async fn list_containers(&self) -> Result<Vec<ContainerInfo>> {
         let request = cri::ListContainersRequest { filter: None };
-        let answer = call("ListContainers", CALL_TIMEOUT, self.runtime().list_containers(request)).await?;
-        Ok(answer.containers.into_iter().map(convert::container_info).collect())
+        let answer = call(
+            "ListContainers",
+            CALL_TIMEOUT,
+            self.runtime().list_containers(request),
+        )
+        .await?;
+        Ok(answer
+            .containers
+            .into_iter()
+            .map(convert::container_info)
+            .collect())
     }
 
     async fn container_status(&self, id: &str) -> Result<ContainerStatus> {
-        let request = cri::ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
-        let answer = call("ContainerStatus", CALL_TIMEOUT, self.runtime().container_status(request)).await?;
-        answer.status.map(convert::container_status).ok_or_else(|| missing("container status"))
+        let request = cri::ContainerStatusRequest {
+            container_id: id.to_owned(),
+            verbose: false,
+        };
+        let answer = call(
+            "ContainerStatus",
+            CALL_TIMEOUT,
+            self.runtime().container_status(request),
+        )
+        .await?;
+        answer
+            .status
+            .map(convert::container_status)
+            .ok_or_else(|| missing("container status"))
     }
 
     async fn update_resources(&self, id: &str, resources: &Resources) -> Result<()> {
@@ -224,15 +336,34 @@ impl Runtime for CriClient {
             ..Default::default()
         };
         let mut client = self.runtime();
-        call("UpdateContainerResources", CALL_TIMEOUT, client.update_container_resources(request)).await.map(|_| ())
+        call(
+            "UpdateContainerResources",
+            CALL_TIMEOUT,
+            client.update_container_resources(request),
+        )
+        .await
+        .map(|_| ())
     }
 
     async fn reopen_log(&self, id: &str) -> Result<()> {
-        let request = cri::ReopenContainerLogRequest { container_id: id.to_owned() };
-        call("ReopenContainerLog", CALL_TIMEOUT, self.runtime().reopen_container_log(request)).await.map(|_| ())
+        let request = cri::ReopenContainerLogRequest {
+            container_id: id.to_owned(),
+        };
+        call(
+            "ReopenContainerLog",
+            CALL_TIMEOUT,
+            self.runtime().reopen_container_log(request),
+        )
+        .await
+        .map(|_| ())
     }
 
-    async fn exec_sync(&self, id: &str, command: &[String], timeout: Duration) -> Result<ExecOutput> {
+    async fn exec_sync(
+        &self,
+        id: &str,
+        command: &[String],
+        timeout: Duration,
+    ) -> Result<ExecOutput> {
         let seconds = timeout.as_secs_f64().ceil();
         let request = cri::ExecSyncRequest {
             container_id: id.to_owned(),
@@ -242,24 +373,50 @@ impl Runtime for CriClient {
         // The runtime keeps the deadline; ours only covers a runtime that does not.
         let deadline = timeout.saturating_add(Duration::from_secs(10));
         let answer = call("ExecSync", deadline, self.runtime().exec_sync(request)).await?;
-        Ok(ExecOutput { stdout: answer.stdout, stderr: answer.stderr, exit_code: answer.exit_code })
+        Ok(ExecOutput {
+            stdout: answer.stdout,
+            stderr: answer.stderr,
+            exit_code: answer.exit_code,
+        })
     }
 
     async fn list_stats(&self) -> Result<Vec<ContainerStats>> {
         let request = cri::ListContainerStatsRequest { filter: None };
-        let answer = call("ListContainerStats", CALL_TIMEOUT, self.runtime().list_container_stats(request)).await?;
-        Ok(answer.stats.into_iter().map(convert::container_stats).collect())
+        let answer = call(
+            "ListContainerStats",
+            CALL_TIMEOUT,
+            self.runtime().list_container_stats(request),
+        )
+        .await?;
+        Ok(answer
+            .stats
+            .into_iter()
+            .map(convert::container_stats)
+            .collect())
     }
 
     async fn list_images(&self) -> Result<Vec<Image>> {
         let request = cri::ListImagesRequest { filter: None };
-        let answer = call("ListImages", CALL_TIMEOUT, self.images().list_images(request)).await?;
+        let answer = call(
+            "ListImages",
+            CALL_TIMEOUT,
+            self.images().list_images(request),
+        )
+        .await?;
         Ok(answer.images.into_iter().map(convert::image).collect())
     }
 
     async fn image_status(&self, image: &str) -> Result<Option<Image>> {
-        let request = cri::ImageStatusRequest { image: image_spec(image), verbose: false };
-        let answer = call("ImageStatus", CALL_TIMEOUT, self.images().image_status(request)).await?;
+        let request = cri::ImageStatusRequest {
+            image: image_spec(image),
+            verbose: false,
+        };
+        let answer = call(
+            "ImageStatus",
+            CALL_TIMEOUT,
+            self.images().image_status(request),
+        )
+        .await?;
         Ok(answer.image.map(convert::image))
     }
 
@@ -269,18 +426,36 @@ impl Runtime for CriClient {
             auth: auth.map(convert::auth),
             sandbox_config: None,
         };
-        Ok(call("PullImage", PULL_TIMEOUT, self.images().pull_image(request)).await?.image_ref)
+        let mut client = self.images();
+        let pulled = Box::pin(call("PullImage", PULL_TIMEOUT, client.pull_image(request)));
+        Ok(pulled.await?.image_ref)
     }
 
     async fn remove_image(&self, image: &str) -> Result<()> {
-        let request = cri::RemoveImageRequest { image: image_spec(image) };
-        let done = call("RemoveImage", START_TIMEOUT, self.images().remove_image(request)).await;
+        let request = cri::RemoveImageRequest {
+            image: image_spec(image),
+        };
+        let done = call(
+            "RemoveImage",
+            START_TIMEOUT,
+            self.images().remove_image(request),
+        )
+        .await;
         gone_is_fine(done.map(|_| ()))
     }
 
     async fn image_fs_info(&self) -> Result<Vec<FilesystemUsage>> {
-        let answer = call("ImageFsInfo", CALL_TIMEOUT, self.images().image_fs_info(cri::ImageFsInfoRequest {})).await?;
-        Ok(answer.image_filesystems.into_iter().map(convert::filesystem).collect())
+        let answer = call(
+            "ImageFsInfo",
+            CALL_TIMEOUT,
+            self.images().image_fs_info(cri::ImageFsInfoRequest {}),
+        )
+        .await?;
+        Ok(answer
+            .image_filesystems
+            .into_iter()
+            .map(convert::filesystem)
+            .collect())
     }
 
     async fn watch_events(&self, events: mpsc::Sender<RuntimeEvent>, stop: CancellationToken) {
@@ -312,7 +487,12 @@ impl Runtime for CriClient {
 
 #[async_trait]
 impl Streams for CriClient {
-    async fn exec(&self, container_id: &str, command: &[String], spec: StreamSpec) -> Result<Session> {
+    async fn exec(
+        &self,
+        container_id: &str,
+        command: &[String],
+        spec: StreamSpec,
+    ) -> Result<Session> {
         let request = cri::ExecRequest {
             container_id: container_id.to_owned(),
             cmd: command.to_vec(),
@@ -321,7 +501,9 @@ impl Streams for CriClient {
             stdout: spec.stdout,
             stderr: spec.stderr && !spec.tty,
         };
-        let url = call("Exec", CALL_TIMEOUT, self.runtime().exec(request)).await?.url;
+        let url = call("Exec", CALL_TIMEOUT, self.runtime().exec(request))
+            .await?
+            .url;
         websocket::open(&url, spec).await
     }
 
@@ -333,7 +515,9 @@ impl Streams for CriClient {
             stdout: spec.stdout,
             stderr: spec.stderr && !spec.tty,
         };
-        let url = call("Attach", CALL_TIMEOUT, self.runtime().attach(request)).await?.url;
+        let url = call("Attach", CALL_TIMEOUT, self.runtime().attach(request))
+            .await?
+            .url;
         websocket::open(&url, spec).await
     }
 

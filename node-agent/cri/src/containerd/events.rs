@@ -26,7 +26,11 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Longest pause between attempts while containerd is down.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
-pub(super) async fn watch(channel: Channel, events: mpsc::Sender<RuntimeEvent>, stop: CancellationToken) {
+pub(super) async fn watch(
+    channel: Channel,
+    events: mpsc::Sender<RuntimeEvent>,
+    stop: CancellationToken,
+) {
     let mut pause = PAUSE;
     while !events.is_closed() {
         let ended = tokio::select! {
@@ -51,12 +55,17 @@ pub(super) async fn watch(channel: Channel, events: mpsc::Sender<RuntimeEvent>, 
 /// list made too early would miss what happens in between. So probes are published until one comes back.
 async fn follow(channel: Channel, events: &mpsc::Sender<RuntimeEvent>) -> Result<()> {
     let filter = |topic: &str| format!("namespace=={NAMESPACE},topic=={topic:?}");
-    let filters = ["/tasks/exit", "/tasks/oom", PROBE_TOPIC].map(filter).to_vec();
+    let filters = ["/tasks/exit", "/tasks/oom", PROBE_TOPIC]
+        .map(filter)
+        .to_vec();
     let (subscribed, probing) = tokio::sync::oneshot::channel();
     let mut client = EventsClient::new(channel.clone());
     let read = async move {
         let mut subscribed = Some(subscribed);
-        let mut stream = client.subscribe(namespaced(SubscribeRequest { filters })).await?.into_inner();
+        let mut stream = client
+            .subscribe(namespaced(SubscribeRequest { filters }))
+            .await?
+            .into_inner();
         while let Some(envelope) = stream.next().await {
             let envelope = envelope?;
             let event = match (envelope.topic.as_str(), subscribed.take()) {
@@ -87,10 +96,17 @@ async fn probe(channel: Channel, mut arrived: tokio::sync::oneshot::Receiver<()>
     let mut client = EventsClient::new(channel);
     let any = Any {
         type_url: "containerd.events.TaskStart".to_owned(),
-        value: TaskStart { container_id: "balsa".to_owned(), pid: 0 }.encode_to_vec(),
+        value: TaskStart {
+            container_id: "balsa".to_owned(),
+            pid: 0,
+        }
+        .encode_to_vec(),
     };
     loop {
-        let request = PublishRequest { topic: PROBE_TOPIC.to_owned(), event: Some(any.clone()) };
+        let request = PublishRequest {
+            topic: PROBE_TOPIC.to_owned(),
+            event: Some(any.clone()),
+        };
         if let Err(error) = client.publish(namespaced(request)).await {
             debug!(%error, "could not publish a probe");
         }
@@ -110,10 +126,18 @@ fn decode(topic: &str, event: Option<&Any>) -> Option<RuntimeEvent> {
             if exit.id != exit.container_id {
                 return None;
             }
-            let at = exit.exited_at.map_or(0, |at| at.seconds * 1_000_000_000 + i64::from(at.nanos));
-            Some(RuntimeEvent::Exited { id: exit.container_id, code: exit.exit_status as i32, at })
+            let at = exit
+                .exited_at
+                .map_or(0, |at| at.seconds * 1_000_000_000 + i64::from(at.nanos));
+            Some(RuntimeEvent::Exited {
+                id: exit.container_id,
+                code: exit.exit_status as i32,
+                at,
+            })
         }
-        "/tasks/oom" => Some(RuntimeEvent::Oom { id: TaskOom::decode(value).ok()?.container_id }),
+        "/tasks/oom" => Some(RuntimeEvent::Oom {
+            id: TaskOom::decode(value).ok()?.container_id,
+        }),
         _ => None,
     }
 }
@@ -129,15 +153,28 @@ mod tests {
             id: id.to_owned(),
             pid: 1,
             exit_status: 137,
-            exited_at: Some(prost_types::Timestamp { seconds: 1, nanos: 5 }),
+            exited_at: Some(prost_types::Timestamp {
+                seconds: 1,
+                nanos: 5,
+            }),
         };
-        Any { type_url: String::new(), value: exit.encode_to_vec() }
+        Any {
+            type_url: String::new(),
+            value: exit.encode_to_vec(),
+        }
     }
 
     #[test]
     fn an_exit_of_the_main_process_is_told_with_code_and_time() {
         let event = decode("/tasks/exit", Some(&exit("c"))).unwrap();
-        assert_eq!(event, RuntimeEvent::Exited { id: "c".to_owned(), code: 137, at: 1_000_000_005 });
+        assert_eq!(
+            event,
+            RuntimeEvent::Exited {
+                id: "c".to_owned(),
+                code: 137,
+                at: 1_000_000_005
+            }
+        );
     }
 
     #[test]
@@ -147,7 +184,10 @@ mod tests {
 
     #[test]
     fn foreign_bytes_are_ignored() {
-        let any = Any { type_url: String::new(), value: vec![0xff; 9] };
+        let any = Any {
+            type_url: String::new(),
+            value: vec![0xff; 9],
+        };
         assert_eq!(decode("/tasks/exit", Some(&any)), None);
         assert_eq!(decode("/tasks/oom", Some(&any)), None);
         assert_eq!(decode("/tasks/exit", None), None);

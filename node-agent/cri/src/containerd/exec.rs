@@ -8,8 +8,8 @@ use std::time::Duration;
 use containerd_client::services::v1::containers_client::ContainersClient;
 use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::services::v1::{
-    CloseIoRequest, DeleteProcessRequest, ExecProcessRequest, GetContainerRequest, KillRequest, ResizePtyRequest,
-    StartRequest, WaitRequest,
+    CloseIoRequest, DeleteProcessRequest, ExecProcessRequest, GetContainerRequest, KillRequest,
+    ResizePtyRequest, StartRequest, WaitRequest,
 };
 use prost_types::Any;
 use serde_json::{Value, json};
@@ -63,7 +63,12 @@ impl Fifos {
         // With a terminal the runtime insists on an output; it is read and thrown away when unwanted.
         let stdout = make(spec.stdout || spec.tty, "stdout")?;
         let stderr = make(spec.stderr && !spec.tty, "stderr")?;
-        Ok(Self { dir, stdin, stdout, stderr })
+        Ok(Self {
+            dir,
+            stdin,
+            stdout,
+            stderr,
+        })
     }
 }
 
@@ -79,7 +84,11 @@ fn make_fifo(path: &Path) -> std::io::Result<()> {
     use std::os::unix::ffi::OsStrExt;
     let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: `path` is a NUL-terminated string that lives through the call.
-    if unsafe { libc::mkfifo(path.as_ptr(), 0o600) } == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    if unsafe { libc::mkfifo(path.as_ptr(), 0o600) } == 0 {
+        Ok(())
+    } else {
+        Err(std::io::Error::last_os_error())
+    }
 }
 
 pub(super) async fn start(
@@ -90,18 +99,29 @@ pub(super) async fn start(
     spec: StreamSpec,
 ) -> Result<Session> {
     let process = process_for(channel.clone(), container_id, command, spec.tty).await?;
-    let exec_id = format!("balsa-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    let exec_id = format!(
+        "balsa-{}-{}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    );
     let dir = fifo_dir.join(&exec_id);
     let failed = |error: std::io::Error| Error::local("making FIFOs for a command", error);
     let fifos = Fifos::create(dir, spec).map_err(failed)?;
     // Readers first: the runtime's writers must never find a FIFO without one.
     let open_reader = |path: &Option<PathBuf>| {
-        path.as_ref().map(|path| pipe::OpenOptions::new().open_receiver(path)).transpose().map_err(failed)
+        path.as_ref()
+            .map(|path| pipe::OpenOptions::new().open_receiver(path))
+            .transpose()
+            .map_err(failed)
     };
     let stdout = open_reader(&fifos.stdout)?;
     let stderr = open_reader(&fifos.stderr)?;
 
-    let mut exec = Exec { tasks: TasksClient::new(channel), container_id: container_id.to_owned(), exec_id };
+    let mut exec = Exec {
+        tasks: TasksClient::new(channel),
+        container_id: container_id.to_owned(),
+        exec_id,
+    };
     exec.create(&fifos, spec, process).await?;
     let exited = exec.wait();
     if let Err(error) = exec.start().await {
@@ -109,7 +129,12 @@ pub(super) async fn start(
         return Err(error);
     }
     let open_writer = |path: &PathBuf| pipe::OpenOptions::new().open_sender(path);
-    let stdin = fifos.stdin.as_ref().map(open_writer).transpose().map_err(failed)?;
+    let stdin = fifos
+        .stdin
+        .as_ref()
+        .map(open_writer)
+        .transpose()
+        .map_err(failed)?;
 
     let (control, control_rx) = mpsc::channel(16);
     let (exit_tx, exit) = oneshot::channel();
@@ -131,29 +156,54 @@ pub(super) async fn start(
 
 impl Exec {
     async fn create(&mut self, fifos: &Fifos, spec: StreamSpec, process: Value) -> Result<()> {
-        let text = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+        let text = |path: &Option<PathBuf>| {
+            path.as_ref()
+                .map(|path| path.display().to_string())
+                .unwrap_or_default()
+        };
         let request = ExecProcessRequest {
             container_id: self.container_id.clone(),
             stdin: text(&fifos.stdin),
             stdout: text(&fifos.stdout),
             stderr: text(&fifos.stderr),
             terminal: spec.tty,
-            spec: Some(Any { type_url: PROCESS_TYPE.to_owned(), value: process.to_string().into_bytes() }),
+            spec: Some(Any {
+                type_url: PROCESS_TYPE.to_owned(),
+                value: process.to_string().into_bytes(),
+            }),
             exec_id: self.exec_id.clone(),
         };
-        call("Tasks.Exec", CALL_TIMEOUT, self.tasks.exec(namespaced(request))).await.map(|_| ())
+        call(
+            "Tasks.Exec",
+            CALL_TIMEOUT,
+            self.tasks.exec(namespaced(request)),
+        )
+        .await
+        .map(|_| ())
     }
 
     async fn start(&mut self) -> Result<()> {
-        let request = StartRequest { container_id: self.container_id.clone(), exec_id: self.exec_id.clone() };
-        call("Tasks.Start", START_TIMEOUT, self.tasks.start(namespaced(request))).await.map(|_| ())
+        let request = StartRequest {
+            container_id: self.container_id.clone(),
+            exec_id: self.exec_id.clone(),
+        };
+        call(
+            "Tasks.Start",
+            START_TIMEOUT,
+            self.tasks.start(namespaced(request)),
+        )
+        .await
+        .map(|_| ())
     }
 
     /// Waits for the end in a task of its own, begun before the start so that no end is missed.
     fn wait(&self) -> oneshot::Receiver<Result<i32>> {
         let (done, exited) = oneshot::channel();
         let mut tasks = self.tasks.clone();
-        let request = WaitRequest { container_id: self.container_id.clone(), exec_id: self.exec_id.clone() };
+        let request = WaitRequest {
+            container_id: self.container_id.clone(),
+            exec_id: self.exec_id.clone(),
+        };
         let wait = async move {
             let ended = loop {
                 match call("Tasks.Wait", WAIT, tasks.wait(namespaced(request.clone()))).await {
@@ -188,16 +238,45 @@ impl Exec {
         let done = match control {
             Control::Resize { width, height } => {
                 let (width, height) = (u32::from(width), u32::from(height));
-                let request = ResizePtyRequest { container_id, exec_id, width, height };
-                call("Tasks.ResizePty", CALL_TIMEOUT, self.tasks.resize_pty(namespaced(request))).await
+                let request = ResizePtyRequest {
+                    container_id,
+                    exec_id,
+                    width,
+                    height,
+                };
+                call(
+                    "Tasks.ResizePty",
+                    CALL_TIMEOUT,
+                    self.tasks.resize_pty(namespaced(request)),
+                )
+                .await
             }
             Control::CloseStdin => {
-                let request = CloseIoRequest { container_id, exec_id, stdin: true };
-                call("Tasks.CloseIO", CALL_TIMEOUT, self.tasks.close_io(namespaced(request))).await
+                let request = CloseIoRequest {
+                    container_id,
+                    exec_id,
+                    stdin: true,
+                };
+                call(
+                    "Tasks.CloseIO",
+                    CALL_TIMEOUT,
+                    self.tasks.close_io(namespaced(request)),
+                )
+                .await
             }
             Control::Kill => {
-                let request = KillRequest { container_id, exec_id, signal: SIGKILL, all: false };
-                call("Tasks.Kill", CALL_TIMEOUT, self.tasks.kill(namespaced(request))).await
+                let request = KillRequest {
+                    container_id,
+                    exec_id,
+                    signal: SIGKILL,
+                    all: false,
+                };
+                call(
+                    "Tasks.Kill",
+                    CALL_TIMEOUT,
+                    self.tasks.kill(namespaced(request)),
+                )
+                .await
             }
         };
         if let Err(error) = done {
@@ -206,9 +285,16 @@ impl Exec {
     }
 
     async fn delete(&mut self) {
-        let request =
-            DeleteProcessRequest { container_id: self.container_id.clone(), exec_id: self.exec_id.clone() };
-        let done = call("Tasks.DeleteProcess", CALL_TIMEOUT, self.tasks.delete_process(namespaced(request))).await;
+        let request = DeleteProcessRequest {
+            container_id: self.container_id.clone(),
+            exec_id: self.exec_id.clone(),
+        };
+        let done = call(
+            "Tasks.DeleteProcess",
+            CALL_TIMEOUT,
+            self.tasks.delete_process(namespaced(request)),
+        )
+        .await;
         if let Err(error) = done
             && !error.is_not_found()
         {
@@ -218,13 +304,30 @@ impl Exec {
 }
 
 /// The container's own process description with another command.
-async fn process_for(channel: Channel, container_id: &str, command: &[String], tty: bool) -> Result<Value> {
-    let request = GetContainerRequest { id: container_id.to_owned() };
-    let answer = call("Containers.Get", CALL_TIMEOUT, ContainersClient::new(channel).get(namespaced(request))).await?;
-    let spec = answer.container.and_then(|container| container.spec).map(|spec| spec.value).unwrap_or_default();
-    let spec: Value =
-        serde_json::from_slice(&spec).map_err(|error| Error::local("reading the container's OCI spec", error))?;
-    process_from(&spec, command, tty).ok_or_else(|| Error::local("reading the container's OCI spec", "has no process"))
+async fn process_for(
+    channel: Channel,
+    container_id: &str,
+    command: &[String],
+    tty: bool,
+) -> Result<Value> {
+    let request = GetContainerRequest {
+        id: container_id.to_owned(),
+    };
+    let answer = call(
+        "Containers.Get",
+        CALL_TIMEOUT,
+        ContainersClient::new(channel).get(namespaced(request)),
+    )
+    .await?;
+    let spec = answer
+        .container
+        .and_then(|container| container.spec)
+        .map(|spec| spec.value)
+        .unwrap_or_default();
+    let spec: Value = serde_json::from_slice(&spec)
+        .map_err(|error| Error::local("reading the container's OCI spec", error))?;
+    process_from(&spec, command, tty)
+        .ok_or_else(|| Error::local("reading the container's OCI spec", "has no process"))
 }
 
 fn process_from(spec: &Value, command: &[String], tty: bool) -> Option<Value> {
@@ -234,7 +337,10 @@ fn process_from(spec: &Value, command: &[String], tty: bool) -> Option<Value> {
     process.remove("consoleSize");
     let has_term = |env: &Value| env.as_str().is_some_and(|entry| entry.starts_with("TERM="));
     if tty {
-        let env = process.entry("env").or_insert_with(|| json!([])).as_array_mut()?;
+        let env = process
+            .entry("env")
+            .or_insert_with(|| json!([]))
+            .as_array_mut()?;
         if !env.iter().any(has_term) {
             env.push(json!("TERM=xterm"));
         }

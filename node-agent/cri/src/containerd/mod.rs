@@ -17,8 +17,9 @@ use crate::client::CriClient;
 use crate::error::Result;
 use crate::runtime::{Runtime, Session, StreamSpec, Streams};
 use crate::types::{
-    Auth, ContainerConfig, ContainerInfo, ContainerStats, ContainerStatus, ExecOutput, FilesystemUsage, Image,
-    Resources, RuntimeEvent, RuntimeStatus, SandboxConfig, SandboxInfo, SandboxStatus, Version,
+    Auth, ContainerConfig, ContainerInfo, ContainerStats, ContainerStatus, ExecOutput,
+    FilesystemUsage, Image, Resources, RuntimeEvent, RuntimeStatus, SandboxConfig, SandboxInfo,
+    SandboxStatus, Version,
 };
 
 /// Namespace that containerd's CRI plugin keeps its things in.
@@ -41,16 +42,29 @@ struct Options {
 impl Containerd {
     /// A client of the containerd at that socket. FIFOs go under `fifo_dir`, which is made when needed; `ctr`
     /// is the path of containerd's own client program.
-    pub fn new(socket: impl AsRef<Path>, fifo_dir: impl AsRef<Path>, ctr: impl AsRef<Path>) -> Self {
-        let options = Options { fifo_dir: fifo_dir.as_ref().to_owned(), ctr: ctr.as_ref().to_owned() };
-        Self { cri: CriClient::new(socket), options: Arc::new(options) }
+    pub fn new(
+        socket: impl AsRef<Path>,
+        fifo_dir: impl AsRef<Path>,
+        ctr: impl AsRef<Path>,
+    ) -> Self {
+        let options = Options {
+            fifo_dir: fifo_dir.as_ref().to_owned(),
+            ctr: ctr.as_ref().to_owned(),
+        };
+        Self {
+            cri: CriClient::new(socket),
+            options: Arc::new(options),
+        }
     }
 }
 
 /// A request with the namespace in its metadata.
 fn namespaced<T>(message: T) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
-    request.metadata_mut().insert("containerd-namespace", tonic::metadata::MetadataValue::from_static(NAMESPACE));
+    request.metadata_mut().insert(
+        "containerd-namespace",
+        tonic::metadata::MetadataValue::from_static(NAMESPACE),
+    );
     request
 }
 
@@ -121,7 +135,12 @@ impl Runtime for Containerd {
         self.cri.reopen_log(id).await
     }
 
-    async fn exec_sync(&self, id: &str, command: &[String], timeout: Duration) -> Result<ExecOutput> {
+    async fn exec_sync(
+        &self,
+        id: &str,
+        command: &[String],
+        timeout: Duration,
+    ) -> Result<ExecOutput> {
         self.cri.exec_sync(id, command, timeout).await
     }
 
@@ -156,8 +175,20 @@ impl Runtime for Containerd {
 
 #[async_trait]
 impl Streams for Containerd {
-    async fn exec(&self, container_id: &str, command: &[String], spec: StreamSpec) -> Result<Session> {
-        exec::start(self.cri.channel(), &self.options.fifo_dir, container_id, command, spec).await
+    async fn exec(
+        &self,
+        container_id: &str,
+        command: &[String],
+        spec: StreamSpec,
+    ) -> Result<Session> {
+        exec::start(
+            self.cri.channel(),
+            &self.options.fifo_dir,
+            container_id,
+            command,
+            spec,
+        )
+        .await
     }
 
     async fn attach(&self, container_id: &str, spec: StreamSpec) -> Result<Session> {

@@ -7,7 +7,12 @@ use super::time;
 use crate::plan::Input;
 use crate::spec::{self, Role};
 
-const OURS: [&str; 4] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"];
+const OURS: [&str; 4] = [
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+];
 
 /// A condition's status, reason and message.
 struct Finding {
@@ -18,11 +23,19 @@ struct Finding {
 
 impl Finding {
     fn yes() -> Self {
-        Self { status: true, reason: None, message: None }
+        Self {
+            status: true,
+            reason: None,
+            message: None,
+        }
     }
 
     fn no(reason: &'static str, message: impl Into<Option<String>>) -> Self {
-        Self { status: false, reason: Some(reason), message: message.into() }
+        Self {
+            status: false,
+            reason: Some(reason),
+            message: message.into(),
+        }
     }
 }
 
@@ -35,20 +48,46 @@ pub(super) fn all(
 ) -> Vec<PodCondition> {
     let containers_ready = containers_ready(spec, statuses, phase);
     let ready = ready(spec, &containers_ready, old);
-    let sandbox = input.observed.sandbox.as_ref().is_some_and(|sandbox| sandbox.ready);
-    let network = Finding { status: sandbox, reason: None, message: None };
-    let findings = [network, initialized(spec, statuses, phase), ready, containers_ready];
-    let mut conditions: Vec<_> =
-        OURS.iter().zip(findings).map(|(kind, finding)| condition(input, kind, finding, old)).collect();
-    let others = old.conditions.iter().flatten().filter(|condition| !OURS.contains(&condition.type_.as_str()));
+    let sandbox = input
+        .observed
+        .sandbox
+        .as_ref()
+        .is_some_and(|sandbox| sandbox.ready);
+    let network = Finding {
+        status: sandbox,
+        reason: None,
+        message: None,
+    };
+    let findings = [
+        network,
+        initialized(spec, statuses, phase),
+        ready,
+        containers_ready,
+    ];
+    let mut conditions: Vec<_> = OURS
+        .iter()
+        .zip(findings)
+        .map(|(kind, finding)| condition(input, kind, finding, old))
+        .collect();
+    let others = old
+        .conditions
+        .iter()
+        .flatten()
+        .filter(|condition| !OURS.contains(&condition.type_.as_str()));
     conditions.extend(others.cloned());
     conditions
 }
 
 fn condition(input: &Input<'_>, kind: &str, finding: Finding, old: &PodStatus) -> PodCondition {
     let status = if finding.status { "True" } else { "False" };
-    let before = old.conditions.iter().flatten().find(|condition| condition.type_ == kind);
-    let since = before.filter(|before| before.status == status).and_then(|before| before.last_transition_time.clone());
+    let before = old
+        .conditions
+        .iter()
+        .flatten()
+        .find(|condition| condition.type_ == kind);
+    let since = before
+        .filter(|before| before.status == status)
+        .and_then(|before| before.last_transition_time.clone());
     PodCondition {
         last_probe_time: None,
         last_transition_time: since.or_else(|| Some(time(input.now))),
@@ -61,25 +100,45 @@ fn condition(input: &Input<'_>, kind: &str, finding: Finding, old: &PodStatus) -
 }
 
 fn names<'a>(statuses: impl Iterator<Item = &'a ContainerStatus>) -> String {
-    statuses.map(|status| status.name.as_str()).collect::<Vec<_>>().join(" ")
+    statuses
+        .map(|status| status.name.as_str())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn initialized(spec: &PodSpec, statuses: &Statuses, phase: &str) -> Finding {
     let members = spec::members(spec);
-    let roles = members.iter().filter(|member| member.role != Role::App).map(|member| member.role);
-    let incomplete = statuses.inits.iter().zip(roles).filter(|(status, role)| match role {
-        Role::Sidecar => status.started != Some(true),
-        _ => !status.ready,
-    });
+    let roles = members
+        .iter()
+        .filter(|member| member.role != Role::App)
+        .map(|member| member.role);
+    let incomplete = statuses
+        .inits
+        .iter()
+        .zip(roles)
+        .filter(|(status, role)| match role {
+            Role::Sidecar => status.started != Some(true),
+            _ => !status.ready,
+        });
     let incomplete = names(incomplete.map(|(status, _)| status));
-    let begun = statuses.apps.iter().any(|status| status.container_id.is_some());
+    let begun = statuses
+        .apps
+        .iter()
+        .any(|status| status.container_id.is_some());
     if phase == "Succeeded" {
-        return Finding { status: true, reason: Some("PodCompleted"), message: None };
+        return Finding {
+            status: true,
+            reason: Some("PodCompleted"),
+            message: None,
+        };
     }
     if incomplete.is_empty() || begun {
         return Finding::yes();
     }
-    Finding::no("ContainersNotInitialized", format!("containers with incomplete status: [{incomplete}]"))
+    Finding::no(
+        "ContainersNotInitialized",
+        format!("containers with incomplete status: [{incomplete}]"),
+    )
 }
 
 fn containers_ready(spec: &PodSpec, statuses: &Statuses, phase: &str) -> Finding {
@@ -89,29 +148,50 @@ fn containers_ready(spec: &PodSpec, statuses: &Statuses, phase: &str) -> Finding
         _ => {}
     }
     let members = spec::members(spec);
-    let roles = members.iter().filter(|member| member.role != Role::App).map(|member| member.role);
-    let sidecars = statuses.inits.iter().zip(roles).filter(|(_, role)| *role == Role::Sidecar);
+    let roles = members
+        .iter()
+        .filter(|member| member.role != Role::App)
+        .map(|member| member.role);
+    let sidecars = statuses
+        .inits
+        .iter()
+        .zip(roles)
+        .filter(|(_, role)| *role == Role::Sidecar);
     let all = sidecars.map(|(status, _)| status).chain(&statuses.apps);
     let unready = names(all.filter(|status| !status.ready));
     if unready.is_empty() {
         return Finding::yes();
     }
-    Finding::no("ContainersNotReady", format!("containers with unready status: [{unready}]"))
+    Finding::no(
+        "ContainersNotReady",
+        format!("containers with unready status: [{unready}]"),
+    )
 }
 
 fn ready(spec: &PodSpec, containers: &Finding, old: &PodStatus) -> Finding {
     if !containers.status {
-        return Finding { status: false, reason: containers.reason, message: containers.message.clone() };
+        return Finding {
+            status: false,
+            reason: containers.reason,
+            message: containers.message.clone(),
+        };
     }
     let missing = spec.readiness_gates.iter().flatten().filter_map(|gate| {
         let kind = &gate.condition_type;
-        let condition = old.conditions.iter().flatten().find(|condition| condition.type_ == *kind);
+        let condition = old
+            .conditions
+            .iter()
+            .flatten()
+            .find(|condition| condition.type_ == *kind);
         match condition {
-            None => Some(format!("corresponding condition of pod readiness gate \"{kind}\" does not exist.")),
+            None => Some(format!(
+                "corresponding condition of pod readiness gate \"{kind}\" does not exist."
+            )),
             Some(condition) if condition.status == "True" => None,
-            Some(condition) => {
-                Some(format!("the status of pod readiness gate \"{kind}\" is not \"True\", but {}", condition.status))
-            }
+            Some(condition) => Some(format!(
+                "the status of pod readiness gate \"{kind}\" is not \"True\", but {}",
+                condition.status
+            )),
         }
     });
     let missing: Vec<String> = missing.collect();

@@ -2,8 +2,8 @@
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-    ContainerStatus, Pod, PodSpec, VolumeMountStatus,
+    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated,
+    ContainerStateWaiting, ContainerStatus, Pod, PodSpec, VolumeMountStatus,
 };
 
 use super::{reasons, time};
@@ -26,10 +26,17 @@ pub(super) struct Statuses {
 pub(super) fn all(input: &Input<'_>, spec: &PodSpec) -> Statuses {
     let members = spec::members(spec);
     let has_init = members.iter().any(|member| member.role != Role::App);
-    let mut statuses = Statuses { inits: Vec::new(), apps: Vec::new() };
+    let mut statuses = Statuses {
+        inits: Vec::new(),
+        apps: Vec::new(),
+    };
     for member in &members {
         let status = one(input, member, has_init);
-        if member.role == Role::App { statuses.apps.push(status) } else { statuses.inits.push(status) }
+        if member.role == Role::App {
+            statuses.apps.push(status)
+        } else {
+            statuses.inits.push(status)
+        }
     }
     statuses
 }
@@ -37,7 +44,11 @@ pub(super) fn all(input: &Input<'_>, spec: &PodSpec) -> Statuses {
 /// The status last reported of a container.
 pub(crate) fn reported<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStatus> {
     let status = pod.status.as_ref()?;
-    let all = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+    let all = status
+        .init_container_statuses
+        .iter()
+        .chain(&status.container_statuses)
+        .flatten();
     all.into_iter().find(|status| status.name == name)
 }
 
@@ -50,7 +61,10 @@ pub(crate) fn lost_exit(input: &Input<'_>, name: &str) -> Option<Exit> {
             reason: ended.reason.clone().unwrap_or_default(),
             message: ended.message.clone().unwrap_or_default(),
             started_at: ended.started_at.as_ref().map(|time| time.0),
-            finished_at: ended.finished_at.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
+            finished_at: ended
+                .finished_at
+                .as_ref()
+                .map_or(Timestamp::UNIX_EPOCH, |time| time.0),
         });
     }
     let running = state.running.as_ref()?;
@@ -69,7 +83,9 @@ pub(crate) fn started(input: &Input<'_>, container: &Container, instance: &Insta
     if !instance.running() {
         return false;
     }
-    let Some(local) = input.local.containers.get(&container.name) else { return adopted(input, instance, true) };
+    let Some(local) = input.local.containers.get(&container.name) else {
+        return adopted(input, instance, true);
+    };
     if local.starting {
         return false;
     }
@@ -91,7 +107,10 @@ fn adopted(input: &Input<'_>, instance: &Instance, otherwise: bool) -> bool {
 }
 
 fn same_instance(status: &ContainerStatus, instance: &Instance) -> bool {
-    status.container_id.as_deref().is_some_and(|id| id.rsplit('/').next() == Some(instance.id.as_str()))
+    status
+        .container_id
+        .as_deref()
+        .is_some_and(|id| id.rsplit('/').next() == Some(instance.id.as_str()))
 }
 
 fn ready(input: &Input<'_>, container: &Container, instance: &Instance) -> bool {
@@ -101,7 +120,11 @@ fn ready(input: &Input<'_>, container: &Container, instance: &Instance) -> bool 
     if container.readiness_probe.is_none() {
         return true;
     }
-    let local = input.local.containers.get(&container.name).filter(|local| local.probed == instance.id);
+    let local = input
+        .local
+        .containers
+        .get(&container.name)
+        .filter(|local| local.probed == instance.id);
     match local.and_then(|local| local.ready) {
         Some(ready) => ready,
         // No probe has spoken yet: a restarted agent must not take a serving pod out of its Services.
@@ -117,23 +140,51 @@ fn one(input: &Input<'_>, member: &Member<'_>, has_init: bool) -> ContainerStatu
     let newest = instances.first().copied();
     let shown = newest.filter(|instance| instance.state != InstanceState::Created);
     let waiting = waiting(input, member, newest, has_init);
-    let exits: Vec<&Instance> = instances.iter().copied().filter(|instance| instance.exit().is_some()).collect();
-    let lost = if newest.is_none() { lost_exit(input, name) } else { None };
+    let exits: Vec<&Instance> = instances
+        .iter()
+        .copied()
+        .filter(|instance| instance.exit().is_some())
+        .collect();
+    let lost = if newest.is_none() {
+        lost_exit(input, name)
+    } else {
+        None
+    };
 
     let (state, last) = match (&waiting, shown) {
         (None, Some(instance)) => {
             let skip = usize::from(instance.exit().is_some());
-            (state_of(instance), exits.get(skip).map(|instance| state_of(instance)))
+            (
+                state_of(instance),
+                exits.get(skip).map(|instance| state_of(instance)),
+            )
         }
-        (None, None) => (lost.as_ref().map(|exit| exited(exit, None)).unwrap_or_default(), None),
+        (None, None) => (
+            lost.as_ref()
+                .map(|exit| exited(exit, None))
+                .unwrap_or_default(),
+            None,
+        ),
         (Some(waiting), _) => {
             let last = exits.first().map(|instance| state_of(instance));
-            let last = last.or_else(|| lost.as_ref().map(|exit| exited(exit, reported_id(input, name))));
-            (ContainerState { waiting: Some(waiting.clone()), ..Default::default() }, last)
+            let last = last.or_else(|| {
+                lost.as_ref()
+                    .map(|exit| exited(exit, reported_id(input, name)))
+            });
+            (
+                ContainerState {
+                    waiting: Some(waiting.clone()),
+                    ..Default::default()
+                },
+                last,
+            )
         }
     };
     let old = reported(input.pod, name);
-    let last = last.or_else(|| old.and_then(|old| old.last_state.clone()).filter(|_| exits.is_empty()));
+    let last = last.or_else(|| {
+        old.and_then(|old| old.last_state.clone())
+            .filter(|_| exits.is_empty())
+    });
     let live = shown.filter(|_| waiting.is_none());
     let initialised = member.role == Role::Init;
     let ready = match shown {
@@ -147,18 +198,28 @@ fn one(input: &Input<'_>, member: &Member<'_>, has_init: bool) -> ContainerStatu
     );
     ContainerStatus {
         name: name.clone(),
-        image: newest.map_or_else(|| container.image.clone().unwrap_or_default(), |instance| instance.image.clone()),
-        image_id: newest.map(|instance| instance.image_id.clone()).unwrap_or_default(),
+        image: newest.map_or_else(
+            || container.image.clone().unwrap_or_default(),
+            |instance| instance.image.clone(),
+        ),
+        image_id: newest
+            .map(|instance| instance.image_id.clone())
+            .unwrap_or_default(),
         container_id: newest
             .map(|instance| format!("containerd://{}", instance.id))
             .or_else(|| old.and_then(|old| old.container_id.clone())),
         ready,
-        started: Some(!initialised && live.is_some_and(|instance| started(input, container, instance))),
+        started: Some(
+            !initialised && live.is_some_and(|instance| started(input, container, instance)),
+        ),
         restart_count,
         state: Some(state),
         last_state: Some(last.unwrap_or_default()),
         resources: container.resources.clone(),
-        allocated_resources: container.resources.as_ref().and_then(|resources| resources.requests.clone()),
+        allocated_resources: container
+            .resources
+            .as_ref()
+            .and_then(|resources| resources.requests.clone()),
         volume_mounts: mounts(container),
         ..Default::default()
     }
@@ -172,7 +233,9 @@ fn state_of(instance: &Instance) -> ContainerState {
     match &instance.state {
         InstanceState::Created => ContainerState::default(),
         InstanceState::Running { started_at } => ContainerState {
-            running: Some(ContainerStateRunning { started_at: Some(time(*started_at)) }),
+            running: Some(ContainerStateRunning {
+                started_at: Some(time(*started_at)),
+            }),
             ..Default::default()
         },
         InstanceState::Exited(exit) => exited(exit, Some(format!("containerd://{}", instance.id))),
@@ -195,12 +258,16 @@ fn exited(exit: &Exit, container_id: Option<String>) -> ContainerState {
 }
 
 fn mounts(container: &Container) -> Option<Vec<VolumeMountStatus>> {
-    let mounts = container.volume_mounts.as_ref()?.iter().map(|mount| VolumeMountStatus {
-        mount_path: mount.mount_path.clone(),
-        name: mount.name.clone(),
-        read_only: mount.read_only,
-        recursive_read_only: (mount.read_only == Some(true)).then(|| "Disabled".to_owned()),
-    });
+    let mounts = container
+        .volume_mounts
+        .as_ref()?
+        .iter()
+        .map(|mount| VolumeMountStatus {
+            mount_path: mount.mount_path.clone(),
+            name: mount.name.clone(),
+            read_only: mount.read_only,
+            recursive_read_only: (mount.read_only == Some(true)).then(|| "Disabled".to_owned()),
+        });
     Some(mounts.collect())
 }
 
@@ -215,22 +282,35 @@ fn waiting(
     if newest.is_some_and(Instance::running) {
         return None;
     }
-    let local = input.local.containers.get(name).cloned().unwrap_or_default();
+    let local = input
+        .local
+        .containers
+        .get(name)
+        .cloned()
+        .unwrap_or_default();
     let exit = match newest {
         Some(instance) => instance.exit().cloned(),
         None => lost_exit(input, name),
     };
     let over = input.pod.metadata.deletion_timestamp.is_some()
         || input.local.rejected.is_some()
-        || matches!(super::reported_phase(input.pod), Some("Succeeded" | "Failed"));
+        || matches!(
+            super::reported_phase(input.pod),
+            Some("Succeeded" | "Failed")
+        );
     if let Some(exit) = &exit {
         let ended_init = member.role == Role::Init && exit.code == 0;
         if ended_init || over || !member.policy.restarts(exit.code) {
             return None;
         }
     }
-    let crash = exit.as_ref().and_then(|exit| local.backoff.until(exit.finished_at, input.now));
-    let failure = local.failure.as_ref().filter(|failure| crash.is_none() || failure.retry_at > input.now);
+    let crash = exit
+        .as_ref()
+        .and_then(|exit| local.backoff.until(exit.finished_at, input.now));
+    let failure = local
+        .failure
+        .as_ref()
+        .filter(|failure| crash.is_none() || failure.retry_at > input.now);
     if let Some(failure) = failure {
         return Some(ContainerStateWaiting {
             reason: Some(failure.reason.clone()),
@@ -239,9 +319,15 @@ fn waiting(
     }
     if crash.is_some() {
         let pause = go_duration(local.backoff.pause());
-        let message = format!("back-off {pause} restarting failed container={name} pod={}", spec::event_name(input.pod));
+        let message = format!(
+            "back-off {pause} restarting failed container={name} pod={}",
+            spec::event_name(input.pod)
+        );
         let reason = Some(reasons::CRASH_LOOP_BACK_OFF.to_owned());
-        return Some(ContainerStateWaiting { reason, message: Some(message) });
+        return Some(ContainerStateWaiting {
+            reason,
+            message: Some(message),
+        });
     }
     // Ended just now and about to be restarted: upstream shows the end until the restart.
     if newest.is_some_and(|instance| instance.exit().is_some()) {
@@ -252,5 +338,8 @@ fn waiting(
     } else {
         reasons::CONTAINER_CREATING
     };
-    Some(ContainerStateWaiting { reason: Some(reason.to_owned()), message: None })
+    Some(ContainerStateWaiting {
+        reason: Some(reason.to_owned()),
+        message: None,
+    })
 }

@@ -47,28 +47,38 @@ pub(crate) fn compute(input: &Input<'_>, spec: &PodSpec, verdict: &Verdict) -> P
         Verdict::Failed { reason, message } => (Some(reason.clone()), Some(message.clone())),
         _ => (old.reason.clone(), old.message.clone()),
     };
-    let never_ran = matches!(verdict, Verdict::Failed { .. }) && input.observed.instances.is_empty();
+    let never_ran =
+        matches!(verdict, Verdict::Failed { .. }) && input.observed.instances.is_empty();
     let conditions = if never_ran {
         old.conditions.clone()
     } else {
         Some(conditions::all(input, spec, &containers, phase, &old))
     };
     let ips = pod_ips(input, spec, &old);
-    let host_ips = input.host_ips.iter().map(|ip| HostIP { ip: ip.clone() }).collect::<Vec<_>>();
+    let host_ips = input
+        .host_ips
+        .iter()
+        .map(|ip| HostIP { ip: ip.clone() })
+        .collect::<Vec<_>>();
     PodStatus {
         conditions,
         container_statuses: (!never_ran).then_some(containers.apps),
-        init_container_statuses: Some(containers.inits).filter(|inits| !inits.is_empty() && !never_ran),
+        init_container_statuses: Some(containers.inits)
+            .filter(|inits| !inits.is_empty() && !never_ran),
         host_ip: input.host_ips.first().cloned(),
         host_ips: Some(host_ips).filter(|ips| !ips.is_empty()),
         message,
         observed_generation: generation,
         phase: Some(phase.to_owned()),
         pod_ip: ips.first().cloned(),
-        pod_ips: Some(ips.into_iter().map(|ip| PodIP { ip }).collect::<Vec<_>>()).filter(|ips| !ips.is_empty()),
+        pod_ips: Some(ips.into_iter().map(|ip| PodIP { ip }).collect::<Vec<_>>())
+            .filter(|ips| !ips.is_empty()),
         qos_class: Some(qos::class(spec).as_str().to_owned()),
         reason,
-        start_time: old.start_time.clone().or_else(|| input.local.accepted_at.map(time)),
+        start_time: old
+            .start_time
+            .clone()
+            .or_else(|| input.local.accepted_at.map(time)),
         ..old
     }
 }
@@ -77,11 +87,20 @@ fn pod_ips(input: &Input<'_>, spec: &PodSpec, old: &PodStatus) -> Vec<String> {
     if spec::host_network(spec) {
         // As upstream: shown once the pod has a sandbox.
         let shown = input.observed.sandbox.is_some() || old.pod_ip.is_some();
-        return if shown { input.host_ips.to_vec() } else { Vec::new() };
+        return if shown {
+            input.host_ips.to_vec()
+        } else {
+            Vec::new()
+        };
     }
     match &input.observed.sandbox {
         Some(sandbox) if sandbox.ready => sandbox.ips.clone(),
-        _ => old.pod_ips.iter().flatten().map(|ip| ip.ip.clone()).collect(),
+        _ => old
+            .pod_ips
+            .iter()
+            .flatten()
+            .map(|ip| ip.ip.clone())
+            .collect(),
     }
 }
 

@@ -12,7 +12,12 @@ const RUNNING: &str = "Running";
 const SUCCEEDED: &str = "Succeeded";
 const FAILED: &str = "Failed";
 
-pub(super) fn of(input: &Input<'_>, spec: &PodSpec, statuses: &Statuses, verdict: &Verdict) -> &'static str {
+pub(super) fn of(
+    input: &Input<'_>,
+    spec: &PodSpec,
+    statuses: &Statuses,
+    verdict: &Verdict,
+) -> &'static str {
     // An end is never taken back.
     match reported_phase(input.pod) {
         Some(SUCCEEDED) => return SUCCEEDED,
@@ -34,22 +39,39 @@ fn exit_code(status: &ContainerStatus) -> Option<i32> {
 }
 
 fn running(status: &ContainerStatus) -> bool {
-    status.state.as_ref().is_some_and(|state| state.running.is_some())
+    status
+        .state
+        .as_ref()
+        .is_some_and(|state| state.running.is_some())
 }
 
 fn ended_before(status: &ContainerStatus) -> bool {
-    status.last_state.as_ref().is_some_and(|state| state.terminated.is_some())
+    status
+        .last_state
+        .as_ref()
+        .is_some_and(|state| state.terminated.is_some())
 }
 
 fn count(spec: &PodSpec, statuses: &Statuses, verdict: &Verdict, stopped: bool) -> &'static str {
     let members = spec::members(spec);
-    let inits = members.iter().filter(|member| member.role != Role::App).zip(&statuses.inits);
-    let apps: Vec<_> = members.iter().filter(|member| member.role == Role::App).zip(&statuses.apps).collect();
-    let untouched = apps.iter().all(|(_, status)| exit_code(status).is_none() && !running(status) && !ended_before(status));
+    let inits = members
+        .iter()
+        .filter(|member| member.role != Role::App)
+        .zip(&statuses.inits);
+    let apps: Vec<_> = members
+        .iter()
+        .filter(|member| member.role == Role::App)
+        .zip(&statuses.apps)
+        .collect();
+    let untouched = apps.iter().all(|(_, status)| {
+        exit_code(status).is_none() && !running(status) && !ended_before(status)
+    });
     for (member, status) in inits {
         match init_outcome(member, status) {
             InitOutcome::Failed => return FAILED,
-            InitOutcome::Pending if untouched && !(stopped && *verdict == Verdict::Deleting) => return PENDING,
+            InitOutcome::Pending if untouched && !(stopped && *verdict == Verdict::Deleting) => {
+                return PENDING;
+            }
             InitOutcome::Pending | InitOutcome::Done => {}
         }
     }
@@ -77,7 +99,12 @@ fn count(spec: &PodSpec, statuses: &Statuses, verdict: &Verdict, stopped: bool) 
         () if ended == 0 => PENDING,
         () if again > 0 && !final_end => RUNNING,
         // Sidecars end after the others; the pod runs as long as they do.
-        () if failed == 0 && waiting == 0 && (stopped || statuses.inits.iter().all(|status| !running(status))) => SUCCEEDED,
+        () if failed == 0
+            && waiting == 0
+            && (stopped || statuses.inits.iter().all(|status| !running(status))) =>
+        {
+            SUCCEEDED
+        }
         () if failed == 0 && waiting == 0 => RUNNING,
         () => FAILED,
     }
@@ -91,7 +118,11 @@ enum InitOutcome {
 
 fn init_outcome(member: &Member<'_>, status: &ContainerStatus) -> InitOutcome {
     if member.role == Role::Sidecar {
-        return if status.started == Some(true) { InitOutcome::Done } else { InitOutcome::Pending };
+        return if status.started == Some(true) {
+            InitOutcome::Done
+        } else {
+            InitOutcome::Pending
+        };
     }
     match exit_code(status) {
         Some(0) => InitOutcome::Done,
