@@ -1,4 +1,4 @@
-//! Request bodies: read within a limit, parsed from JSON or YAML.
+//! Request bodies: read within a limit, parsed from JSON, YAML or protobuf.
 
 use balsa_api::schema::decode::{Parsed, parse_json, parse_yaml};
 use balsa_api::status::Status;
@@ -7,7 +7,8 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use serde_json::Value;
 
-use super::negotiate::Format;
+use super::negotiate::BodyFormat;
+use super::protobuf;
 use crate::seam::RequestBody;
 
 /// Largest request body, as upstream.
@@ -44,10 +45,11 @@ pub async fn read(mut body: RequestBody) -> Result<Bytes, Status> {
 ///
 /// # Errors
 /// 400 that says where the syntax is wrong.
-pub fn parse(body: &[u8], format: Format) -> Result<Parsed, Status> {
+pub fn parse(body: &[u8], format: BodyFormat) -> Result<Parsed, Status> {
     match format {
-        Format::Json => parse_json(body),
-        Format::Yaml => parse_yaml(body),
+        BodyFormat::Json => parse_json(body),
+        BodyFormat::Yaml => parse_yaml(body),
+        BodyFormat::Protobuf => protobuf::parse(body),
     }
 }
 
@@ -73,17 +75,27 @@ mod tests {
             let refs = vec![format!("*a{}", i - 1); 10].join(",");
             bomb.push_str(&format!("a{i}: &a{i} [{refs}]\n"));
         }
-        assert_eq!(parse(bomb.as_bytes(), Format::Yaml).unwrap_err().code, 400);
-        assert_eq!(parse(b"{\"a\":", Format::Json).unwrap_err().code, 400);
         assert_eq!(
-            parse(&b"[".repeat(100_000), Format::Json).unwrap_err().code,
+            parse(bomb.as_bytes(), BodyFormat::Yaml).unwrap_err().code,
+            400
+        );
+        assert_eq!(parse(b"{\"a\":", BodyFormat::Json).unwrap_err().code, 400);
+        assert_eq!(
+            parse(&b"[".repeat(100_000), BodyFormat::Json)
+                .unwrap_err()
+                .code,
             400
         );
         assert_eq!(
-            parse(&b"[".repeat(100_000), Format::Yaml).unwrap_err().code,
+            parse(&b"[".repeat(100_000), BodyFormat::Yaml)
+                .unwrap_err()
+                .code,
             400
         );
-        assert_eq!(parse(b"\xff\xfe", Format::Yaml).unwrap_err().code, 400);
-        assert_eq!(parse(b"{} trailing", Format::Json).unwrap_err().code, 400);
+        assert_eq!(parse(b"\xff\xfe", BodyFormat::Yaml).unwrap_err().code, 400);
+        assert_eq!(
+            parse(b"{} trailing", BodyFormat::Json).unwrap_err().code,
+            400
+        );
     }
 }

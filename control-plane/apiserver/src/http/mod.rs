@@ -8,6 +8,7 @@ pub mod gate;
 pub mod health;
 pub mod metrics;
 pub mod negotiate;
+pub mod protobuf;
 pub mod query;
 pub mod request_info;
 pub mod respond;

@@ -1,7 +1,7 @@
 //! Content negotiation of requests and responses.
 //!
-//! Rules: apiserver `endpoints/handlers/negotiation`. Protobuf is not served: clients that offer JSON
-//! beside it get JSON, those that accept nothing else get 406.
+//! Rules: apiserver `endpoints/handlers/negotiation`. Protobuf is read but not written: clients that accept
+//! JSON beside it get JSON, those that accept nothing else get 406.
 
 use balsa_api::status::Status;
 use http::HeaderMap;
@@ -171,26 +171,33 @@ fn content_type(headers: &HeaderMap) -> String {
         .to_ascii_lowercase()
 }
 
+/// Format of a request body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyFormat {
+    /// `application/json`
+    Json,
+    /// `application/yaml`
+    Yaml,
+    /// `application/vnd.kubernetes.protobuf`
+    Protobuf,
+}
+
 /// Format of a request body; JSON when the client does not say.
 ///
 /// # Errors
-/// 415 for anything but JSON and YAML.
-pub fn body_format(headers: &HeaderMap) -> Result<Format, Status> {
+/// 415 for anything else than JSON, YAML and protobuf.
+pub fn body_format(headers: &HeaderMap) -> Result<BodyFormat, Status> {
     match content_type(headers).as_str() {
-        "" | "application/json" => Ok(Format::Json),
-        "application/yaml" => Ok(Format::Yaml),
-        _ => Err(unsupported("application/json, application/yaml")),
+        "" | "application/json" => Ok(BodyFormat::Json),
+        "application/yaml" => Ok(BodyFormat::Yaml),
+        super::protobuf::MEDIA_TYPE => Ok(BodyFormat::Protobuf),
+        _ => Err(Status::new(
+            415,
+            "UnsupportedMediaType",
+            "the body of the request was in an unknown format - accepted media types include: \
+             application/json, application/yaml, application/vnd.kubernetes.protobuf",
+        )),
     }
-}
-
-fn unsupported(accepted: &str) -> Status {
-    Status::new(
-        415,
-        "UnsupportedMediaType",
-        format!(
-            "the body of the request was in an unknown format - accepted media types include: {accepted}"
-        ),
-    )
 }
 
 #[cfg(test)]

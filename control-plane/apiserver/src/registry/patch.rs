@@ -14,7 +14,7 @@ use super::{Registry, Target, admit, metadata, shape};
 use crate::adapter;
 use crate::http::context::Context;
 use crate::http::decode;
-use crate::http::negotiate::{self, Format};
+use crate::http::negotiate::{self, BodyFormat};
 use crate::render::api_version;
 use crate::seam::ResponseBody;
 
@@ -74,7 +74,7 @@ impl Registry {
         let manager = cx.query.get("fieldManager").unwrap_or_default();
         check_options(manager, cx.query.tristate("force"), true)?;
         let force = cx.query.flag("force");
-        let mut applied = decode::parse(body, Format::Yaml)?.value;
+        let mut applied = decode::parse(body, BodyFormat::Yaml)?.value;
         metadata::check_type_as(&target.kind.kind, &api_version(&target.kind), &mut applied)?;
         metadata::check_name(&mut applied, &target.name)?;
         metadata::check_namespace(&target.kind, &mut applied, &target.namespace)?;
