@@ -85,7 +85,7 @@ pub fn text(code: u16, body: impl Into<Bytes>) -> Response<ResponseBody> {
 pub fn status(status: &Status) -> Response<ResponseBody> {
     let mut response = json(status.code, &status.body());
     let retry = status.details.as_ref().and_then(|d| d.retry_after_seconds);
-    if let Some(seconds) = retry.or((status.code == 429).then_some(1)) {
+    if let Some(seconds) = retry.or_else(|| (status.code == 429).then_some(1)) {
         response
             .headers_mut()
             .insert(RETRY_AFTER, HeaderValue::from(seconds));

@@ -74,48 +74,21 @@ impl Registry {
         if !target.name.is_empty() {
             metadata::check_name(&mut object, &target.name)?;
         }
-        let strategy = &target.kind.strategy;
-        strategy.default(&mut object);
-        metadata::before_create(&mut object, jiff::Timestamp::now());
         let generated =
             object::name(&object).is_empty() && !object::generate_name_base(&object).is_empty();
-        let named = target.named(object::name(&object));
-        let question = Question {
-            operation: Operation::Create,
-            target: &named,
-            subresource: "",
-            user: &cx.user,
-            dry_run,
-        };
-        self.mutate(question, Some(&mut object), None).await?;
-        strategy.default(&mut object);
-        strategy.prepare_create(&mut object);
-        match applied {
-            Some(fields) => {
-                object::metadata_mut(&mut object).insert("managedFields".into(), fields);
-            }
-            None => adapter::track(target, None, &mut object, &cx.field_manager(), ""),
-        }
+        let mut ready = None;
         for attempt in 0..ATTEMPTS {
-            if generated {
-                let name = object::generate_name(object::generate_name_base(&object));
-                object::set_name(&mut object, &name);
-            }
-            if attempt == 0 || generated {
-                let mut errors = validate_metadata_create(&target.kind, &object);
-                errors.extend(strategy.validate_create(&object));
-                admit::valid(target, object::name(&object), &errors)?;
-            }
-            let named = target.named(object::name(&object));
-            if attempt == 0 {
-                let question = Question {
-                    target: &named,
-                    ..question
-                };
-                self.validate_admission(question, Some(&mut object), None)
-                    .await?;
-            }
-            let mut candidate = object.clone();
+            // Another name makes another object: some kinds repeat it in labels.
+            let prepared = match ready.take().filter(|_| !generated) {
+                Some(prepared) => prepared,
+                None => {
+                    self.prepare(cx, target, object.clone(), applied.as_ref(), dry_run)
+                        .await?
+                }
+            };
+            let named = target.named(object::name(&prepared));
+            let mut candidate = prepared.clone();
+            ready = Some(prepared);
             let plan = self.plan(target, Some(&mut candidate), None, attempt)?;
             if dry_run {
                 if named.resource.get(&named.key()).is_some() {
@@ -140,6 +113,47 @@ impl Registry {
             }
         }
         Err(server_timeout(target))
+    }
+
+    /// Names, defaults, admits, prepares and checks a new object.
+    async fn prepare(
+        &self,
+        cx: &Context,
+        target: &Target,
+        mut object: Value,
+        applied: Option<&Value>,
+        dry_run: bool,
+    ) -> Result<Value, Status> {
+        let strategy = &target.kind.strategy;
+        if object::name(&object).is_empty() && !object::generate_name_base(&object).is_empty() {
+            let name = object::generate_name(object::generate_name_base(&object));
+            object::set_name(&mut object, &name);
+        }
+        strategy.default(&mut object);
+        metadata::before_create(&mut object, jiff::Timestamp::now());
+        let named = target.named(object::name(&object));
+        let question = Question {
+            operation: Operation::Create,
+            target: &named,
+            subresource: "",
+            user: &cx.user,
+            dry_run,
+        };
+        self.mutate(question, Some(&mut object), None).await?;
+        strategy.default(&mut object);
+        strategy.prepare_create(&mut object);
+        match applied {
+            Some(fields) => {
+                object::metadata_mut(&mut object).insert("managedFields".into(), fields.clone());
+            }
+            None => adapter::track(target, None, &mut object, &cx.field_manager(), ""),
+        }
+        let mut errors = validate_metadata_create(&target.kind, &object);
+        errors.extend(strategy.validate_create(&object));
+        admit::valid(target, object::name(&object), &errors)?;
+        self.validate_admission(question, Some(&mut object), None)
+            .await?;
+        Ok(object)
     }
 
     /// What the allocators add to a write.

@@ -343,3 +343,19 @@ async fn a_store_without_quorum_is_503_with_a_hint_to_come_back() {
     assert_eq!(answer.headers["retry-after"], "1");
     assert_eq!(answer.expect(503)["reason"], "ServiceUnavailable");
 }
+
+#[tokio::test]
+async fn a_generated_name_is_known_to_the_kinds_rules() {
+    let h = Harness::new();
+    let job = json!({"metadata": {"generateName": "j-"}, "spec": {"template": {"spec": {
+        "restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}});
+    let made = h
+        .post("/apis/batch/v1/namespaces/d/jobs", job)
+        .await
+        .expect(201);
+    let labels = &made["spec"]["template"]["metadata"]["labels"];
+    assert_eq!(
+        labels["batch.kubernetes.io/job-name"],
+        made["metadata"]["name"]
+    );
+}
