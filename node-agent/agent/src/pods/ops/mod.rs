@@ -1,0 +1,340 @@
+//! The steps that a pod's worker takes: everything with an effect on the world. Each runs in a task of its
+//! own and ends with news in the worker's mailbox.
+
+mod finish;
+mod start;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use balsa_client::EventType;
+use balsa_pod::{Instance, Sandbox, StartFailure};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, info_span, warn};
+
+use super::context::Context;
+use super::mailbox::Mailbox;
+use super::{container, hooks, observe, sandbox};
+use crate::cluster::ApiError;
+use crate::volumes::payload::{Inputs, TokenWant, Tokens, token_wants};
+use crate::volumes::{self, Prepared};
+
+pub(crate) use finish::clean_up;
+pub(crate) use start::StartWish;
+
+/// Least time that a container gets to end, as upstream.
+const MIN_GRACE: Duration = Duration::from_secs(2);
+
+/// Pause after a failure of the container's configuration or creation.
+const CONFIG_RETRY: Duration = Duration::from_secs(5);
+
+/// How a step ended.
+pub(crate) enum Done {
+    /// Volumes: where they are and when tokens want renewal.
+    Volumes(Result<(Prepared, Option<Timestamp>), String>),
+    /// Volumes were brought up to date.
+    Refreshed(Option<Timestamp>),
+    /// A sandbox was made.
+    Sandbox(Result<Sandbox, String>),
+    /// A sandbox was stopped, or not.
+    SandboxStopped { id: String, ok: bool },
+    /// An instance is there, in this state.
+    Seen(Instance),
+    /// A start has ended.
+    Started {
+        name: String,
+        failure: Option<StartFailure>,
+    },
+    /// A kill has ended.
+    Killed { id: String, ok: bool },
+    /// An instance was removed, or not.
+    Removed { id: String, ok: bool },
+    /// The status was written, or not.
+    Patched(Result<Box<Pod>, ApiError>),
+    /// Nothing is left of the pod.
+    Finished,
+}
+
+/// Tokens of a pod, kept between refreshes.
+pub(crate) type TokenCache = BTreeMap<TokenWant, (crate::cluster::Token, Timestamp)>;
+
+/// What the steps of one pod share. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Ops {
+    pub(crate) context: Arc<Context>,
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) uid: String,
+    /// Cancelled when the pod goes: waits and pulls are given up.
+    pub(crate) going: CancellationToken,
+    pub(crate) tokens: Arc<tokio::sync::Mutex<TokenCache>>,
+}
+
+impl Ops {
+    /// Runs a step in a task of its own.
+    pub(crate) fn spawn(
+        &self,
+        name: &'static str,
+        step: impl Future<Output = Done> + Send + 'static,
+    ) {
+        let mailbox = Arc::clone(&self.mailbox);
+        let run = async move {
+            let done = step.await;
+            mailbox.tell(|news| news.done.push(done));
+        };
+        tokio::spawn(run.instrument(info_span!("pod-step", step = name)));
+    }
+
+    fn tell(&self, done: Done) {
+        self.mailbox.tell(|news| news.done.push(done));
+    }
+
+    fn pod_dir(&self) -> PathBuf {
+        self.context.paths.pod(&self.uid)
+    }
+
+    /// Makes all volumes ready, or brings them up to date.
+    pub(crate) async fn volumes(self, pod: Pod, ips: Vec<String>, again: bool) -> Done {
+        let result = self.prepare_volumes(&pod, &ips, again).await;
+        match result {
+            Ok((_, refresh)) if again => Done::Refreshed(refresh),
+            Ok(prepared) => Done::Volumes(Ok(prepared)),
+            Err(message) => {
+                self.context
+                    .event(&pod, EventType::Warning, "FailedMount", message.clone());
+                if again {
+                    Done::Refreshed(Some(after(CONFIG_RETRY)))
+                } else {
+                    Done::Volumes(Err(message))
+                }
+            }
+        }
+    }
+
+    async fn prepare_volumes(
+        &self,
+        pod: &Pod,
+        ips: &[String],
+        again: bool,
+    ) -> Result<(Prepared, Option<Timestamp>), String> {
+        let sources = self.context.cluster.sources(pod).await?;
+        let (tokens, refresh) = self.fresh_tokens(pod).await?;
+        let spec = pod.spec.clone().unwrap_or_default();
+        let facts = self.context.facts(&spec, ips);
+        let (pod, dir) = (pod.clone(), self.pod_dir());
+        let work = move || {
+            let inputs = Inputs {
+                pod: &pod,
+                sources: &sources,
+                facts: &facts,
+                tokens: &tokens,
+            };
+            if again {
+                return volumes::refresh(&dir, &inputs).map(|()| Prepared::new());
+            }
+            std::fs::create_dir_all(&dir)
+                .map_err(|error| volumes::VolumeError(error.to_string()))?;
+            volumes::prepare(&dir, &inputs)
+        };
+        let prepared = tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|error| error.to_string())?;
+        prepared
+            .map(|prepared| (prepared, refresh))
+            .map_err(|error| error.0)
+    }
+
+    /// Tokens for all volumes, renewed at four fifths of their lives.
+    async fn fresh_tokens(&self, pod: &Pod) -> Result<(Tokens, Option<Timestamp>), String> {
+        let mut cache = self.tokens.lock().await;
+        let volumes = pod
+            .spec
+            .iter()
+            .flat_map(|spec| spec.volumes.iter().flatten());
+        let now = Timestamp::now();
+        let mut tokens = Tokens::new();
+        let mut refresh = None;
+        for want in volumes.flat_map(token_wants) {
+            let kept = cache.get(&want).filter(|(_, renew)| *renew > now).cloned();
+            let (token, renew) = match kept {
+                Some(kept) => kept,
+                None => {
+                    let token = self.context.cluster.token(pod, &want).await?;
+                    let life = balsa_pod::spec::between(now, token.expires);
+                    let renew = balsa_pod::spec::after(
+                        now,
+                        life.mul_f64(0.8).min(Duration::from_secs(24 * 3600)),
+                    );
+                    cache.insert(want.clone(), (token.clone(), renew));
+                    (token, renew)
+                }
+            };
+            refresh = Some(refresh.map_or(renew, |earlier: Timestamp| earlier.min(renew)));
+            tokens.insert(want, token.text);
+        }
+        Ok((tokens, refresh))
+    }
+
+    /// Makes a sandbox.
+    pub(crate) async fn create_sandbox(self, pod: Pod, attempt: u32) -> Done {
+        let made = self.make_sandbox(&pod, attempt).await;
+        if let Err(message) = &made {
+            let message = format!("Failed to create pod sandbox: {message}");
+            self.context
+                .event(&pod, EventType::Warning, "FailedCreatePodSandBox", message);
+        }
+        Done::Sandbox(made)
+    }
+
+    async fn make_sandbox(&self, pod: &Pod, attempt: u32) -> Result<Sandbox, String> {
+        let context = &self.context;
+        let Some(spec) = &pod.spec else {
+            return Err("the pod has no spec".to_owned());
+        };
+        let _slot = context.sandbox_slots.acquire().await;
+        if self.going.is_cancelled() {
+            return Err("the pod is going".to_owned());
+        }
+        let config = sandbox::config(pod, spec, &context.config, &context.node_dns, attempt);
+        // The runtime makes the containers' log files, not their folder.
+        tokio::fs::create_dir_all(&config.log_directory)
+            .await
+            .map_err(|error| error.to_string())?;
+        let id = context
+            .runtime
+            .run_sandbox(&config)
+            .await
+            .map_err(|error| error.to_string())?;
+        context.routes.add(&id, &self.uid);
+        let status = context
+            .runtime
+            .sandbox_status(&id)
+            .await
+            .map_err(|error| error.to_string())?;
+        self.write_hosts(pod, spec, &status.ips)
+            .await
+            .map_err(|error| error.to_string())?;
+        Ok(observe::sandbox(&status))
+    }
+
+    async fn write_hosts(&self, pod: &Pod, spec: &PodSpec, ips: &[String]) -> std::io::Result<()> {
+        let text = if balsa_pod::spec::host_network(spec) {
+            let node = tokio::fs::read_to_string("/etc/hosts")
+                .await
+                .unwrap_or_default();
+            node + &sandbox::host_aliases(spec)
+        } else {
+            sandbox::hosts_file(pod, spec, ips, &self.context.config.cluster_domain)
+        };
+        let dir = self.pod_dir();
+        tokio::fs::create_dir_all(&dir).await?;
+        tokio::fs::write(dir.join("etc-hosts"), text).await
+    }
+
+    /// Stops a sandbox.
+    pub(crate) async fn stop_sandbox(self, id: String) -> Done {
+        let done = self.context.runtime.stop_sandbox(&id).await;
+        if let Err(error) = &done {
+            warn!(%error, id, "could not stop a sandbox");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        Done::SandboxStopped {
+            ok: done.is_ok(),
+            id,
+        }
+    }
+
+    /// Runs the preStop hook and stops an instance.
+    pub(crate) async fn kill(
+        self,
+        pod: Pod,
+        ip: String,
+        instance: Instance,
+        grace: Duration,
+        message: String,
+    ) -> Done {
+        let context = &self.context;
+        let id = instance.id.clone();
+        context.container_event(&pod, &instance.name, EventType::Normal, "Killing", message);
+        let began = tokio::time::Instant::now();
+        let spec = pod.spec.as_ref();
+        let container = spec.and_then(|spec| balsa_pod::spec::container(spec, &instance.name));
+        let hook = container.and_then(|container| container.lifecycle.as_ref()?.pre_stop.as_ref());
+        if let (Some(hook), Some(container), false) = (hook, container, grace.is_zero()) {
+            let run = hooks::run(&*context.runtime, hook, container, &id, &ip, grace);
+            let result = tokio::time::timeout(grace, run).await;
+            if let Ok(Err(message)) = result {
+                let event = format!("PreStopHook failed: {message}");
+                context.container_event(
+                    &pod,
+                    &instance.name,
+                    EventType::Warning,
+                    "FailedPreStopHook",
+                    event,
+                );
+            }
+        }
+        let left = grace.saturating_sub(began.elapsed()).max(MIN_GRACE);
+        let done = context.runtime.stop_container(&id, left).await;
+        match &done {
+            // The exit's event may have been lost; this state is never stale.
+            Ok(()) => {
+                if let Ok(status) = context.runtime.container_status(&id).await {
+                    self.tell(Done::Seen(observe::instance(&status, &instance.sandbox_id)));
+                }
+            }
+            Err(error) => {
+                warn!(%error, id, "could not stop a container");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+        Done::Killed {
+            ok: done.is_ok(),
+            id,
+        }
+    }
+
+    /// Removes an ended instance and what it left.
+    pub(crate) async fn remove(self, id: String, name: String, attempt: u32) -> Done {
+        let done = self.context.runtime.remove_container(&id).await;
+        if let Err(error) = &done {
+            warn!(%error, id, "could not remove a container");
+        } else {
+            self.context.routes.forget_container(&id);
+            let _ =
+                tokio::fs::remove_file(container::message_file(&self.pod_dir(), &name, attempt))
+                    .await;
+        }
+        Done::Removed {
+            ok: done.is_ok(),
+            id,
+        }
+    }
+
+    /// Writes the status.
+    pub(crate) async fn patch(self, pod: Pod, patch: serde_json::Value) -> Done {
+        let (namespace, name) = names(&pod);
+        Done::Patched(
+            self.context
+                .cluster
+                .patch_status(&namespace, &name, &patch)
+                .await
+                .map(Box::new),
+        )
+    }
+}
+
+fn after(pause: Duration) -> Timestamp {
+    balsa_pod::spec::after(Timestamp::now(), pause)
+}
+
+fn names(pod: &Pod) -> (String, String) {
+    let metadata = &pod.metadata;
+    (
+        metadata.namespace.clone().unwrap_or_default(),
+        metadata.name.clone().unwrap_or_default(),
+    )
+}
