@@ -257,8 +257,8 @@ async fn print_welcome(config: &Config, identity: &Identity, store: &Store) -> a
         attempt = records::first_tokens(store, identity, &config.data_dir).await;
     }
     let (server, agent) = attempt?;
-    info!("more servers:  balsa server --join {} --token {server}", config.address);
-    info!("more machines: balsa agent --join {} --token {agent}", config.address);
+    info!("more servers:  balsa server --address THEIR-IP --join {} --token {server}", config.address);
+    info!("more machines: balsa agent --address THEIR-IP --join {} --token {agent}", config.address);
     Ok(())
 }
 
@@ -296,6 +296,8 @@ impl LeaderWork {
         let scheduler = balsa_scheduler::Options::new(self.client("system:kube-scheduler", &[]));
         let roles = self.client("system:apiserver", &[GROUP_MASTERS]);
         let addresses = Arc::new(Addresses(self.store.clone()));
+        // Without the default roles the scheduler and the controllers may not even look.
+        bootstrap::ensure(roles, bootstrap_objects(), stop.clone()).await;
         let controllers = Controllers::start(
             self.client("system:kube-controller-manager", &[]),
             controllers,
@@ -303,7 +305,6 @@ impl LeaderWork {
             stop.clone(),
         );
         tokio::join!(
-            bootstrap::ensure(roles, bootstrap_objects(), stop.clone()),
             self.api.keep(addresses, stop.clone()),
             Scheduler::run(scheduler, stop.clone()),
             async {

@@ -318,7 +318,9 @@ impl Running {
         problems
             .extend(fatal.map(|error| format!("Raft has stopped: {error}; restart this member")));
         let lease = self.config.timings.election_max * 2;
-        if leadership.is_me && silent_ms.is_some_and(|silent| silent > lease) {
+        // A lone voter is its own majority, and has nobody whose answers could be counted.
+        let alone = self.members.list().iter().filter(|member| member.voter).count() <= 1;
+        if leadership.is_me && !alone && silent_ms.is_some_and(|silent| silent > lease) {
             problems.push("no majority of members answers".to_owned());
         }
         let linked = *self.linked.borrow();

@@ -71,9 +71,9 @@ pub struct Args {
     failover: Option<Failover>,
 }
 
-/// What the file may say; the same file serves servers and agents, so each passes over what is the other's.
+/// What an agent's settings file may say.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct FileSettings {
     name: Option<String>,
     data_dir: Option<PathBuf>,

@@ -13,7 +13,7 @@ mod settings;
 
 /// Kubernetes on a Raft: a whole cluster in one program.
 #[derive(Debug, Parser)]
-#[command(name = "balsa", version, about)]
+#[command(name = "balsa", version, about = "Kubernetes on a Raft: a whole cluster in one program.")]
 struct Cli {
     /// Log as JSON lines.
     #[arg(long, env = "BALSA_LOG_JSON", global = true, hide = true)]

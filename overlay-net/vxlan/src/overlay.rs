@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use balsa_netlink::{LinkChange, Links, Monitor, sysctl};
+use balsa_netlink::{LinkChange, Links, Monitor, Neighbour, sysctl};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -171,10 +171,17 @@ fn observe(links: &dyn Links) -> balsa_netlink::Result<Observed> {
     Ok(Observed {
         addresses: links.addresses()?,
         routes: links.routes()?,
-        neighbours: device.map_or(Ok(Vec::new()), |d| links.neighbours(d))?,
+        neighbours: device.map_or(Ok(Vec::new()), |d| unicast_neighbours(links, d))?,
         fdb: device.map_or(Ok(Vec::new()), |d| links.fdb(d))?,
         links: all,
     })
+}
+
+/// The kernel keeps entries of its own for multicast groups; they are none of ours.
+fn unicast_neighbours(links: &dyn Links, device: u32) -> balsa_netlink::Result<Vec<Neighbour>> {
+    let mut all = links.neighbours(device)?;
+    all.retain(|neighbour| !neighbour.ip.is_multicast());
+    Ok(all)
 }
 
 fn is_removal(step: &Step) -> bool {

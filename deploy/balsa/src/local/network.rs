@@ -111,12 +111,37 @@ fn ensure_namespace(node: &str) -> anyhow::Result<()> {
     if is_mounted(&path) {
         return Ok(());
     }
-    fs::create_dir_all("/run/netns").context("cannot make /run/netns")?;
+    ensure_folder()?;
     File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
     let namespace = Namespace::anonymous()?;
     let source = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&namespace.as_fd()));
     mount(Some(source.as_str()), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
         .with_context(|| format!("cannot mount the network namespace on {}", path.display()))
+}
+
+const FOLDER: &str = "/run/netns";
+
+/// The folder is a shared mount of itself, as `ip netns` makes it. Were it not, the first `ip netns add` of
+/// somebody else would do that over our mounts and hide them.
+fn ensure_folder() -> anyhow::Result<()> {
+    fs::create_dir_all(FOLDER).context("cannot make /run/netns")?;
+    let folder = Path::new(FOLDER);
+    if is_mounted(folder) {
+        return Ok(());
+    }
+    let none = None::<&str>;
+    mount(Some(folder), folder, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)
+        .and_then(|()| mount(none, folder, none, MsFlags::MS_SHARED | MsFlags::MS_REC, none))
+        .context("cannot mount /run/netns on itself")
+}
+
+/// Undoes [`ensure_folder`] when no namespace is left for which it would matter.
+fn remove_folder() -> anyhow::Result<()> {
+    let empty = fs::read_dir(FOLDER).is_ok_and(|mut entries| entries.next().is_none());
+    if empty && is_mounted(Path::new(FOLDER)) {
+        umount2(FOLDER, MntFlags::MNT_DETACH).context("cannot unmount /run/netns")?;
+    }
+    Ok(())
 }
 
 fn is_mounted(path: &Path) -> bool {
@@ -134,7 +159,8 @@ pub fn remove_node(node: &str) -> anyhow::Result<()> {
         links.delete_link(link.index)?;
     }
     let path = path(node);
-    if is_mounted(&path) {
+    // Once for each mount that is stacked there.
+    while is_mounted(&path) {
         umount2(&path, MntFlags::MNT_DETACH)
             .with_context(|| format!("cannot unmount {}", path.display()))?;
     }
@@ -146,11 +172,12 @@ pub fn remove_node(node: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Removes the bridge.
+/// Removes the bridge, after the last node.
 ///
 /// # Errors
 /// When the kernel refuses.
 pub fn remove_bridge() -> anyhow::Result<()> {
+    remove_folder()?;
     let links = Rtnl::open().context("cannot open a netlink socket")?;
     if let Some(link) = links.link(BRIDGE)? {
         links.delete_link(link.index)?;

@@ -101,6 +101,7 @@ fn containerds(node: &Node) -> Vec<Process> {
 /// Ends the cluster and removes everything it left: processes, mounts, namespaces, links, cgroups, data.
 /// Works on what it finds, so it also cleans up after a cluster that was only half made.
 pub fn down(paths: &Paths) -> anyhow::Result<()> {
+    up::require_own(paths)?;
     let names = match up::load(paths) {
         Ok(Some(topology)) => topology.nodes.into_iter().map(|n| n.name).collect(),
         // Without a readable plan, what is there tells.
@@ -116,6 +117,7 @@ pub fn down(paths: &Paths) -> anyhow::Result<()> {
     }
     process::remove_cgroup("balsa-local")?;
     network::remove_bridge()?;
+    up::claim(None)?;
     match fs::remove_dir_all(&paths.root) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot remove {}", paths.root.display()))

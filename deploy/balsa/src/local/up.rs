@@ -11,6 +11,38 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use crate::local::topology::{Node, Paths, Role, Topology};
 use crate::local::{args, network, nodes, status};
 
+/// Remembers which folder's cluster has the bridge and the namespaces, of which a machine has one set.
+const OWNER: &str = "/run/balsa-local";
+
+/// Refuses to go on when the cluster of another folder is there.
+pub fn require_own(paths: &Paths) -> anyhow::Result<()> {
+    let Ok(owner) = fs::read_to_string(OWNER) else { return Ok(()) };
+    let other = Paths::new(Path::new(owner.trim()));
+    let alive = load(&other)
+        .ok()
+        .flatten()
+        .is_some_and(|t| t.nodes.iter().any(|node| args::process(&other, &node.name).is_some()));
+    if other.root == paths.root || !alive {
+        return Ok(());
+    }
+    bail!(
+        "a local cluster is there already, in {0}; take it down first: balsa local --dir {0} down",
+        other.root.display()
+    )
+}
+
+/// Claims this machine's one local cluster for a folder, or gives it up.
+pub fn claim(paths: Option<&Paths>) -> anyhow::Result<()> {
+    let outcome = match paths {
+        Some(paths) => fs::write(OWNER, paths.root.display().to_string()),
+        None => match fs::remove_file(OWNER) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        },
+    };
+    outcome.with_context(|| format!("cannot write {OWNER}"))
+}
+
 /// Reads the plan of the cluster in a folder; `None` when there is none.
 pub fn load(paths: &Paths) -> anyhow::Result<Option<Topology>> {
     let path = paths.cluster();
@@ -136,6 +168,7 @@ impl Progress {
 /// Starts the planned cluster, or what is missing of it, waits until it is whole, and says how to use it.
 pub fn up(paths: &Paths, plan: Topology, patience: Duration) -> anyhow::Result<()> {
     require_programs(&["containerd", "runc"])?;
+    require_own(paths)?;
     let topology = match load(paths)? {
         Some(there) if there.nodes == plan.nodes => there,
         Some(there) => bail!(
@@ -149,6 +182,7 @@ pub fn up(paths: &Paths, plan: Topology, patience: Duration) -> anyhow::Result<(
     fs::create_dir_all(&paths.root)
         .with_context(|| format!("cannot make {}", paths.root.display()))?;
     save(paths, &topology)?;
+    claim(Some(paths))?;
     let now = Instant::now();
     let progress = Progress { began: now, deadline: now + patience };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -277,6 +311,11 @@ fn greet(paths: &Paths, topology: &Topology) {
     println!("Try:");
     println!("  kubectl get nodes -o wide");
     println!("  balsa local status");
-    let leader = topology.servers().next().map_or("s1", |n| n.name.as_str());
-    println!("  balsa local kill {leader}    # and see that kubectl -n default get pods --context balsa-s2 goes on");
+    match topology.servers().nth(1) {
+        Some(other) => println!(
+            "  balsa local kill s1 && kubectl --context balsa-{} get nodes    # and: balsa local start s1",
+            other.name
+        ),
+        None => println!("  kubectl create deployment web --image=nginx --replicas=3"),
+    }
 }
