@@ -21,6 +21,7 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::crud::Load;
 use crate::http::{Endpoint, Lines, endpoints};
@@ -84,7 +85,7 @@ async fn main() -> anyhow::Result<()> {
     if let Mode::Store(peer) = &args.mode {
         let figures = tokio::select! {
             figures = store::measure(peer) => figures?,
-            _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+            stopped = stopped() => return stopped,
         };
         println!(
             "{}: {} MB idle",
@@ -98,12 +99,23 @@ async fn main() -> anyhow::Result<()> {
     // Whatever way it ends, what was made is removed.
     let result = tokio::select! {
         result = run(args, &endpoints) => result,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+        stopped = stopped() => stopped,
     };
     if let Err(error) = sweep(&endpoints).await {
         eprintln!("cannot remove what the benchmark made: {error:#}");
     }
     result
+}
+
+/// Returns when the benchmark is asked to end.
+async fn stopped() -> anyhow::Result<()> {
+    let mut term = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    bail!("interrupted")
 }
 
 async fn run(args: Args, endpoints: &[Endpoint]) -> anyhow::Result<()> {

@@ -1,6 +1,6 @@
 //! What the cluster's processes cost, from /proc; for clusters of `balsa local` only.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use balsa_e2e::{Local, NodeRow};
@@ -54,6 +54,39 @@ pub fn cpu(pids: &[i32]) -> anyhow::Result<Duration> {
             .with_context(|| format!("/proc/{pid}/stat is strange"))?;
     }
     Ok(TICK * ticks)
+}
+
+/// Measures the share of one core that this process, the client, takes: what it takes of the machine's two
+/// or four is not the servers'.
+pub struct Client {
+    began: Instant,
+    before: Duration,
+}
+
+impl Client {
+    /// Begins.
+    ///
+    /// # Errors
+    /// When /proc is not there.
+    pub fn begin() -> anyhow::Result<Self> {
+        Ok(Self {
+            before: own_cpu()?,
+            began: Instant::now(),
+        })
+    }
+
+    /// Percent of one core since then.
+    ///
+    /// # Errors
+    /// As [`Self::begin`].
+    pub fn percent(&self) -> anyhow::Result<f64> {
+        let spent = own_cpu()?.saturating_sub(self.before);
+        Ok(100.0 * spent.as_secs_f64() / self.began.elapsed().as_secs_f64())
+    }
+}
+
+fn own_cpu() -> anyhow::Result<Duration> {
+    cpu(&[std::process::id().try_into()?])
 }
 
 fn resident(pid: i32) -> anyhow::Result<u64> {

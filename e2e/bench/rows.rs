@@ -1,6 +1,6 @@
 //! The budget table's rows: what Kubernetes needs, what Balsa promises, what was measured.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 /// What Balsa promises.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -72,6 +72,18 @@ impl Row {
             peer.unwrap_or_else(|| "-".into()),
             self.note.clone(),
         ]
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: {} {}",
+            self.what,
+            figure(self.ours, self.unit),
+            self.note
+        )
     }
 }
 
