@@ -19,7 +19,8 @@ use crate::watch::{self, Watching};
 /// Which rows, and how thoroughly.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
-    /// Percent of the full numbers of requests, pods and rounds; less is faster and says less
+    /// Percent of the full numbers of requests and rounds; less is faster and says less. What a row is
+    /// about (its watchers, pods, nodes) stays
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub effort: u32,
     /// Also kill servers of the local cluster: the rows of the gap and of the start
@@ -351,7 +352,7 @@ impl Bench {
             ..row(what, "ms", 1003.0, Goal::Below(250.0), p50)
         }];
         if let Some(node) = nodes.iter().find(|n| n.role == "agent") {
-            let pods = self.part(50);
+            let pods = 50;
             let starting = Starting {
                 pods,
                 in_flight: pods,
@@ -409,8 +410,8 @@ impl Bench {
     async fn sched(&self) -> anyhow::Result<Vec<Row>> {
         let scratch = self.scratch("sched", self.connections).await?;
         let scheduling = Scheduling {
-            pods: self.part(3000),
-            nodes: self.part(200),
+            pods: 3000,
+            nodes: 200,
             in_flight: 64,
             settle: 3,
         };
