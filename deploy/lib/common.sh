@@ -37,7 +37,8 @@ export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$HOME/.cache/balsa/target}
 build_balsa() {
   command -v cargo >/dev/null || die "no Rust toolchain found; install one from https://rustup.rs and run this again"
   say "building balsa (the first time takes a quarter of an hour on two cores)"
-  cargo build --locked --package balsa
+  # The whole workspace, so that tests and programs share what is compiled.
+  cargo build --locked --workspace --bins
 }
 
 BALSA=/usr/local/bin/balsa

@@ -13,24 +13,54 @@ use balsa_e2e::{Kubectl, Local, eventually};
 fn traces() -> BTreeSet<String> {
     let mut all = BTreeSet::new();
     let mut names = |kind: &str, text: String| {
-        all.extend(text.lines().filter(|l| !l.is_empty()).map(|line| format!("{kind} {line}")));
+        all.extend(
+            text.lines()
+                .filter(|l| !l.is_empty())
+                .map(|line| format!("{kind} {line}")),
+        );
     };
     let listed = |dir: &str| -> String {
         let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-        entries.map(|e| format!("{}\n", e.file_name().to_string_lossy())).collect()
+        entries
+            .map(|e| format!("{}\n", e.file_name().to_string_lossy()))
+            .collect()
     };
     names("namespace", listed("/run/netns"));
     names("link", listed("/sys/class/net"));
-    for root in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-        names("cgroup", listed(&root.path().to_string_lossy()).lines().filter(|l| l.contains("balsa")).map(|l| format!("{l}\n")).collect());
+    for root in fs::read_dir("/sys/fs/cgroup")
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        names(
+            "cgroup",
+            listed(&root.path().to_string_lossy())
+                .lines()
+                .filter(|l| l.contains("balsa"))
+                .map(|l| format!("{l}\n"))
+                .collect(),
+        );
     }
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    names("mount", mounts.lines().filter_map(|l| l.split(' ').nth(4)).map(|p| format!("{p}\n")).collect());
-    let rules = Command::new("nft").args(["list", "tables"]).output().unwrap();
+    names(
+        "mount",
+        mounts
+            .lines()
+            .filter_map(|l| l.split(' ').nth(4))
+            .map(|p| format!("{p}\n"))
+            .collect(),
+    );
+    let rules = Command::new("nft")
+        .args(["list", "tables"])
+        .output()
+        .unwrap();
     names("nft", String::from_utf8_lossy(&rules.stdout).into_owned());
     for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-        if ["balsa", "containerd", "pause"].iter().any(|p| name.starts_with(p)) {
+        if ["balsa", "containerd", "pause"]
+            .iter()
+            .any(|p| name.starts_with(p))
+        {
             names("process", name);
         }
     }
@@ -50,9 +80,14 @@ fn a_cluster_comes_up_twice_without_doubling_and_goes_without_a_trace() -> anyho
         "{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {hostNetwork: false, containers: [{name: c, image: missing.invalid/x:1}]}}",
     )?;
     eventually("a sandbox", 30, || {
-        Ok(kubectl.ok(&["describe", "pod", "p"])?.contains("ErrImagePull"))
+        Ok(kubectl
+            .ok(&["describe", "pod", "p"])?
+            .contains("ErrImagePull"))
     })?;
-    ensure!(traces() != before, "the cluster leaves no trace while it runs: this test sees nothing");
+    ensure!(
+        traces() != before,
+        "the cluster leaves no trace while it runs: this test sees nothing"
+    );
     local.ok(&["down"])?;
     let left: Vec<String> = traces().difference(&before).cloned().collect();
     ensure!(left.is_empty(), "left behind: {left:#?}");

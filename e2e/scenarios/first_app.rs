@@ -40,9 +40,16 @@ pub fn ready_pods(ns: &Namespace, label: &str) -> anyhow::Result<Vec<String>> {
     let ready = |pod: &serde_json::Value| {
         let conditions = pod["status"]["conditions"].as_array();
         pod["metadata"]["deletionTimestamp"].is_null()
-            && conditions.is_some_and(|c| c.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"))
+            && conditions.is_some_and(|c| {
+                c.iter()
+                    .any(|c| c["type"] == "Ready" && c["status"] == "True")
+            })
     };
-    Ok(items.iter().filter(|p| ready(p)).filter_map(|p| p["metadata"]["name"].as_str().map(str::to_owned)).collect())
+    Ok(items
+        .iter()
+        .filter(|p| ready(p))
+        .filter_map(|p| p["metadata"]["name"].as_str().map(str::to_owned))
+        .collect())
 }
 
 /// A pod on a given node that only sleeps, to send requests from; waits until it runs.
@@ -59,7 +66,12 @@ spec:
   containers: [{{name: c, image: nginx, imagePullPolicy: IfNotPresent, command: [sleep, "100000"]}}]
 "#
     ))?;
-    ns.kubectl().ok(&["wait", "--for=condition=Ready", &format!("pod/{name}"), "--timeout=30s"])?;
+    ns.kubectl().ok(&[
+        "wait",
+        "--for=condition=Ready",
+        &format!("pod/{name}"),
+        "--timeout=30s",
+    ])?;
     Ok(name)
 }
 
@@ -68,13 +80,26 @@ fn a_deployment_and_a_service_answer_from_every_replica_on_both_nodes() -> anyho
     let ns = Namespace::new("first")?;
     let kubectl = ns.kubectl();
     let began = Instant::now();
-    ensure!(kubectl.apply(NGINX)?.contains("deployment.apps/web created"));
-    eventually("3 ready pods", 30, || Ok(ready_pods(&ns, "app=web")?.len() == 3))?;
+    ensure!(
+        kubectl
+            .apply(NGINX)?
+            .contains("deployment.apps/web created")
+    );
+    eventually("3 ready pods", 30, || {
+        Ok(ready_pods(&ns, "app=web")?.len() == 3)
+    })?;
     let took = began.elapsed();
     println!("3 replicas Ready after {:.1} s", took.as_secs_f32());
     ensure!(took < Duration::from_secs(10), "3 replicas took {took:?}");
     let nodes: BTreeSet<String> = kubectl
-        .ok(&["get", "pods", "-l", "app=web", "-o", "jsonpath={.items[*].spec.nodeName}"])?
+        .ok(&[
+            "get",
+            "pods",
+            "-l",
+            "app=web",
+            "-o",
+            "jsonpath={.items[*].spec.nodeName}",
+        ])?
         .split_whitespace()
         .map(str::to_owned)
         .collect();
@@ -86,7 +111,10 @@ fn a_deployment_and_a_service_answer_from_every_replica_on_both_nodes() -> anyho
         let script = format!("for i in $(seq 40); do curl -s -m 2 http://{vip}/; done");
         let answers = kubectl.ok(&["exec", &client, "--", "sh", "-c", &script])?;
         let seen: BTreeSet<String> = answers.lines().map(str::to_owned).collect();
-        ensure!(seen == names, "from {node} the Service answered as {seen:?}, its pods are {names:?}");
+        ensure!(
+            seen == names,
+            "from {node} the Service answered as {seen:?}, its pods are {names:?}"
+        );
     }
     Ok(())
 }
@@ -95,10 +123,15 @@ fn a_deployment_and_a_service_answer_from_every_replica_on_both_nodes() -> anyho
 fn a_deleted_pod_of_a_deployment_is_replaced() -> anyhow::Result<()> {
     let ns = Namespace::new("replace")?;
     ns.kubectl().apply(NGINX)?;
-    eventually("3 ready pods", 30, || Ok(ready_pods(&ns, "app=web")?.len() == 3))?;
+    eventually("3 ready pods", 30, || {
+        Ok(ready_pods(&ns, "app=web")?.len() == 3)
+    })?;
     let victim = ready_pods(&ns, "app=web")?.remove(0);
     let said = ns.kubectl().ok(&["delete", "pod", &victim])?;
-    ensure!(said.contains(&format!("pod \"{victim}\" deleted")), "{said}");
+    ensure!(
+        said.contains(&format!("pod \"{victim}\" deleted")),
+        "{said}"
+    );
     eventually("the replacement", 10, || {
         let ready = ready_pods(&ns, "app=web")?;
         Ok(ready.len() == 3 && !ready.contains(&victim))
@@ -111,7 +144,9 @@ fn logs_exec_describe_and_port_forward_work_on_a_running_pod() -> anyhow::Result
     let ns = Namespace::new("look")?;
     let kubectl = ns.kubectl();
     kubectl.apply(NGINX)?;
-    let pod = eventually_some("a ready pod", 30, || Ok(ready_pods(&ns, "app=web")?.first().cloned()))?;
+    let pod = eventually_some("a ready pod", 30, || {
+        Ok(ready_pods(&ns, "app=web")?.first().cloned())
+    })?;
 
     let printed = kubectl.ok(&["exec", &pod, "--", "cat", "/etc/hostname"])?;
     ensure!(printed.trim() == pod, "exec printed {printed:?}");
@@ -119,8 +154,19 @@ fn logs_exec_describe_and_port_forward_work_on_a_running_pod() -> anyhow::Result
     ensure!(failed.code == 7, "exec's exit code was {}", failed.code);
 
     let described = kubectl.ok(&["describe", "pod", &pod])?;
-    for word in ["Scheduled", "Successfully assigned", "Pulled", "Created", "Started", "QoS Class", "nginx"] {
-        ensure!(described.contains(word), "describe has no {word}:\n{described}");
+    for word in [
+        "Scheduled",
+        "Successfully assigned",
+        "Pulled",
+        "Created",
+        "Started",
+        "QoS Class",
+        "nginx",
+    ] {
+        ensure!(
+            described.contains(word),
+            "describe has no {word}:\n{described}"
+        );
     }
 
     let mut forward = kubectl.command(&["port-forward", &format!("pod/{pod}"), "18080:80"]);

@@ -19,18 +19,40 @@ fn version_discovery_and_explain_work() -> anyhow::Result<()> {
     let resources = kubectl.ok(&["api-resources"])?;
     for line in ["pods                po", "deployments         deploy"] {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let found = resources.lines().any(|l| l.split_whitespace().take(2).eq(words.iter().copied()));
+        let found = resources
+            .lines()
+            .any(|l| l.split_whitespace().take(2).eq(words.iter().copied()));
         ensure!(found, "no {line} in\n{resources}");
     }
     let versions = kubectl.ok(&["api-versions"])?;
-    for version in ["v1", "apps/v1", "batch/v1", "rbac.authorization.k8s.io/v1", "discovery.k8s.io/v1"] {
-        ensure!(versions.lines().any(|l| l == version), "no {version} in {versions}");
+    for version in [
+        "v1",
+        "apps/v1",
+        "batch/v1",
+        "rbac.authorization.k8s.io/v1",
+        "discovery.k8s.io/v1",
+    ] {
+        ensure!(
+            versions.lines().any(|l| l == version),
+            "no {version} in {versions}"
+        );
     }
     let explained = kubectl.ok(&["explain", "pod.spec"])?;
-    ensure!(explained.contains("containers") && explained.contains("KIND:       Pod"), "{explained}");
-    ensure!(kubectl.ok(&["cluster-info"])?.contains("is running at https://"));
+    ensure!(
+        explained.contains("containers") && explained.contains("KIND:       Pod"),
+        "{explained}"
+    );
+    ensure!(
+        kubectl
+            .ok(&["cluster-info"])?
+            .contains("is running at https://")
+    );
     ensure!(kubectl.ok(&["auth", "can-i", "create", "pods"])?.trim() == "yes");
-    ensure!(kubectl.ok(&["auth", "whoami"])?.contains("kubernetes-admin"));
+    ensure!(
+        kubectl
+            .ok(&["auth", "whoami"])?
+            .contains("kubernetes-admin")
+    );
     Ok(())
 }
 
@@ -44,14 +66,20 @@ fn apply_says_created_then_unchanged_then_configured() -> anyhow::Result<()> {
     ensure!(kubectl.apply(&manifest("a"))?.trim() == "configmap/c created");
     ensure!(kubectl.apply(&manifest("a"))?.trim() == "configmap/c unchanged");
     let diff = kubectl.run_with(&["diff", "-f", "-"], &manifest("b"))?;
-    ensure!(diff.code == 1 && diff.stdout.contains("+  k: b"), "{diff:?}");
+    ensure!(
+        diff.code == 1 && diff.stdout.contains("+  k: b"),
+        "{diff:?}"
+    );
     ensure!(kubectl.apply(&manifest("b"))?.trim() == "configmap/c configured");
     ensure!(kubectl.field("configmap/c", "{.data.k}")? == "b");
     let server_side = kubectl.run_with(
         &["apply", "--server-side", "--field-manager=other", "-f", "-"],
         &manifest("c"),
     )?;
-    ensure!(server_side.failed()?.contains("conflict"), "another manager's field is not taken silently");
+    ensure!(
+        server_side.failed()?.contains("conflict"),
+        "another manager's field is not taken silently"
+    );
     Ok(())
 }
 
@@ -62,9 +90,21 @@ fn every_kind_of_patch_and_edit_changes_the_object() -> anyhow::Result<()> {
     kubectl.apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\ndata: {a: '1'}\n")?;
     let strategic = kubectl.ok(&["patch", "configmap", "c", "-p", r#"{"data":{"b":"2"}}"#])?;
     ensure!(strategic.trim() == "configmap/c patched", "{strategic}");
-    kubectl.ok(&["patch", "configmap", "c", "--type=merge", "-p", r#"{"data":{"a":null,"c":"3"}}"#])?;
     kubectl.ok(&[
-        "patch", "configmap", "c", "--type=json", "-p", r#"[{"op":"replace","path":"/data/b","value":"4"}]"#,
+        "patch",
+        "configmap",
+        "c",
+        "--type=merge",
+        "-p",
+        r#"{"data":{"a":null,"c":"3"}}"#,
+    ])?;
+    kubectl.ok(&[
+        "patch",
+        "configmap",
+        "c",
+        "--type=json",
+        "-p",
+        r#"[{"op":"replace","path":"/data/b","value":"4"}]"#,
     ])?;
     let data = &kubectl.json(&["get", "configmap", "c"])?["data"];
     ensure!(*data == serde_json::json!({"b": "4", "c": "3"}), "{data}");
@@ -79,7 +119,7 @@ fn every_kind_of_patch_and_edit_changes_the_object() -> anyhow::Result<()> {
     )?;
     ensure!(replaced.ok()?.trim() == "configmap/c replaced");
     let mut edit = kubectl.command(&["edit", "configmap", "c"]);
-    edit.env("EDITOR", "sed -i s/9/8/");
+    edit.env("EDITOR", "sed -i /z:/s/9/8/");
     let edited = balsa_e2e::run(&mut edit, "", std::time::Duration::from_secs(20))?;
     ensure!(edited.ok()?.trim() == "configmap/c edited");
     ensure!(kubectl.field("configmap/c", "{.data.z}")? == "8");
@@ -91,32 +131,66 @@ fn get_prints_tables_labels_and_selected_objects() -> anyhow::Result<()> {
     let ns = Namespace::new("get")?;
     let kubectl = ns.kubectl();
     kubectl.apply(POD)?;
-    kubectl.apply(&POD.replace("name: p,", "name: q,").replace("tier: x", "tier: y"))?;
-    kubectl.ok(&["wait", "--for=condition=Ready", "pod", "--all", "--timeout=30s"])?;
+    kubectl.apply(
+        &POD.replace("name: p,", "name: q,")
+            .replace("tier: x", "tier: z"),
+    )?;
+    kubectl.ok(&[
+        "wait",
+        "--for=condition=Ready",
+        "pod",
+        "--all",
+        "--timeout=30s",
+    ])?;
     let table = kubectl.ok(&["get", "pods"])?;
-    let row: Vec<&str> = table.lines().nth(1).unwrap_or_default().split_whitespace().collect();
-    ensure!(table.starts_with("NAME   READY   STATUS    RESTARTS   AGE\n"), "{table}");
+    let row: Vec<&str> = table
+        .lines()
+        .nth(1)
+        .unwrap_or_default()
+        .split_whitespace()
+        .collect();
+    ensure!(
+        table.starts_with("NAME   READY   STATUS    RESTARTS   AGE\n"),
+        "{table}"
+    );
     ensure!(row[..4] == ["p", "1/1", "Running", "0"], "{table}");
     let wide = kubectl.ok(&["get", "pods", "-o", "wide"])?;
-    ensure!(wide.contains("NOMINATED NODE   READINESS GATES") && wide.contains("10.244."), "{wide}");
+    ensure!(
+        wide.contains("NOMINATED NODE   READINESS GATES") && wide.contains("10.244."),
+        "{wide}"
+    );
     let columns = kubectl.ok(&["get", "pods", "-L", "app,tier", "--show-labels"])?;
-    ensure!(columns.contains("APP") && columns.contains("app=a,tier=y"), "{columns}");
+    ensure!(
+        columns.contains("APP") && columns.contains("app=a,tier=z"),
+        "{columns}"
+    );
     for (selector, count) in [
         ("app", 2),
         ("!app", 0),
         ("tier=x", 1),
         ("tier!=x", 1),
-        ("tier in (x,y)", 2),
+        ("tier in (x,z)", 2),
         ("tier notin (x)", 1),
-        ("app=a,tier=y", 1),
+        ("app=a,tier=z", 1),
     ] {
         let names = kubectl.ok(&["get", "pods", "-l", selector, "-o", "name"])?;
         ensure!(names.lines().count() == count, "{selector}: {names}");
     }
-    let running = kubectl.ok(&["get", "pods", "--field-selector", "status.phase=Running", "-o", "name"])?;
+    let running = kubectl.ok(&[
+        "get",
+        "pods",
+        "--field-selector",
+        "status.phase=Running",
+        "-o",
+        "name",
+    ])?;
     ensure!(running == "pod/p\npod/q\n", "{running}");
     ensure!(kubectl.ok(&["get", "pods", "-A"])?.contains(ns.name()));
-    ensure!(kubectl.ok(&["get", "pod", "p", "-o", "yaml"])?.contains("kind: Pod"));
+    ensure!(
+        kubectl
+            .ok(&["get", "pod", "p", "-o", "yaml"])?
+            .contains("kind: Pod")
+    );
     ensure!(kubectl.ok(&["get", "events"])?.contains("Scheduled"));
     ensure!(kubectl.ok(&["get", "all"])?.contains("pod/p"));
     Ok(())
@@ -130,13 +204,22 @@ fn delete_works_by_name_label_file_and_force() -> anyhow::Result<()> {
         kubectl.apply(&POD.replace("name: p,", &format!("name: {name},")))?;
     }
     let deleted = kubectl.ok(&["delete", "pod", "p"])?;
-    ensure!(deleted.contains(&format!("pod \"p\" deleted from {} namespace", ns.name())), "{deleted}");
+    ensure!(
+        deleted.contains(&format!("pod \"p\" deleted from {} namespace", ns.name())),
+        "{deleted}"
+    );
     kubectl.ok(&["delete", "pod", "q", "--force", "--grace-period=0"])?;
-    kubectl.run_with(&["delete", "-f", "-"], &POD.replace("name: p,", "name: r,"))?.ok()?;
+    kubectl
+        .run_with(&["delete", "-f", "-"], &POD.replace("name: p,", "name: r,"))?
+        .ok()?;
     kubectl.ok(&["delete", "pods", "-l", "app=a"])?;
     let left = kubectl.run(&["get", "pods"])?;
     ensure!(left.stderr.contains("No resources found"), "{left:?}");
-    ensure!(kubectl.fails(&["get", "pod", "p"])?.contains("pods \"p\" not found"));
+    ensure!(
+        kubectl
+            .fails(&["get", "pod", "p"])?
+            .contains("pods \"p\" not found")
+    );
     Ok(())
 }
 
@@ -164,7 +247,10 @@ fn a_watch_prints_what_happens() -> anyhow::Result<()> {
     let mut watch = watch.stdout(std::process::Stdio::piped()).spawn()?;
     eventually("two changes", 10, || {
         let _ = kubectl.run(&["create", "configmap", "w1"])?;
-        Ok(kubectl.run(&["label", "configmap", "w1", "a=b", "--overwrite"])?.code == 0)
+        Ok(kubectl
+            .run(&["label", "configmap", "w1", "a=b", "--overwrite"])?
+            .code
+            == 0)
     })?;
     std::thread::sleep(std::time::Duration::from_millis(500));
     watch.kill()?;

@@ -10,11 +10,16 @@ use balsa_e2e::{Kubectl, Local, Namespace, Writer, eventually};
 use crate::first_app::{NGINX, client_on, ready_pods};
 
 fn kubeconfig() -> anyhow::Result<PathBuf> {
-    Ok(std::env::var_os("KUBECONFIG").context("KUBECONFIG is not set")?.into())
+    Ok(std::env::var_os("KUBECONFIG")
+        .context("KUBECONFIG is not set")?
+        .into())
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?)
+    Ok(tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?)
 }
 
 fn all_healthy(local: &Local) -> anyhow::Result<bool> {
@@ -59,8 +64,15 @@ fn a_killed_leader_costs_less_than_a_second_and_no_acknowledged_write() -> anyho
             report.lost.len()
         );
         ensure!(report.lost.is_empty(), "lost: {:?}", report.lost);
-        ensure!(report.longest_gap < Duration::from_secs(1), "a gap of {:?}", report.longest_gap);
-        ensure!(report.acknowledged.len() > 100, "hardly anything was written: {report:?}");
+        ensure!(
+            report.longest_gap < Duration::from_secs(1),
+            "a gap of {:?}",
+            report.longest_gap
+        );
+        ensure!(
+            report.acknowledged.len() > 100,
+            "hardly anything was written: {report:?}"
+        );
         eventually("the killed server's return", 30, || all_healthy(&local))?;
     }
     Ok(())
@@ -71,7 +83,9 @@ fn pods_of_a_killed_agent_run_elsewhere_and_the_service_answers_throughout() -> 
     let (ns, local, _mend) = (Namespace::new("agent")?, Local, Mend);
     let kubectl = ns.kubectl();
     kubectl.apply(NGINX)?;
-    eventually("3 ready pods", 30, || Ok(ready_pods(&ns, "app=web")?.len() == 3))?;
+    eventually("3 ready pods", 30, || {
+        Ok(ready_pods(&ns, "app=web")?.len() == 3)
+    })?;
     let agents = local.agents()?;
     let (victim, survivor) = (&agents[1], &agents[0]);
     let client = client_on(&ns, survivor)?;
@@ -85,24 +99,40 @@ fn pods_of_a_killed_agent_run_elsewhere_and_the_service_answers_throughout() -> 
     std::thread::sleep(Duration::from_secs(1));
     let began = Instant::now();
     local.ok(&["kill", victim])?;
-    let elsewhere = |pod: &serde_json::Value| pod["spec"]["nodeName"].as_str() == Some(survivor.as_str());
+    let elsewhere =
+        |pod: &serde_json::Value| pod["spec"]["nodeName"].as_str() == Some(survivor.as_str());
     eventually("3 ready pods on the surviving node", 20, || {
         let ready = ready_pods(&ns, "app=web")?;
         let pods = kubectl.json(&["get", "pods", "-l", "app=web"])?;
         let items = pods["items"].as_array().context("no items")?;
         let there = items.iter().filter(|p| {
-            elsewhere(p) && ready.iter().any(|r| p["metadata"]["name"].as_str() == Some(r.as_str()))
+            elsewhere(p)
+                && ready
+                    .iter()
+                    .any(|r| p["metadata"]["name"].as_str() == Some(r.as_str()))
         });
         Ok(there.count() == 3)
     })?;
     let took = began.elapsed();
-    println!("replacements Ready {:.1} s after the kill", took.as_secs_f32());
+    println!(
+        "replacements Ready {:.1} s after the kill",
+        took.as_secs_f32()
+    );
     let answers = String::from_utf8_lossy(&traffic.wait_with_output()?.stdout).into_owned();
-    let (ok, failed) = (answers.matches("ok").count(), answers.matches("failed").count());
+    let (ok, failed) = (
+        answers.matches("ok").count(),
+        answers.matches("failed").count(),
+    );
     println!("requests meanwhile: {ok} answered, {failed} failed");
     ensure!(took < Duration::from_secs(8), "replacements took {took:?}");
-    let node = kubectl.field(&format!("node/{victim}"), "{.status.conditions[?(@.type==\"Ready\")].status}")?;
-    ensure!(node == "Unknown", "the dead node's Ready condition is {node:?}");
+    let node = kubectl.field(
+        &format!("node/{victim}"),
+        "{.status.conditions[?(@.type==\"Ready\")].status}",
+    )?;
+    ensure!(
+        node == "Unknown",
+        "the dead node's Ready condition is {node:?}"
+    );
     // The dead agent's containers still run, so only requests to endpoints that were just taken out may fail.
     ensure!(failed <= 3, "{failed} of {} requests failed", ok + failed);
     Ok(())
@@ -127,7 +157,11 @@ fn a_restarted_agent_leaves_its_containers_running() -> anyhow::Result<()> {
     eventually("exec through the new agent", 20, || {
         Ok(kubectl.run(&["exec", &client, "--", "true"])?.code == 0)
     })?;
-    ensure!(identity(kubectl)? == before, "the container changed from {before} to {}", identity(kubectl)?);
+    ensure!(
+        identity(kubectl)? == before,
+        "the container changed from {before} to {}",
+        identity(kubectl)?
+    );
     Ok(())
 }
 
@@ -137,7 +171,9 @@ fn a_power_cut_loses_nothing() -> anyhow::Result<()> {
     let kubectl = ns.kubectl();
     kubectl.apply(NGINX)?;
     kubectl.ok(&["create", "configmap", "kept", "--from-literal=a=b"])?;
-    eventually("3 ready pods", 30, || Ok(ready_pods(&ns, "app=web")?.len() == 3))?;
+    eventually("3 ready pods", 30, || {
+        Ok(ready_pods(&ns, "app=web")?.len() == 3)
+    })?;
     let names: Vec<String> = local.nodes()?.into_iter().map(|n| n.node).collect();
     for name in &names {
         local.ok(&["kill", name])?;
@@ -146,10 +182,13 @@ fn a_power_cut_loses_nothing() -> anyhow::Result<()> {
         local.ok(&["start", name])?;
     }
     eventually("all nodes healthy", 60, || all_healthy(&local))?;
-    eventually("the object from before", 30, || Ok(kubectl.field("configmap/kept", "{.data.a}")? == "b"))?;
+    eventually("the object from before", 30, || {
+        Ok(kubectl.field("configmap/kept", "{.data.a}")? == "b")
+    })?;
     eventually("exactly 3 ready pods and no others", 60, || {
         let all = kubectl.json(&["get", "pods", "-l", "app=web"])?;
-        Ok(ready_pods(&ns, "app=web")?.len() == 3 && all["items"].as_array().is_some_and(|i| i.len() == 3))
+        Ok(ready_pods(&ns, "app=web")?.len() == 3
+            && all["items"].as_array().is_some_and(|i| i.len() == 3))
     })?;
     Ok(())
 }
@@ -162,13 +201,18 @@ fn a_server_cut_off_from_the_others_does_not_stop_them() -> anyhow::Result<()> {
     let other = if leader == "s1" { "s2" } else { "s1" };
     let through = ns.kubectl().through(other);
     eventually("a write through the majority", 10, || {
-        Ok(through.run(&["create", "configmap", "during", "--from-literal=a=b"])?.code == 0
+        Ok(through
+            .run(&["create", "configmap", "during", "--from-literal=a=b"])?
+            .code
+            == 0
             || through.run(&["get", "configmap", "during"])?.code == 0)
     })?;
     local.ok(&["heal"])?;
     let back = ns.kubectl().through(&leader);
-    eventually("the write, seen through the server that was cut off", 15, || {
-        Ok(back.field("configmap/during", "{.data.a}")? == "b")
-    })?;
+    eventually(
+        "the write, seen through the server that was cut off",
+        15,
+        || Ok(back.field("configmap/during", "{.data.a}")? == "b"),
+    )?;
     Ok(())
 }

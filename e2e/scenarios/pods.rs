@@ -5,7 +5,14 @@ use anyhow::ensure;
 use balsa_e2e::{Kubectl, Namespace, eventually};
 
 fn wait_ready(kubectl: &Kubectl, pod: &str) -> anyhow::Result<()> {
-    kubectl.ok(&["wait", "--for=condition=Ready", &format!("pod/{pod}"), "--timeout=40s"]).map(|_| ())
+    kubectl
+        .ok(&[
+            "wait",
+            "--for=condition=Ready",
+            &format!("pod/{pod}"),
+            "--timeout=40s",
+        ])
+        .map(|_| ())
 }
 
 #[test]
@@ -75,7 +82,8 @@ spec:
 }
 
 #[test]
-fn volumes_hold_configuration_secrets_fields_and_a_token_and_follow_changes() -> anyhow::Result<()> {
+fn volumes_hold_configuration_secrets_fields_and_a_token_and_follow_changes() -> anyhow::Result<()>
+{
     let ns = Namespace::new("volumes")?;
     let kubectl = ns.kubectl();
     kubectl.apply(
@@ -118,7 +126,9 @@ spec:
 "#,
     )?;
     wait_ready(kubectl, "v")?;
-    let sh = |container: &str, script: &str| kubectl.ok(&["exec", "v", "-c", container, "--", "sh", "-c", script]);
+    let sh = |container: &str, script: &str| {
+        kubectl.ok(&["exec", "v", "-c", container, "--", "sh", "-c", script])
+    };
     ensure!(sh("c", "cat /conf/key")? == "one");
     ensure!(sh("c", "stat -L -c %a /conf/key")?.trim() == "400");
     ensure!(sh("c", "cat /down/name")? == "v");
@@ -126,13 +136,32 @@ spec:
     ensure!(sh("c", "mount")?.contains("/memory type tmpfs"));
     sh("c", "echo shared > /scratch/f")?;
     ensure!(sh("other", "cat /same/f")?.trim() == "shared");
-    let token = sh("c", "cat /var/run/secrets/kubernetes.io/serviceaccount/token")?;
+    let token = sh(
+        "c",
+        "cat /var/run/secrets/kubernetes.io/serviceaccount/token",
+    )?;
     ensure!(token.split('.').count() == 3, "no token: {token}");
-    ensure!(sh("c", "cat /var/run/secrets/kubernetes.io/serviceaccount/ca.crt")?.contains("BEGIN CERTIFICATE"));
-    kubectl.ok(&["patch", "configmap", "conf", "-p", r#"{"data":{"key":"two"}}"#])?;
+    ensure!(
+        sh(
+            "c",
+            "cat /var/run/secrets/kubernetes.io/serviceaccount/ca.crt"
+        )?
+        .contains("BEGIN CERTIFICATE")
+    );
+    kubectl.ok(&[
+        "patch",
+        "configmap",
+        "conf",
+        "-p",
+        r#"{"data":{"key":"two"}}"#,
+    ])?;
     kubectl.ok(&["label", "pod", "v", "foo=baz", "--overwrite"])?;
-    eventually("the changed value in the volume", 10, || Ok(sh("c", "cat /conf/key")? == "two"))?;
-    eventually("the changed label in the volume", 10, || Ok(sh("c", "cat /down/labels")?.contains("foo=\"baz\"")))?;
+    eventually("the changed value in the volume", 10, || {
+        Ok(sh("c", "cat /conf/key")? == "two")
+    })?;
+    eventually("the changed label in the volume", 10, || {
+        Ok(sh("c", "cat /down/labels")?.contains("foo=\"baz\""))
+    })?;
     Ok(())
 }
 
@@ -173,9 +202,25 @@ spec:
     };
     ensure!(side(&["curl", "-s", "http://localhost/page"])?.trim() == "prepared");
     ensure!(side(&["hostname"])?.trim() == "multi");
-    ensure!(kubectl.run(&["exec", "multi", "-c", "side", "--", "ls", "/usr/share/nginx/html/page"])?.code != 0);
+    ensure!(
+        kubectl
+            .run(&[
+                "exec",
+                "multi",
+                "-c",
+                "side",
+                "--",
+                "ls",
+                "/usr/share/nginx/html/page"
+            ])?
+            .code
+            != 0
+    );
     let wrong = kubectl.fails(&["logs", "multi", "-c", "nope"])?;
-    ensure!(wrong.contains("container nope is not valid for pod multi"), "{wrong}");
+    ensure!(
+        wrong.contains("container nope is not valid for pod multi"),
+        "{wrong}"
+    );
     ensure!(kubectl.ok(&["get", "pod", "multi"])?.contains("2/2"));
     Ok(())
 }
@@ -208,8 +253,13 @@ spec:
         let path = format!("{{.status.containerStatuses[?(@.name==\"{name}\")].restartCount}}");
         kubectl.field("pod/kubia-liveness", &path)
     };
-    eventually("a restart", 40, || Ok(restarts("fails")?.parse::<u32>()? >= 1))?;
-    ensure!(restarts("lives")? == "0", "the healthy container was restarted, too");
+    eventually("a restart", 40, || {
+        Ok(restarts("fails")?.parse::<u32>()? >= 1)
+    })?;
+    ensure!(
+        restarts("lives")? == "0",
+        "the healthy container was restarted, too"
+    );
     let described = kubectl.ok(&["describe", "pod", "kubia-liveness"])?;
     ensure!(described.contains("Liveness probe failed"), "{described}");
     let previous = kubectl.ok(&["logs", "kubia-liveness", "-c", "fails", "--previous"])?;
@@ -232,8 +282,15 @@ fn phases_follow_exit_codes_and_the_restart_policy() -> anyhow::Result<()> {
     let phase = |name: &str| kubectl.field(&format!("pod/{name}"), "{.status.phase}");
     eventually("Succeeded", 20, || Ok(phase("good")? == "Succeeded"))?;
     eventually("Failed", 20, || Ok(phase("bad")? == "Failed"))?;
-    eventually("CrashLoopBackOff", 40, || Ok(kubectl.ok(&["get", "pod", "loop"])?.contains("CrashLoopBackOff")))?;
-    let code = kubectl.field("pod/bad", "{.status.containerStatuses[0].state.terminated.exitCode}")?;
+    eventually("CrashLoopBackOff", 40, || {
+        Ok(kubectl
+            .ok(&["get", "pod", "loop"])?
+            .contains("CrashLoopBackOff"))
+    })?;
+    let code = kubectl.field(
+        "pod/bad",
+        "{.status.containerStatuses[0].state.terminated.exitCode}",
+    )?;
     ensure!(code == "1");
     ensure!(kubectl.ok(&["get", "pod", "good"])?.contains("Completed"));
     Ok(())
@@ -267,7 +324,10 @@ spec:
     let took = began.elapsed();
     let text = String::from_utf8_lossy(&logs.wait_with_output()?.stdout).into_owned();
     ensure!(text.contains("up\npre\ngot TERM"), "{text}");
-    ensure!(took.as_secs() < 8, "a pod that ends by itself took {took:?}");
+    ensure!(
+        took.as_secs() < 8,
+        "a pod that ends by itself took {took:?}"
+    );
     Ok(())
 }
 
@@ -278,7 +338,9 @@ fn logs_can_be_cut_and_stamped() -> anyhow::Result<()> {
     kubectl.apply(
         "{apiVersion: v1, kind: Pod, metadata: {name: l}, spec: {restartPolicy: Never, containers: [{name: c, image: busybox, imagePullPolicy: IfNotPresent, command: [sh, -c, 'for i in 1 2 3 4 5; do echo line $i; done']}]}}",
     )?;
-    eventually("the end", 20, || Ok(kubectl.field("pod/l", "{.status.phase}")? == "Succeeded"))?;
+    eventually("the end", 20, || {
+        Ok(kubectl.field("pod/l", "{.status.phase}")? == "Succeeded")
+    })?;
     ensure!(kubectl.ok(&["logs", "l"])?.lines().count() == 5);
     ensure!(kubectl.ok(&["logs", "l", "--tail=2"])? == "line 4\nline 5\n");
     ensure!(kubectl.ok(&["logs", "l", "--limit-bytes=6"])? == "line 1");
@@ -292,12 +354,22 @@ fn a_node_selector_that_nothing_matches_keeps_the_pod_pending() -> anyhow::Resul
     let ns = Namespace::new("pending")?;
     let kubectl = ns.kubectl();
     kubectl.apply(
-        "{apiVersion: v1, kind: Pod, metadata: {name: n}, spec: {nodeSelector: {gpu: 'true'}, containers: [{name: c, image: busybox}]}}",
+        "{apiVersion: v1, kind: Pod, metadata: {name: unfit}, spec: {nodeSelector: {gpu: 'true'}, containers: [{name: c, image: busybox}]}}",
     )?;
     eventually("FailedScheduling", 10, || {
-        Ok(kubectl.ok(&["describe", "pod", "n"])?.contains("FailedScheduling"))
+        Ok(kubectl
+            .ok(&["describe", "pod", "unfit"])?
+            .contains("FailedScheduling"))
     })?;
-    let message = kubectl.field("pod/n", "{.status.conditions[?(@.type==\"PodScheduled\")].message}")?;
-    ensure!(message.contains("0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector"), "{message}");
+    let message = kubectl.field(
+        "pod/unfit",
+        "{.status.conditions[?(@.type==\"PodScheduled\")].message}",
+    )?;
+    ensure!(
+        message.contains(
+            "0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector"
+        ),
+        "{message}"
+    );
     Ok(())
 }

@@ -47,7 +47,12 @@ spec:
       containers: [{name: hello, image: busybox, imagePullPolicy: IfNotPresent, command: [sh, -c, 'echo "Hello, Kubernetes!"']}]
 "#,
     )?;
-    kubectl.ok(&["wait", "--for=condition=Complete", "job/hello", "--timeout=60s"])?;
+    kubectl.ok(&[
+        "wait",
+        "--for=condition=Complete",
+        "job/hello",
+        "--timeout=60s",
+    ])?;
     ensure!(kubectl.field("job/hello", "{.status.succeeded}")? == "3");
     ensure!(kubectl.ok(&["logs", "job/hello"])?.trim() == "Hello, Kubernetes!");
     Ok(())
@@ -71,7 +76,10 @@ spec:
 "#,
     )?;
     kubectl.ok(&["wait", "--for=condition=Failed", "job/bad", "--timeout=60s"])?;
-    let reason = kubectl.field("job/bad", "{.status.conditions[?(@.type==\"Failed\")].reason}")?;
+    let reason = kubectl.field(
+        "job/bad",
+        "{.status.conditions[?(@.type==\"Failed\")].reason}",
+    )?;
     ensure!(reason == "BackoffLimitExceeded", "{reason}");
     Ok(())
 }
@@ -81,13 +89,23 @@ fn deleting_an_owner_deletes_what_it_owns_unless_told_to_orphan_it() -> anyhow::
     let ns = Namespace::new("owners")?;
     let kubectl = ns.kubectl();
     kubectl.apply(NGINX)?;
-    eventually("3 ready pods", 30, || Ok(ready_pods(&ns, "app=web")?.len() == 3))?;
+    eventually("3 ready pods", 30, || {
+        Ok(ready_pods(&ns, "app=web")?.len() == 3)
+    })?;
     kubectl.ok(&["delete", "deployment", "web", "--cascade=orphan"])?;
     let sets = kubectl.ok(&["get", "replicasets", "-o", "name"])?;
     ensure!(sets.lines().count() == 1, "after orphaning: {sets}");
-    kubectl.ok(&["delete", sets.trim(), "--cascade=foreground", "--timeout=60s"])?;
+    kubectl.ok(&[
+        "delete",
+        sets.trim(),
+        "--cascade=foreground",
+        "--timeout=60s",
+    ])?;
     let left = kubectl.ok(&["get", "pods", "-l", "app=web", "-o", "name"])?;
-    ensure!(left.is_empty(), "a foreground delete returned with pods left: {left}");
+    ensure!(
+        left.is_empty(),
+        "a foreground delete returned with pods left: {left}"
+    );
     Ok(())
 }
 
@@ -97,7 +115,9 @@ fn deleting_a_namespace_removes_everything_in_it() -> anyhow::Result<()> {
     let kubectl = ns.kubectl();
     kubectl.apply(NGINX)?;
     kubectl.ok(&["create", "secret", "generic", "s", "--from-literal=a=b"])?;
-    eventually("3 ready pods", 30, || Ok(ready_pods(&ns, "app=web")?.len() == 3))?;
+    eventually("3 ready pods", 30, || {
+        Ok(ready_pods(&ns, "app=web")?.len() == 3)
+    })?;
     kubectl.ok(&["delete", "namespace", ns.name(), "--timeout=60s"])?;
     let error = kubectl.fails(&["get", "namespace", ns.name()])?;
     ensure!(error.contains("NotFound"), "{error}");

@@ -17,8 +17,8 @@ pub mod registry;
 pub mod render;
 pub mod reviews;
 pub mod seam;
-pub mod streams;
 mod server;
+pub mod streams;
 
 #[cfg(test)]
 mod testing;

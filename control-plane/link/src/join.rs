@@ -46,7 +46,10 @@ pub async fn join(
             Ok(Ok(response)) => return Ok(response),
             Ok(Err(Failure::Refused(why))) => return Err(JoinError::Refused(why)),
             Ok(Err(Failure::Other(why))) => failures.push(format!("  {server}: {why}")),
-            Err(_) => failures.push(format!("  {server}: no answer within {} s", DEADLINE.as_secs())),
+            Err(_) => failures.push(format!(
+                "  {server}: no answer within {} s",
+                DEADLINE.as_secs()
+            )),
         }
     }
     Err(JoinError::Unreachable(failures.join("\n")))
@@ -69,14 +72,21 @@ pub fn address(server: &str) -> String {
     let bare_v6 = server.parse::<std::net::Ipv6Addr>().is_ok();
     if bare_v6 {
         format!("[{server}]:{DEFAULT_PORT}")
-    } else if server.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
+    } else if server
+        .rsplit_once(':')
+        .is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+    {
         server.to_owned()
     } else {
         format!("{server}:{DEFAULT_PORT}")
     }
 }
 
-async fn ask(server: &str, token: &JoinToken, request: &JoinRequest) -> Result<JoinResponse, Failure> {
+async fn ask(
+    server: &str,
+    token: &JoinToken,
+    request: &JoinRequest,
+) -> Result<JoinResponse, Failure> {
     // The name is not checked on first contact: the token names the CA.
     let config = tls::first_contact(&token.ca_sha256, &[b"http/1.1"])?;
     post(server, config, PATH, request).await
@@ -100,9 +110,10 @@ where
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(Failure::Refused(why))) => Err(JoinError::Refused(why)),
         Ok(Err(Failure::Other(why))) => Err(JoinError::Unreachable(format!("  {server}: {why}"))),
-        Err(_) => {
-            Err(JoinError::Unreachable(format!("  {server}: no answer within {} s", DEADLINE.as_secs())))
-        }
+        Err(_) => Err(JoinError::Unreachable(format!(
+            "  {server}: no answer within {} s",
+            DEADLINE.as_secs()
+        ))),
     }
 }
 
@@ -119,12 +130,16 @@ where
     let address = address(server);
     let tcp = TcpStream::connect(&address).await?;
     let name = rustls_pki_types::ServerName::try_from("kubernetes")?;
-    let stream = TlsConnector::from(config).connect(name, tcp).await.map_err(|error| {
-        Failure::Other(format!(
-            "{error} (if this is another cluster than the token's, get a token from this one)"
-        ))
-    })?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let stream = TlsConnector::from(config)
+        .connect(name, tcp)
+        .await
+        .map_err(|error| {
+            Failure::Other(format!(
+                "{error} (if this is another cluster than the token's, get a token from this one)"
+            ))
+        })?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let exchange = async {
         let body = serde_json::to_vec(body)?;
         let request = http::Request::post(path)
@@ -142,7 +157,11 @@ where
             return Ok(serde_json::from_slice(&body)?);
         }
         let text = message(&body);
-        if status.is_client_error() { Err(Failure::Refused(text)) } else { Err(Failure::Other(text)) }
+        if status.is_client_error() {
+            Err(Failure::Refused(text))
+        } else {
+            Err(Failure::Other(text))
+        }
     };
     tokio::pin!(connection);
     tokio::select! {
@@ -169,6 +188,15 @@ mod tests {
     #[test]
     fn a_server_without_a_port_gets_the_usual_one() {
         let all = ["h", "h:7000", "192.0.2.1", "fd00::1", "[fd00::1]:7000"].map(address);
-        assert_eq!(all, ["h:6443", "h:7000", "192.0.2.1:6443", "[fd00::1]:6443", "[fd00::1]:7000"]);
+        assert_eq!(
+            all,
+            [
+                "h:6443",
+                "h:7000",
+                "192.0.2.1:6443",
+                "[fd00::1]:6443",
+                "[fd00::1]:7000"
+            ]
+        );
     }
 }

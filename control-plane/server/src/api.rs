@@ -5,7 +5,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use balsa_api::status::Status;
 use balsa_apiserver::seam::{Extension, Peer, RequestBody, ResponseBody, User};
-use balsa_identity::{GROUP_MASTERS, GROUP_NODES, GROUP_SERVERS, Identity, JoinRequest, PeerIdentity, join};
+use balsa_identity::{
+    GROUP_MASTERS, GROUP_NODES, GROUP_SERVERS, Identity, JoinRequest, PeerIdentity, join,
+};
 use balsa_link::join::PATH as JOIN_PATH;
 use balsa_link::server::Nodes;
 use balsa_store::Store;
@@ -51,7 +53,8 @@ impl Extension for Api {
         match self.answer(request, peer).await {
             Ok(value) => respond(StatusCode::OK, &value),
             Err(status) => {
-                let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                let code =
+                    StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
                 respond(code, &status.body())
             }
         }
@@ -59,11 +62,15 @@ impl Extension for Api {
 }
 
 fn respond(code: StatusCode, value: &serde_json::Value) -> Response<ResponseBody> {
-    let body = Full::new(Bytes::from(value.to_string())).map_err(|never| match never {}).boxed_unsync();
+    let body = Full::new(Bytes::from(value.to_string()))
+        .map_err(|never| match never {})
+        .boxed_unsync();
     let mut response = Response::new(body);
     *response.status_mut() = code;
     let json = http::HeaderValue::from_static("application/json");
-    response.headers_mut().insert(http::header::CONTENT_TYPE, json);
+    response
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, json);
     response
 }
 
@@ -72,7 +79,11 @@ fn unavailable(error: &dyn std::fmt::Display) -> Status {
 }
 
 impl Api {
-    async fn answer(&self, request: Request<RequestBody>, peer: &Peer) -> Result<serde_json::Value, Status> {
+    async fn answer(
+        &self,
+        request: Request<RequestBody>,
+        peer: &Peer,
+    ) -> Result<serde_json::Value, Status> {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         match (&method, path.as_str()) {
             (&Method::POST, JOIN_PATH) => self.join(body(request).await?).await,
@@ -89,13 +100,18 @@ impl Api {
                 require(peer, &[GROUP_MASTERS])?;
                 Ok(self.status())
             }
-            _ => Err(Status::new(404, "NotFound", format!("{path} is not served here"))),
+            _ => Err(Status::new(
+                404,
+                "NotFound",
+                format!("{path} is not served here"),
+            )),
         }
     }
 
     async fn join(&self, request: JoinRequest) -> Result<serde_json::Value, Status> {
-        let record =
-            records::token(&self.store, &request.token_id).await.map_err(|e| unavailable(&e))?;
+        let record = records::token(&self.store, &request.token_id)
+            .await
+            .map_err(|e| unavailable(&e))?;
         let response = join::answer(&self.identity, record.as_ref(), &request, Timestamp::now())
             .map_err(|error| Status::new(403, "Forbidden", error.to_string()))?;
         info!(node = request.node, role = ?request.role, "a machine joins");
@@ -103,8 +119,15 @@ impl Api {
     }
 
     async fn add_member(&self, request: MemberRequest) -> Result<serde_json::Value, Status> {
-        info!(id = request.id, address = request.address, "a server becomes a member");
-        self.store.add_member(request.id, request.address).await.map_err(|e| unavailable(&e))?;
+        info!(
+            id = request.id,
+            address = request.address,
+            "a server becomes a member"
+        );
+        self.store
+            .add_member(request.id, request.address)
+            .await
+            .map_err(|e| unavailable(&e))?;
         Ok(serde_json::json!({"clusterId": self.store.cluster_id()}))
     }
 
@@ -121,7 +144,7 @@ impl Api {
 
     fn status(&self) -> serde_json::Value {
         let health = self.store.health();
-        let leadership = self.store.leadership().borrow().clone();
+        let leadership = *self.store.leadership().borrow();
         serde_json::json!({
             "leader": leadership.is_me,
             "term": leadership.term,
@@ -151,13 +174,29 @@ fn encode(value: &impl Serialize) -> serde_json::Value {
 /// The client's certificate, if it is of one of the groups. These paths answer to certificates of the
 /// cluster itself and not to roles, because they are needed before any role exists.
 fn require(peer: &Peer, groups: &[&str]) -> Result<PeerIdentity, Status> {
-    let identity = peer.certificates.first().and_then(|der| PeerIdentity::from_certificate(der).ok());
+    let identity = peer
+        .certificates
+        .first()
+        .and_then(|der| PeerIdentity::from_certificate(der).ok());
     match identity {
-        Some(identity) if identity.organizations.iter().any(|o| groups.contains(&o.as_str())) => {
+        Some(identity)
+            if identity
+                .organizations
+                .iter()
+                .any(|o| groups.contains(&o.as_str())) =>
+        {
             Ok(identity)
         }
-        Some(_) => Err(Status::new(403, "Forbidden", "this client certificate may not do this")),
-        None => Err(Status::new(401, "Unauthorized", "a client certificate of the cluster is needed")),
+        Some(_) => Err(Status::new(
+            403,
+            "Forbidden",
+            "this client certificate may not do this",
+        )),
+        None => Err(Status::new(
+            401,
+            "Unauthorized",
+            "a client certificate of the cluster is needed",
+        )),
     }
 }
 
@@ -168,7 +207,9 @@ async fn body<T: serde::de::DeserializeOwned>(request: Request<RequestBody>) -> 
         let frame = frame.map_err(|_| Status::bad_request("the body ended before it was whole"))?;
         bytes.extend_from_slice(&frame.into_data().unwrap_or_default());
         if bytes.len() > LARGEST {
-            return Err(Status::bad_request(format!("the body has more than {LARGEST} bytes")));
+            return Err(Status::bad_request(format!(
+                "the body has more than {LARGEST} bytes"
+            )));
         }
     }
     serde_json::from_slice(&bytes)

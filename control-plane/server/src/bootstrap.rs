@@ -21,7 +21,9 @@ pub async fn ensure(client: kube::Client, objects: Vec<Value>, stop: Cancellatio
                 info!(written, "default roles and bindings are in place");
                 return;
             }
-            Err(error) => warn!(%error, "default roles and bindings could not be written, trying again"),
+            Err(error) => {
+                warn!(%error, "default roles and bindings could not be written, trying again")
+            }
         }
         tokio::select! {
             () = stop.cancelled() => return,
@@ -50,7 +52,10 @@ async fn ensure_one(client: &kube::Client, wanted: &Value) -> Result<bool, kube:
     let written = match reconcile(present.as_ref(), wanted) {
         Ensure::Nothing => return Ok(false),
         Ensure::Create(object) => api.create(&PostParams::default(), &dynamic(object)?).await,
-        Ensure::Update(object) => api.replace(name, &PostParams::default(), &dynamic(object)?).await,
+        Ensure::Update(object) => {
+            api.replace(name, &PostParams::default(), &dynamic(object)?)
+                .await
+        }
     };
     match written {
         Ok(_) => Ok(true),

@@ -66,8 +66,23 @@ impl Settings {
     #[must_use]
     pub fn over(self, below: Self) -> Self {
         merge!(
-            self, below, name, data_dir, address, san, join, token, api_port, raft_port, link_port,
-            pod_cidr, service_cidr, cluster_dns, cluster_domain, failover, no_agent,
+            self,
+            below,
+            name,
+            data_dir,
+            address,
+            san,
+            join,
+            token,
+            api_port,
+            raft_port,
+            link_port,
+            pod_cidr,
+            service_cidr,
+            cluster_dns,
+            cluster_domain,
+            failover,
+            no_agent,
         )
     }
 
@@ -101,7 +116,11 @@ impl Settings {
             no_agent: self.no_agent.unwrap_or(false),
         };
         config.problems(&mut problems);
-        if problems.is_empty() { Ok(config) } else { Err(problems) }
+        if problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(problems)
+        }
     }
 }
 
@@ -150,7 +169,8 @@ impl Config {
     /// Address of the cluster's DNS Service: as set, else the tenth of the service network.
     #[must_use]
     pub fn cluster_dns(&self) -> IpAddr {
-        self.cluster_dns.unwrap_or_else(|| nth(&self.service_cidr, 10))
+        self.cluster_dns
+            .unwrap_or_else(|| nth(&self.service_cidr, 10))
     }
 
     /// Address of the `kubernetes` Service: the first of the service network.
@@ -185,7 +205,10 @@ impl Config {
             ));
         }
         if self.address.is_unspecified() || self.address.is_multicast() {
-            problems.push(format!("address: {} is no address of one machine", self.address));
+            problems.push(format!(
+                "address: {} is no address of one machine",
+                self.address
+            ));
         }
         let ports = [self.api_port, self.raft_port];
         if ports[0] == ports[1] || ports.contains(&0) || self.link_port == 0 {
@@ -197,7 +220,10 @@ impl Config {
                 self.pod_cidr, self.service_cidr
             ));
         }
-        for (what, cidr) in [("podCidr", &self.pod_cidr), ("serviceCidr", &self.service_cidr)] {
+        for (what, cidr) in [
+            ("podCidr", &self.pod_cidr),
+            ("serviceCidr", &self.service_cidr),
+        ] {
             if cidr.contains(&self.address) {
                 problems.push(format!("address: {} lies in {what} {cidr}", self.address));
             }
@@ -242,7 +268,10 @@ mod tests {
     use super::*;
 
     fn settings() -> Settings {
-        Settings { address: "192.0.2.1".parse().ok(), ..Settings::default() }
+        Settings {
+            address: "192.0.2.1".parse().ok(),
+            ..Settings::default()
+        }
     }
 
     #[test]
@@ -256,8 +285,15 @@ mod tests {
 
     #[test]
     fn flags_win_over_the_file_where_they_say_something() {
-        let file = Settings { api_port: Some(7000), failover: Some(Failover::Fast), ..Settings::default() };
-        let flags = Settings { api_port: Some(8000), ..settings() };
+        let file = Settings {
+            api_port: Some(7000),
+            failover: Some(Failover::Fast),
+            ..Settings::default()
+        };
+        let flags = Settings {
+            api_port: Some(8000),
+            ..settings()
+        };
         let config = flags.over(file).check("h").unwrap();
         assert_eq!((config.api_port, config.failover), (8000, Failover::Fast));
     }

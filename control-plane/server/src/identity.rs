@@ -50,10 +50,18 @@ fn names(config: &Config) -> ServerNames {
     ips.extend([config.address, config.kubernetes_service()]);
     let mut dns: Vec<String> = dns.into_iter().cloned().collect();
     dns.push(format!("kubernetes.default.svc.{}", config.cluster_domain));
-    ServerNames { node: config.name.clone(), dns, ips }
+    ServerNames {
+        node: config.name.clone(),
+        dns,
+        ips,
+    }
 }
 
-async fn join_cluster(config: &Config, dir: &Path, names: &ServerNames) -> anyhow::Result<Identity> {
+async fn join_cluster(
+    config: &Config,
+    dir: &Path,
+    names: &ServerNames,
+) -> anyhow::Result<Identity> {
     let token: JoinToken = config.token.as_deref().unwrap_or_default().parse()?;
     info!(servers = ?config.join, "joining a cluster");
     let request = JoinRequest {
@@ -73,11 +81,16 @@ async fn join_cluster(config: &Config, dir: &Path, names: &ServerNames) -> anyho
 fn member(path: &Path) -> anyhow::Result<Member> {
     if let Some(text) = files::read(path)? {
         return serde_json::from_str(&text).with_context(|| {
-            format!("{} is damaged; restore it or start with an empty data folder", path.display())
+            format!(
+                "{} is damaged; restore it or start with an empty data folder",
+                path.display()
+            )
         });
     }
     // 53 bits: exact as a JSON number for every tool.
-    let member = Member { id: rand::random_range(1..1 << 53) };
+    let member = Member {
+        id: rand::random_range(1..1 << 53),
+    };
     files::write_secret(path, &serde_json::to_vec(&member)?)?;
     Ok(member)
 }

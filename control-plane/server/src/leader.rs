@@ -32,7 +32,7 @@ pub async fn follow<F, W>(
 {
     let mut work: Option<Work> = None;
     loop {
-        let now = leadership.borrow_and_update().clone();
+        let now = *leadership.borrow_and_update();
         let leads = now.is_me.then_some(now.term);
         if work.as_ref().map(|w| w.term) != leads {
             if let Some(old) = work.take() {
@@ -60,11 +60,18 @@ where
     info!(term, "leading: scheduler and controllers start");
     let token = stop.child_token();
     let task = tokio::spawn(start(term, token.clone()).instrument(info_span!("leader", term)));
-    Work { term, stop: token, task }
+    Work {
+        term,
+        stop: token,
+        task,
+    }
 }
 
 async fn revoke(mut work: Work) {
-    info!(term = work.term, "leading no more: scheduler and controllers stop");
+    info!(
+        term = work.term,
+        "leading no more: scheduler and controllers stop"
+    );
     work.stop.cancel();
     match tokio::time::timeout(STOP, &mut work.task).await {
         Ok(Ok(())) => {}
@@ -84,7 +91,11 @@ mod tests {
 
     #[tokio::test]
     async fn work_starts_with_a_term_and_stops_before_the_next_one_starts() {
-        let state = |term, is_me| Leadership { term, is_me, ..Leadership::default() };
+        let state = |term, is_me| Leadership {
+            term,
+            is_me,
+            ..Leadership::default()
+        };
         let (sender, receiver) = watch::channel(state(1, true));
         let stop = CancellationToken::new();
         let (record, mut log) = mpsc::unbounded_channel();

@@ -22,7 +22,11 @@ impl NodeHeartbeats for Links {
 #[async_trait]
 impl NodeStreams for Links {
     async fn open(&self, node: &str, request: StreamRequest) -> Result<NodeStream, Status> {
-        let stream = self.0.open(node, &request).await.map_err(|error| status(&error))?;
+        let stream = self
+            .0
+            .open(node, &request)
+            .await
+            .map_err(|error| status(&error))?;
         Ok(NodeStream {
             code: stream.code,
             reader: Box::new(stream.reader),
@@ -35,9 +39,11 @@ fn status(error: &OpenError) -> Status {
     match error {
         OpenError::NotConnected(_) => Status::new(503, "ServiceUnavailable", error.to_string()),
         OpenError::NoAnswer { .. } => Status::new(504, "Timeout", error.to_string()),
-        OpenError::Refused { code, reason, message } => {
-            Status::new(*code, known_reason(reason), message.clone())
-        }
+        OpenError::Refused {
+            code,
+            reason,
+            message,
+        } => Status::new(*code, known_reason(reason), message.clone()),
     }
 }
 
@@ -54,5 +60,8 @@ fn known_reason(reason: &str) -> &'static str {
         "ServiceUnavailable",
         "InternalError",
     ];
-    REASONS.into_iter().find(|known| *known == reason).unwrap_or("")
+    REASONS
+        .into_iter()
+        .find(|known| *known == reason)
+        .unwrap_or("")
 }

@@ -29,8 +29,14 @@ fn key(prefix: &[u8], name: &str) -> Bytes {
 }
 
 fn decode<T: serde::de::DeserializeOwned>(store: &Store, prefix: &[u8]) -> Vec<T> {
-    let Ok(found) = store.range(prefix, None, 0, None) else { return Vec::new() };
-    found.kvs.iter().filter_map(|kv| serde_json::from_slice(&kv.value).ok()).collect()
+    let Ok(found) = store.range(prefix, None, 0, None) else {
+        return Vec::new();
+    };
+    found
+        .kvs
+        .iter()
+        .filter_map(|kv| serde_json::from_slice(&kv.value).ok())
+        .collect()
 }
 
 /// All servers that are members now, as this server's store has them.
@@ -57,9 +63,23 @@ pub async fn put_server(store: &Store, record: &ServerRecord) -> anyhow::Result<
 }
 
 async fn put(store: &Store, key: Bytes, value: Bytes, only_new: bool) -> anyhow::Result<bool> {
-    let compares = if only_new { vec![Compare::Absent(key.clone())] } else { Vec::new() };
-    let ops = vec![Op::Put { key, value, lease: None }];
-    let outcome = store.txn(Txn { compares, ops, fence: None }).await?;
+    let compares = if only_new {
+        vec![Compare::Absent(key.clone())]
+    } else {
+        Vec::new()
+    };
+    let ops = vec![Op::Put {
+        key,
+        value,
+        lease: None,
+    }];
+    let outcome = store
+        .txn(Txn {
+            compares,
+            ops,
+            fence: None,
+        })
+        .await?;
     Ok(matches!(outcome, TxnOutcome::Committed { .. }))
 }
 
@@ -85,7 +105,13 @@ pub async fn create_token(
 ) -> anyhow::Result<JoinToken> {
     let token = JoinToken::generate(&identity.ca().sha256())?;
     let record = token.record(role, lifetime, Timestamp::now());
-    put(store, key(TOKENS, &record.id), serde_json::to_vec(&record)?.into(), true).await?;
+    put(
+        store,
+        key(TOKENS, &record.id),
+        serde_json::to_vec(&record)?.into(),
+        true,
+    )
+    .await?;
     Ok(token)
 }
 
@@ -100,7 +126,10 @@ pub async fn first_tokens(
     dir: &Path,
 ) -> anyhow::Result<(String, String)> {
     let mut texts = Vec::new();
-    for (role, file) in [(JoinRole::Server, "server-token"), (JoinRole::Agent, "agent-token")] {
+    for (role, file) in [
+        (JoinRole::Server, "server-token"),
+        (JoinRole::Agent, "agent-token"),
+    ] {
         let path = dir.join(file);
         let text = match files::read(&path)? {
             Some(text) => text.trim().to_owned(),

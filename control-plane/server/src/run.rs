@@ -12,7 +12,7 @@ use balsa_apiserver::seam::{Fence, ObjectReader, RequestBody, ServerAddresses, U
 use balsa_apiserver::streams::Streams;
 use balsa_apiserver::{ApiServer, Cache, Kinds, reviews};
 use balsa_controllers::Controllers;
-use balsa_identity::{GROUP_MASTERS, Identity, RAFT_SERVER_NAME, Kubeconfig};
+use balsa_identity::{GROUP_MASTERS, Identity, Kubeconfig, RAFT_SERVER_NAME};
 use balsa_link::join;
 use balsa_link::server::Nodes;
 use balsa_scheduler::Scheduler;
@@ -52,20 +52,44 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let nodes = Nodes::default();
     // What is started from here on is stopped by this token, so that a failed start leaves nothing behind.
     let running = CancellationToken::new();
-    let api = api_server(&config, &identity, &store, &nodes, kinds, cache, running.clone())?;
+    let api = api_server(
+        &config,
+        &identity,
+        &store,
+        &nodes,
+        kinds,
+        cache,
+        running.clone(),
+    )?;
     let link_tls = (*identity.link_tls()?.server).clone();
-    balsa_link::server::serve(config.link_address(), link_tls, nodes.clone(), running.clone())?;
-    let listener = TcpListener::bind(config.api_address()).await.with_context(|| {
-        format!("cannot listen on {} for the API; is another server running?", config.api_address())
-    })?;
+    balsa_link::server::serve(
+        config.link_address(),
+        link_tls,
+        nodes.clone(),
+        running.clone(),
+    )?;
+    let listener = TcpListener::bind(config.api_address())
+        .await
+        .with_context(|| {
+            format!(
+                "cannot listen on {} for the API; is another server running?",
+                config.api_address()
+            )
+        })?;
     let serving = {
         let (api, tls, stop) = (api.clone(), identity.api_server_tls()?, running.clone());
-        tokio::spawn(async move { api.serve(listener, tls, stop).await }.instrument(info_span!("api")))
+        tokio::spawn(
+            async move { api.serve(listener, tls, stop).await }.instrument(info_span!("api")),
+        )
     };
     tokio::spawn(Arc::clone(&identity).keep_renewed(running.clone()));
     let leading = {
-        let (config, identity, api, links) =
-            (config.clone(), Arc::clone(&identity), api.clone(), Links(nodes));
+        let (config, identity, api, links) = (
+            config.clone(),
+            Arc::clone(&identity),
+            api.clone(),
+            Links(nodes),
+        );
         let store_handle = store.clone();
         let work = move |term: Term, stop: CancellationToken| {
             let job = LeaderWork {
@@ -113,7 +137,11 @@ async fn open_store(
 ) -> anyhow::Result<Store> {
     let tls = identity.raft_tls()?;
     let address = config.raft_address();
-    let tls = Tls { server: tls.server, client: tls.client, server_name: RAFT_SERVER_NAME.to_owned() };
+    let tls = Tls {
+        server: tls.server,
+        client: tls.client,
+        server_name: RAFT_SERVER_NAME.to_owned(),
+    };
     let settings = balsa_store::Config::new(
         config.data_dir.join("store"),
         id,
@@ -139,7 +167,9 @@ fn api_server(
     let authz = Arc::new(Authz::new(Arc::clone(&reader)));
     let service_cidr = match config.service_cidr {
         ipnet::IpNet::V4(net) => net,
-        ipnet::IpNet::V6(net) => anyhow::bail!("serviceCidr: {net} is IPv6, which is not supported yet"),
+        ipnet::IpNet::V6(net) => {
+            anyhow::bail!("serviceCidr: {net} is IPv6, which is not supported yet")
+        }
     };
     let settings = balsa_apiserver::Config {
         advertise: config.api_address().to_string(),
@@ -149,27 +179,45 @@ fn api_server(
     };
     let admission = match config.failover {
         Failover::Default => AdmissionConfig::default(),
-        Failover::Fast => {
-            AdmissionConfig { not_ready_toleration_seconds: 1, unreachable_toleration_seconds: 1 }
-        }
+        Failover::Fast => AdmissionConfig {
+            not_ready_toleration_seconds: 1,
+            unreachable_toleration_seconds: 1,
+        },
     };
     let mut builder = ApiServer::builder(settings, kinds, cache, Arc::new(store.clone()))
         .authenticator(Arc::new(Authn::new(Arc::clone(&keys), Arc::clone(&reader))))
         .authorizer(Arc::clone(&authz) as _)
         .admission(Arc::new(Chain::new(&reader, &authz, &admission)));
     for served in reviews::all(&authz, &keys, &reader) {
-        builder = builder.computed(served.group, served.resource, served.subresource, served.handler);
+        builder = builder.computed(
+            served.group,
+            served.resource,
+            served.subresource,
+            served.handler,
+        );
     }
-    let streams = Arc::new(Streams::new(Arc::clone(&reader), Arc::new(Links(nodes.clone())), stop));
+    let streams = Arc::new(Streams::new(
+        Arc::clone(&reader),
+        Arc::new(Links(nodes.clone())),
+        stop,
+    ));
     for (resource, subresource) in STREAMS {
         builder = builder.connect(resource, subresource, Arc::clone(&streams) as _);
     }
-    let own = Api { store: store.clone(), identity: Arc::clone(identity), nodes: nodes.clone() };
+    let own = Api {
+        store: store.clone(),
+        identity: Arc::clone(identity),
+        nodes: nodes.clone(),
+    };
     Ok(builder.extension("/balsa/", true, Arc::new(own)).build()?)
 }
 
 /// Makes this server a member of its cluster, and tells the others where it is. Returns when it is done.
-async fn become_member(config: &Config, identity: &Arc<Identity>, store: &Store) -> anyhow::Result<()> {
+async fn become_member(
+    config: &Config,
+    identity: &Arc<Identity>,
+    store: &Store,
+) -> anyhow::Result<()> {
     let address = config.raft_address().to_string();
     if store.cluster_id().is_none() {
         if config.join.is_empty() {
@@ -178,7 +226,10 @@ async fn become_member(config: &Config, identity: &Arc<Identity>, store: &Store)
             ask_to_be_added(config, identity, store).await?;
         }
     } else {
-        let known = store.members().into_iter().find(|m| m.id == store.node_id());
+        let known = store
+            .members()
+            .into_iter()
+            .find(|m| m.id == store.node_id());
         if known.is_none_or(|m| m.address != address) {
             // It came back with another address. Until there is a leader this cannot be said.
             retry("tell the cluster this server's address", || {
@@ -202,15 +253,25 @@ async fn become_member(config: &Config, identity: &Arc<Identity>, store: &Store)
     if config.join.is_empty() {
         print_welcome(config, identity, store).await?;
     }
-    let servers = vec![(config.name.clone(), format!("https://{}", config.api_address()))];
+    let servers = vec![(
+        config.name.clone(),
+        format!("https://{}", config.api_address()),
+    )];
     let kubeconfig: Kubeconfig = identity.admin_kubeconfig(&servers)?;
     kubeconfig.write(&config.data_dir.join("admin.kubeconfig"))?;
     Ok(())
 }
 
 /// Asks the servers to join in turn, until one has made this server a voter.
-async fn ask_to_be_added(config: &Config, identity: &Identity, store: &Store) -> anyhow::Result<()> {
-    let request = MemberRequest { id: store.node_id(), address: config.raft_address().to_string() };
+async fn ask_to_be_added(
+    config: &Config,
+    identity: &Identity,
+    store: &Store,
+) -> anyhow::Result<()> {
+    let request = MemberRequest {
+        id: store.node_id(),
+        address: config.raft_address().to_string(),
+    };
     let tls = identity.api_client(&[b"http/1.1"])?;
     const ATTEMPTS: usize = 60;
     let mut last = String::new();
@@ -223,7 +284,11 @@ async fn ask_to_be_added(config: &Config, identity: &Identity, store: &Store) ->
                 Err(error) => last = error.to_string(),
             }
             // The answer may have been lost on its way.
-            if store.members().iter().any(|m| m.id == request.id && m.voter) {
+            if store
+                .members()
+                .iter()
+                .any(|m| m.id == request.id && m.voter)
+            {
                 return Ok(());
             }
         }
@@ -257,8 +322,14 @@ async fn print_welcome(config: &Config, identity: &Identity, store: &Store) -> a
         attempt = records::first_tokens(store, identity, &config.data_dir).await;
     }
     let (server, agent) = attempt?;
-    info!("more servers:  balsa server --address THEIR-IP --join {} --token {server}", config.address);
-    info!("more machines: balsa agent --address THEIR-IP --join {} --token {agent}", config.address);
+    info!(
+        "more servers:  balsa server --address THEIR-IP --join {} --token {server}",
+        config.address
+    );
+    info!(
+        "more machines: balsa agent --address THEIR-IP --join {} --token {agent}",
+        config.address
+    );
     Ok(())
 }
 
@@ -267,7 +338,10 @@ struct Addresses(Store);
 
 impl ServerAddresses for Addresses {
     fn addresses(&self) -> Vec<SocketAddr> {
-        records::servers(&self.0).into_iter().map(|s| s.api).collect()
+        records::servers(&self.0)
+            .into_iter()
+            .map(|s| s.api)
+            .collect()
     }
 }
 
@@ -319,7 +393,11 @@ impl LeaderWork {
     fn client(&self, name: &str, groups: &[&str]) -> kube::Client {
         let user = User {
             name: name.to_owned(),
-            groups: groups.iter().chain(&["system:authenticated"]).map(|g| (*g).to_owned()).collect(),
+            groups: groups
+                .iter()
+                .chain(&["system:authenticated"])
+                .map(|g| (*g).to_owned())
+                .collect(),
             ..User::default()
         };
         let api = self.api.clone();
@@ -328,7 +406,9 @@ impl LeaderWork {
             async move {
                 let (parts, body) = request.into_parts();
                 let body: RequestBody = body.map_err(Into::into).boxed_unsync();
-                Ok::<_, std::convert::Infallible>(api.call(Request::from_parts(parts, body), user).await)
+                Ok::<_, std::convert::Infallible>(
+                    api.call(Request::from_parts(parts, body), user).await,
+                )
             }
         });
         let fence = Fence(self.term);

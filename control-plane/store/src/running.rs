@@ -319,7 +319,13 @@ impl Running {
             .extend(fatal.map(|error| format!("Raft has stopped: {error}; restart this member")));
         let lease = self.config.timings.election_max * 2;
         // A lone voter is its own majority, and has nobody whose answers could be counted.
-        let alone = self.members.list().iter().filter(|member| member.voter).count() <= 1;
+        let alone = self
+            .members
+            .list()
+            .iter()
+            .filter(|member| member.voter)
+            .count()
+            <= 1;
         if leadership.is_me && !alone && silent_ms.is_some_and(|silent| silent > lease) {
             problems.push("no majority of members answers".to_owned());
         }

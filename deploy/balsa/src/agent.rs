@@ -1,6 +1,6 @@
 //! `balsa agent`.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,9 @@ use std::time::Duration;
 use anyhow::Context;
 use balsa_agent::{Agent, AgentConfig, RuntimeChoice};
 use balsa_client::{ClientConfig, Credentials, Timeouts};
-use balsa_identity::{JoinRequest, JoinRole, JoinToken, LINK_SERVER_NAME, NodeIdentity, PendingNode};
+use balsa_identity::{
+    JoinRequest, JoinRole, JoinToken, LINK_SERVER_NAME, NodeIdentity, PendingNode,
+};
 use balsa_link::agent::StreamHandler;
 use balsa_link::join;
 use balsa_link::protocol::Hello;
@@ -102,25 +104,39 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     settings::run_until_signal(|stop| async move { join_and_run(config, join, token, stop).await })
 }
 
-fn merge(args: Args, file: FileSettings) -> anyhow::Result<(AgentConfig, Vec<String>, Option<String>)> {
+fn merge(
+    args: Args,
+    file: FileSettings,
+) -> anyhow::Result<(AgentConfig, Vec<String>, Option<String>)> {
     let mut problems = Vec::new();
     let name = match args.name.or(file.name) {
         Some(name) => name,
         None => settings::hostname()?.to_lowercase(),
     };
-    let data_dir =
-        args.data_dir.or(file.data_dir).unwrap_or_else(|| PathBuf::from("/var/lib/balsa"));
+    let data_dir = args
+        .data_dir
+        .or(file.data_dir)
+        .unwrap_or_else(|| PathBuf::from("/var/lib/balsa"));
     let address = args.address.or(file.address);
     if address.is_none() {
         problems.push(
-            "address: the address that other nodes reach this one at is needed (--address IP)".to_owned(),
+            "address: the address that other nodes reach this one at is needed (--address IP)"
+                .to_owned(),
         );
     }
-    let join = if args.join.is_empty() { file.join.unwrap_or_default() } else { args.join };
+    let join = if args.join.is_empty() {
+        file.join.unwrap_or_default()
+    } else {
+        args.join
+    };
     if join.is_empty() {
         problems.push("join: at least one server is needed (--join HOST)".to_owned());
     }
-    let mut config = AgentConfig::new(name, address.unwrap_or(IpAddr::from([0, 0, 0, 0])), data_dir);
+    let mut config = AgentConfig::new(
+        name,
+        address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        data_dir,
+    );
     if let Some(endpoint) = args.cri_endpoint.or(file.cri_endpoint) {
         config.runtime = RuntimeChoice::Existing { endpoint };
     } else if let Some(containerd) = args.containerd.or(file.containerd) {
@@ -130,13 +146,22 @@ fn merge(args: Args, file: FileSettings) -> anyhow::Result<(AgentConfig, Vec<Str
         config.cgroup_root = format!("/{}", cgroup.trim_start_matches('/'));
     }
     config.pod_cidr = args.pod_cidr.or(file.pod_cidr).unwrap_or(config.pod_cidr);
-    config.service_cidr = args.service_cidr.or(file.service_cidr).unwrap_or(config.service_cidr);
+    config.service_cidr = args
+        .service_cidr
+        .or(file.service_cidr)
+        .unwrap_or(config.service_cidr);
     config.cluster_dns = args.cluster_dns.or(file.cluster_dns).or(config.cluster_dns);
-    config.cluster_domain =
-        args.cluster_domain.or(file.cluster_domain).unwrap_or(config.cluster_domain);
+    config.cluster_domain = args
+        .cluster_domain
+        .or(file.cluster_domain)
+        .unwrap_or(config.cluster_domain);
     config.fast_failover = args.failover.or(file.failover) == Some(Failover::Fast);
     config.cni_program = std::env::current_exe().context("cannot find this program's own file")?;
-    let checked = if problems.is_empty() { Ok(()) } else { Err(problems) };
+    let checked = if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(problems)
+    };
     settings::complain(checked)?;
     Ok((config, join, args.token.or(file.token)))
 }
@@ -170,7 +195,10 @@ pub async fn run_joined(
 ) -> anyhow::Result<()> {
     let running = stop.child_token();
     let _guard = running.clone().drop_guard();
-    let urls = servers.iter().map(|server| format!("https://{}", join::address(server))).collect();
+    let urls = servers
+        .iter()
+        .map(|server| format!("https://{}", join::address(server)))
+        .collect();
     let pem = identity.client_pem();
     let connection = balsa_client::connect(ClientConfig {
         servers: urls,
@@ -182,7 +210,10 @@ pub async fn run_joined(
         timeouts: Timeouts::default(),
     })?;
     let (links, link_servers) = watch::channel(Vec::new());
-    let hello = Hello { node: config.node_name.clone(), version: env!("CARGO_PKG_VERSION").to_owned() };
+    let hello = Hello {
+        node: config.node_name.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
     let options = balsa_link::agent::Options {
         hello,
         servers: link_servers,
@@ -191,7 +222,9 @@ pub async fn run_joined(
     };
     let agent = Arc::new(Agent::new(config, connection.client.clone())?);
     let handler: Arc<dyn StreamHandler> = Arc::clone(&agent) as _;
-    tokio::spawn(follow_servers(connection, links, running.clone()).instrument(info_span!("servers")));
+    tokio::spawn(
+        follow_servers(connection, links, running.clone()).instrument(info_span!("servers")),
+    );
     let link = balsa_link::agent::run(options, handler, running.clone());
     let link = tokio::spawn(link.instrument(info_span!("link")));
     agent.run(running.clone()).await?;
@@ -214,9 +247,16 @@ async fn follow_servers(
         let known = !links.borrow().is_empty();
         let request = http::Request::get("/balsa/v1/servers").body(Vec::new());
         if let Ok(request) = request {
-            match connection.client.request::<Vec<ServerRecord>>(request).await {
+            match connection
+                .client
+                .request::<Vec<ServerRecord>>(request)
+                .await
+            {
                 Ok(servers) if !servers.is_empty() => {
-                    let urls: Vec<String> = servers.iter().map(|s| format!("https://{}", s.api)).collect();
+                    let urls: Vec<String> = servers
+                        .iter()
+                        .map(|s| format!("https://{}", s.api))
+                        .collect();
                     if let Err(error) = connection.servers.set(&urls) {
                         tracing::warn!(%error, "the list of servers cannot be used");
                     }
@@ -242,7 +282,11 @@ async fn follow_servers(
 ///
 /// # Errors
 /// When the cluster refuses the machine, or the folder cannot be used.
-pub async fn obtain(config: &AgentConfig, servers: &[String], token: Option<String>) -> anyhow::Result<NodeIdentity> {
+pub async fn obtain(
+    config: &AgentConfig,
+    servers: &[String],
+    token: Option<String>,
+) -> anyhow::Result<NodeIdentity> {
     let dir: &Path = &config.data_dir.join("keys");
     if let Some(identity) = NodeIdentity::load(dir)? {
         anyhow::ensure!(
@@ -276,6 +320,8 @@ pub async fn obtain(config: &AgentConfig, servers: &[String], token: Option<Stri
             Err(error) => return Err(error.into()),
         }
     };
-    let certificate = response.certificate_pem.context("the cluster's answer holds no certificate")?;
+    let certificate = response
+        .certificate_pem
+        .context("the cluster's answer holds no certificate")?;
     Ok(pending.install(dir, &response.ca_pem, &certificate)?)
 }

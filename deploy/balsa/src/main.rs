@@ -13,7 +13,11 @@ mod settings;
 
 /// Kubernetes on a Raft: a whole cluster in one program.
 #[derive(Debug, Parser)]
-#[command(name = "balsa", version, about = "Kubernetes on a Raft: a whole cluster in one program.")]
+#[command(
+    name = "balsa",
+    version,
+    about = "Kubernetes on a Raft: a whole cluster in one program."
+)]
 struct Cli {
     /// Log as JSON lines.
     #[arg(long, env = "BALSA_LOG_JSON", global = true, hide = true)]
@@ -35,7 +39,10 @@ enum Command {
 fn main() -> ExitCode {
     // The container runtime runs this file under the names of CNI plugins.
     let name = std::env::args_os().next().unwrap_or_default();
-    let name = Path::new(&name).file_name().and_then(|n| n.to_str()).unwrap_or_default();
+    let name = Path::new(&name)
+        .file_name()
+        .and_then(|n| n.to_str())
+        .unwrap_or_default();
     if balsa_cni::PLUGIN_NAMES.contains(&name) {
         return balsa_cni::run();
     }

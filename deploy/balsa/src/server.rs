@@ -112,7 +112,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 
 /// The node agent of a server's own machine: an agent like any other, which joins through this server.
 async fn own_agent(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
-    let mut node = AgentConfig::new(config.name.clone(), config.address, config.data_dir.join("agent"));
+    let mut node = AgentConfig::new(
+        config.name.clone(),
+        config.address,
+        config.data_dir.join("agent"),
+    );
     node.pod_cidr = config.pod_cidr;
     node.service_cidr = config.service_cidr;
     node.cluster_dns = Some(config.cluster_dns());

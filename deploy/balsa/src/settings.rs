@@ -39,12 +39,16 @@ pub fn hostname() -> anyhow::Result<String> {
 }
 
 /// A runtime, and a token that SIGTERM or SIGINT cancels; a second signal ends the process at once.
-pub fn run_until_signal<F>(work: impl FnOnce(tokio_util::sync::CancellationToken) -> F) -> anyhow::Result<()>
+pub fn run_until_signal<F>(
+    work: impl FnOnce(tokio_util::sync::CancellationToken) -> F,
+) -> anyhow::Result<()>
 where
     F: Future<Output = anyhow::Result<()>>,
 {
     use tokio::signal::unix::{SignalKind, signal};
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
     let outcome = runtime.block_on(async {
         let stop = tokio_util::sync::CancellationToken::new();
         let mut terminate = signal(SignalKind::terminate())?;

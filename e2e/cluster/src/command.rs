@@ -28,7 +28,13 @@ impl Output {
         if self.code == 0 {
             return Ok(self.stdout);
         }
-        bail!("`{}` exited with {}\nstdout: {}\nstderr: {}", self.command, self.code, self.stdout, self.stderr)
+        bail!(
+            "`{}` exited with {}\nstdout: {}\nstderr: {}",
+            self.command,
+            self.code,
+            self.stdout,
+            self.stderr
+        )
     }
 
     /// What a command that should have failed printed to standard error.
@@ -39,7 +45,11 @@ impl Output {
         if self.code != 0 {
             return Ok(self.stderr);
         }
-        bail!("`{}` should have failed\nstdout: {}", self.command, self.stdout)
+        bail!(
+            "`{}` should have failed\nstdout: {}",
+            self.command,
+            self.stdout
+        )
     }
 }
 
@@ -77,7 +87,12 @@ pub fn run(command: &mut Command, input: &str, deadline: Duration) -> anyhow::Re
     let text = |reader: std::thread::JoinHandle<Vec<u8>>| {
         String::from_utf8_lossy(&reader.join().unwrap_or_default()).into_owned()
     };
-    Ok(Output { command: line, code: status.code().unwrap_or(-1), stdout: text(stdout), stderr: text(stderr) })
+    Ok(Output {
+        command: line,
+        code: status.code().unwrap_or(-1),
+        stdout: text(stdout),
+        stderr: text(stderr),
+    })
 }
 
 fn drain(mut from: impl Read + Send + 'static) -> std::thread::JoinHandle<Vec<u8>> {

@@ -26,8 +26,8 @@ impl Kubectl {
     /// # Errors
     /// When there is no kubeconfig.
     pub fn from_env() -> anyhow::Result<Self> {
-        let kubeconfig =
-            std::env::var_os("KUBECONFIG").context("KUBECONFIG is not set: run these through e2e/run")?;
+        let kubeconfig = std::env::var_os("KUBECONFIG")
+            .context("KUBECONFIG is not set: run these through e2e/run")?;
         let program = std::env::var_os("E2E_KUBECTL").unwrap_or_else(|| "kubectl".into());
         Ok(Self {
             program: program.into(),
@@ -40,28 +40,43 @@ impl Kubectl {
     /// The same for another namespace.
     #[must_use]
     pub fn in_namespace(&self, namespace: &str) -> Self {
-        Self { namespace: namespace.into(), ..self.clone() }
+        Self {
+            namespace: namespace.into(),
+            ..self.clone()
+        }
     }
 
     /// The same through another server (`s2`).
     #[must_use]
     pub fn through(&self, server: &str) -> Self {
-        let context = if server == "s1" { "balsa".to_owned() } else { format!("balsa-{server}") };
-        Self { context: Some(context), ..self.clone() }
+        let context = if server == "s1" {
+            "balsa".to_owned()
+        } else {
+            format!("balsa-{server}")
+        };
+        Self {
+            context: Some(context),
+            ..self.clone()
+        }
     }
 
     /// The same with another kubectl; `None` if the variable that names it is not set.
     #[must_use]
     pub fn version(&self, variable: &str) -> Option<Self> {
         let program = std::env::var_os(variable)?;
-        Some(Self { program: program.into(), ..self.clone() })
+        Some(Self {
+            program: program.into(),
+            ..self.clone()
+        })
     }
 
     /// The command, to be started by the caller.
     #[must_use]
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
-        command.env("KUBECONFIG", &self.kubeconfig).env("NO_COLOR", "1");
+        command
+            .env("KUBECONFIG", &self.kubeconfig)
+            .env("NO_COLOR", "1");
         if let Some(context) = &self.context {
             command.args(["--context", context]);
         }

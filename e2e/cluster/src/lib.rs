@@ -14,5 +14,5 @@ pub use command::{Output, run};
 pub use kubectl::Kubectl;
 pub use local::{Local, NodeRow};
 pub use namespace::Namespace;
-pub use writer::{Report, Writer, clients};
 pub use wait::{eventually, eventually_some};
+pub use writer::{Report, Writer, clients};

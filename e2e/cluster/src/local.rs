@@ -38,7 +38,11 @@ impl Local {
     /// When it cannot be started or does not end.
     pub fn run(&self, arguments: &[&str]) -> anyhow::Result<Output> {
         let program = std::env::var_os("E2E_BALSA").unwrap_or_else(|| "balsa".into());
-        run(Command::new(program).arg("local").args(arguments), "", DEADLINE)
+        run(
+            Command::new(program).arg("local").args(arguments),
+            "",
+            DEADLINE,
+        )
     }
 
     /// What a command that must succeed prints.
@@ -64,7 +68,9 @@ impl Local {
     pub fn leader(&self) -> anyhow::Result<String> {
         let nodes = self.nodes()?;
         let leader = nodes.iter().find(|n| n.leader == Some(true));
-        leader.map(|n| n.node.clone()).with_context(|| format!("no leader: {nodes:?}"))
+        leader
+            .map(|n| n.node.clone())
+            .with_context(|| format!("no leader: {nodes:?}"))
     }
 
     /// A node by name.
@@ -72,7 +78,10 @@ impl Local {
     /// # Errors
     /// If there is none.
     pub fn node(&self, name: &str) -> anyhow::Result<NodeRow> {
-        self.nodes()?.into_iter().find(|n| n.node == name).with_context(|| format!("no node {name}"))
+        self.nodes()?
+            .into_iter()
+            .find(|n| n.node == name)
+            .with_context(|| format!("no node {name}"))
     }
 
     /// Names of the agents.
@@ -80,6 +89,11 @@ impl Local {
     /// # Errors
     /// If `status` fails.
     pub fn agents(&self) -> anyhow::Result<Vec<String>> {
-        Ok(self.nodes()?.into_iter().filter(|n| n.role == "agent").map(|n| n.node).collect())
+        Ok(self
+            .nodes()?
+            .into_iter()
+            .filter(|n| n.role == "agent")
+            .map(|n| n.node)
+            .collect())
     }
 }

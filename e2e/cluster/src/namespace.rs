@@ -20,10 +20,21 @@ impl Namespace {
     pub fn new(name: &str) -> anyhow::Result<Self> {
         let kubectl = Kubectl::from_env()?;
         let name = format!("e2e-{name}-{}", std::process::id());
-        kubectl.ok(&["create", "namespace", &name]).context("making the scenario's namespace")?;
-        let this = Self { kubectl: kubectl.in_namespace(&name), name };
+        kubectl
+            .ok(&["create", "namespace", &name])
+            .context("making the scenario's namespace")?;
+        let this = Self {
+            kubectl: kubectl.in_namespace(&name),
+            name,
+        };
         eventually("the default ServiceAccount and the root CA", 20, || {
-            this.kubectl.ok(&["get", "serviceaccount/default", "configmap/kube-root-ca.crt"]).map(|_| true)
+            this.kubectl
+                .ok(&[
+                    "get",
+                    "serviceaccount/default",
+                    "configmap/kube-root-ca.crt",
+                ])
+                .map(|_| true)
         })?;
         Ok(this)
     }
@@ -43,6 +54,8 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        let _ = self.kubectl.run(&["delete", "namespace", &self.name, "--wait=false"]);
+        let _ = self
+            .kubectl
+            .run(&["delete", "namespace", &self.name, "--wait=false"]);
     }
 }

@@ -42,7 +42,10 @@ pub async fn clients(kubeconfig: &Path) -> anyhow::Result<Vec<kube::Client>> {
     let file = Kubeconfig::read_from(kubeconfig).context("reading the kubeconfig")?;
     let mut clients = Vec::new();
     for context in &file.contexts {
-        let options = KubeConfigOptions { context: Some(context.name.clone()), ..Default::default() };
+        let options = KubeConfigOptions {
+            context: Some(context.name.clone()),
+            ..Default::default()
+        };
         let mut config = kube::Config::from_custom_kubeconfig(file.clone(), &options).await?;
         config.connect_timeout = Some(DEADLINE);
         config.read_timeout = Some(Duration::from_secs(5));
@@ -60,7 +63,12 @@ impl Writer {
         let clients = clients(kubeconfig).await?;
         let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(write(clients.clone(), namespace.to_owned(), stopped));
-        Ok(Self { stop, task, clients, namespace: namespace.to_owned() })
+        Ok(Self {
+            stop,
+            task,
+            clients,
+            namespace: namespace.to_owned(),
+        })
     }
 
     /// Ends it and reads back everything that was acknowledged.
@@ -89,23 +97,40 @@ impl Writer {
             .into_iter()
             .filter_map(|o| o.metadata.name)
             .collect();
-        report.lost = report.acknowledged.iter().filter(|n| !there.contains(*n)).cloned().collect();
+        report.lost = report
+            .acknowledged
+            .iter()
+            .filter(|n| !there.contains(*n))
+            .cloned()
+            .collect();
         Ok(report)
     }
 }
 
-async fn write(clients: Vec<kube::Client>, namespace: String, stopped: watch::Receiver<bool>) -> Report {
+async fn write(
+    clients: Vec<kube::Client>,
+    namespace: String,
+    stopped: watch::Receiver<bool>,
+) -> Report {
     let mut report = Report::default();
     let mut last = Instant::now();
+    // Several writers may work in one namespace, one after the other.
+    let run = std::time::UNIX_EPOCH
+        .elapsed()
+        .map(|d| d.as_millis())
+        .unwrap_or_default();
     for index in 0usize.. {
         if *stopped.borrow() {
             break;
         }
         let client = clients[index % clients.len()].clone();
         let api: Api<ConfigMap> = Api::namespaced(client, &namespace);
-        let name = format!("w-{}-{index:06}", std::process::id());
+        let name = format!("w-{run}-{index:06}");
         let object = ConfigMap {
-            metadata: kube::api::ObjectMeta { name: Some(name.clone()), ..Default::default() },
+            metadata: kube::api::ObjectMeta {
+                name: Some(name.clone()),
+                ..Default::default()
+            },
             data: Some([("k".to_owned(), "x".repeat(128))].into()),
             ..Default::default()
         };

@@ -17,7 +17,12 @@ use crate::local::{images, network, nodes, status, up};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Folder of the cluster's data, logs and kubeconfig.
-    #[arg(long, env = "BALSA_LOCAL_DIR", default_value = "/var/lib/balsa-local", global = true)]
+    #[arg(
+        long,
+        env = "BALSA_LOCAL_DIR",
+        default_value = "/var/lib/balsa-local",
+        global = true
+    )]
     dir: PathBuf,
     #[command(subcommand)]
     command: Command,
@@ -122,10 +127,18 @@ enum ImageCommand {
 /// With a message for people.
 pub fn run(args: Args) -> anyhow::Result<()> {
     if !nix::unistd::geteuid().is_root() {
-        bail!("balsa local makes network namespaces and containers, so it must run as root: use sudo");
+        bail!(
+            "balsa local makes network namespaces and containers, so it must run as root: use sudo"
+        );
     }
     let paths = Paths::new(&args.dir);
-    if let Command::Up { servers, agents, failover, timeout } = args.command {
+    if let Command::Up {
+        servers,
+        agents,
+        failover,
+        timeout,
+    } = args.command
+    {
         let failover = match failover {
             Failover::Fast => "fast",
             Failover::Default => "default",
@@ -136,24 +149,32 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     if matches!(args.command, Command::Down) {
         return nodes::down(&paths);
     }
-    let mut topology = up::load(&paths)?
-        .with_context(|| format!("no local cluster in {}; start one with `balsa local up`", args.dir.display()))?;
+    let mut topology = up::load(&paths)?.with_context(|| {
+        format!(
+            "no local cluster in {}; start one with `balsa local up`",
+            args.dir.display()
+        )
+    })?;
     match args.command {
         Command::Up { .. } | Command::Down => Ok(()),
         Command::Status { json } => status::print(&paths, &topology, json),
         Command::Kill { nodes } => each(&topology, &nodes, |node| nodes::kill(&paths, node)),
         Command::Stop { nodes } => each(&topology, &nodes, |node| nodes::stop(&paths, node)),
-        Command::Start { nodes } => each(&topology, &nodes, |node| nodes::start(&paths, &topology, node)),
-        Command::Pause { nodes } => {
-            each(&topology, &nodes, |node| nodes::signal(&paths, node, Signal::SIGSTOP))
-        }
-        Command::Resume { nodes } => {
-            each(&topology, &nodes, |node| nodes::signal(&paths, node, Signal::SIGCONT))
-        }
+        Command::Start { nodes } => each(&topology, &nodes, |node| {
+            nodes::start(&paths, &topology, node)
+        }),
+        Command::Pause { nodes } => each(&topology, &nodes, |node| {
+            nodes::signal(&paths, node, Signal::SIGSTOP)
+        }),
+        Command::Resume { nodes } => each(&topology, &nodes, |node| {
+            nodes::signal(&paths, node, Signal::SIGCONT)
+        }),
         Command::Partition { nodes } => partition(&paths, &mut topology, nodes),
         Command::Heal => heal(&paths, &mut topology),
         Command::Logs { node, follow } => logs(&paths, &topology, &node, follow),
-        Command::Images { command: ImageCommand::Import { file } } => images::import(&paths, &topology, &file),
+        Command::Images {
+            command: ImageCommand::Import { file },
+        } => images::import(&paths, &topology, &file),
     }
 }
 
@@ -163,7 +184,10 @@ fn each(
     mut act: impl FnMut(&crate::local::topology::Node) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     // All names are checked before anything is done to any.
-    let nodes = names.iter().map(|name| topology.node(name)).collect::<anyhow::Result<Vec<_>>>()?;
+    let nodes = names
+        .iter()
+        .map(|name| topology.node(name))
+        .collect::<anyhow::Result<Vec<_>>>()?;
     for node in nodes {
         act(node)?;
     }
@@ -228,5 +252,10 @@ pub(super) fn last_lines(paths: &Paths, node: &str) -> String {
     };
     let text = read().unwrap_or_default();
     let lines: Vec<&str> = text.lines().rev().take(8).collect();
-    lines.into_iter().rev().map(|line| format!("  | {line}")).collect::<Vec<_>>().join("\n")
+    lines
+        .into_iter()
+        .rev()
+        .map(|line| format!("  | {line}"))
+        .collect::<Vec<_>>()
+        .join("\n")
 }

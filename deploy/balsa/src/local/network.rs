@@ -6,7 +6,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use balsa_netlink::{Address, LinkChange, Links, Mac, Namespace, Neighbour, NewVeth, Route, RouteKind, Rtnl, Scope};
+use balsa_netlink::{
+    Address, LinkChange, Links, Mac, Namespace, Neighbour, NewVeth, Route, RouteKind, Rtnl, Scope,
+};
 use ipnet::{IpNet, Ipv4Net};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
@@ -48,7 +50,13 @@ pub fn ensure_bridge() -> anyhow::Result<()> {
         net: net(HOST),
         scope: Scope::Global,
     })?;
-    links.change_link(bridge.index, &LinkChange { up: Some(true), ..LinkChange::default() })?;
+    links.change_link(
+        bridge.index,
+        &LinkChange {
+            up: Some(true),
+            ..LinkChange::default()
+        },
+    )?;
     Ok(())
 }
 
@@ -70,23 +78,38 @@ pub fn ensure_node(node: &Node) -> anyhow::Result<()> {
             peer_netns: Some(inside.as_fd()),
             mtu: MTU,
         };
-        links.add_veth(&new).with_context(|| format!("cannot make the cable {cable}"))?;
+        links
+            .add_veth(&new)
+            .with_context(|| format!("cannot make the cable {cable}"))?;
     }
     let bridge = links.link(BRIDGE)?.context("the bridge is gone")?;
     let host_end = links.link(&cable)?.context("the cable is gone")?;
-    let plug = LinkChange { up: Some(true), master: Some(bridge.index), ..LinkChange::default() };
+    let plug = LinkChange {
+        up: Some(true),
+        master: Some(bridge.index),
+        ..LinkChange::default()
+    };
     links.change_link(host_end.index, &plug)?;
     configure_inside(&Rtnl::open_in(&inside)?, node.address)
 }
 
 fn configure_inside(links: &Rtnl, address: std::net::Ipv4Addr) -> anyhow::Result<()> {
-    let up = LinkChange { up: Some(true), ..LinkChange::default() };
+    let up = LinkChange {
+        up: Some(true),
+        ..LinkChange::default()
+    };
     for name in ["lo", PORT] {
-        let link = links.link(name)?.with_context(|| format!("{name} is not in the namespace"))?;
+        let link = links
+            .link(name)?
+            .with_context(|| format!("{name} is not in the namespace"))?;
         links.change_link(link.index, &up)?;
     }
     let port = links.link(PORT)?.context("the node's port is gone")?;
-    links.put_address(&Address { link: port.index, net: net(address), scope: Scope::Global })?;
+    links.put_address(&Address {
+        link: port.index,
+        net: net(address),
+        scope: Scope::Global,
+    })?;
     links.put_route(&Route {
         kind: RouteKind::Unicast,
         managed: false,
@@ -114,9 +137,18 @@ fn ensure_namespace(node: &str) -> anyhow::Result<()> {
     ensure_folder()?;
     File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
     let namespace = Namespace::anonymous()?;
-    let source = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&namespace.as_fd()));
-    mount(Some(source.as_str()), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
-        .with_context(|| format!("cannot mount the network namespace on {}", path.display()))
+    let source = format!(
+        "/proc/self/fd/{}",
+        std::os::fd::AsRawFd::as_raw_fd(&namespace.as_fd())
+    );
+    mount(
+        Some(source.as_str()),
+        &path,
+        None::<&str>,
+        MsFlags::MS_BIND,
+        None::<&str>,
+    )
+    .with_context(|| format!("cannot mount the network namespace on {}", path.display()))
 }
 
 const FOLDER: &str = "/run/netns";
@@ -130,9 +162,23 @@ fn ensure_folder() -> anyhow::Result<()> {
         return Ok(());
     }
     let none = None::<&str>;
-    mount(Some(folder), folder, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)
-        .and_then(|()| mount(none, folder, none, MsFlags::MS_SHARED | MsFlags::MS_REC, none))
-        .context("cannot mount /run/netns on itself")
+    mount(
+        Some(folder),
+        folder,
+        none,
+        MsFlags::MS_BIND | MsFlags::MS_REC,
+        none,
+    )
+    .and_then(|()| {
+        mount(
+            none,
+            folder,
+            none,
+            MsFlags::MS_SHARED | MsFlags::MS_REC,
+            none,
+        )
+    })
+    .context("cannot mount /run/netns on itself")
 }
 
 /// Undoes [`ensure_folder`] when no namespace is left for which it would matter.
@@ -146,7 +192,9 @@ fn remove_folder() -> anyhow::Result<()> {
 
 fn is_mounted(path: &Path) -> bool {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    mounts.lines().any(|line| line.split_whitespace().nth(4).map(Path::new) == Some(path))
+    mounts
+        .lines()
+        .any(|line| line.split_whitespace().nth(4).map(Path::new) == Some(path))
 }
 
 /// Removes a node's namespace, and the cable with it.
@@ -201,10 +249,19 @@ pub fn set_cut(a: &Node, b: &Node, cut: bool) -> anyhow::Result<()> {
 
 fn one_way(links: &Rtnl, ip: IpAddr, cut: bool) -> anyhow::Result<()> {
     let port = links.link(PORT)?.context("the node's port is gone")?;
-    let entry = Neighbour { link: port.index, ip, mac: NOBODY, permanent: true };
+    let entry = Neighbour {
+        link: port.index,
+        ip,
+        mac: NOBODY,
+        permanent: true,
+    };
     if cut {
         links.put_neighbour(&entry)?;
-    } else if links.neighbours(port.index)?.iter().any(|n| n.ip == ip && n.mac == NOBODY) {
+    } else if links
+        .neighbours(port.index)?
+        .iter()
+        .any(|n| n.ip == ip && n.mac == NOBODY)
+    {
         links.delete_neighbour(&entry)?;
     }
     Ok(())

@@ -55,7 +55,11 @@ pub fn stop(paths: &Paths, node: &Node) -> anyhow::Result<()> {
     };
     process.signal(Signal::SIGTERM)?;
     if !wait_gone(process, Duration::from_secs(20)) {
-        bail!("{} does not stop within 20 s; see `balsa local logs {}`", node.name, node.name);
+        bail!(
+            "{} does not stop within 20 s; see `balsa local logs {}`",
+            node.name,
+            node.name
+        );
     }
     Ok(())
 }
@@ -129,7 +133,12 @@ pub fn down(paths: &Paths) -> anyhow::Result<()> {
 fn leftover_nodes() -> Vec<String> {
     let entries = fs::read_dir("/run/netns").into_iter().flatten().flatten();
     entries
-        .filter_map(|e| e.file_name().to_str().and_then(|n| n.strip_prefix("balsa-")).map(str::to_owned))
+        .filter_map(|e| {
+            e.file_name()
+                .to_str()
+                .and_then(|n| n.strip_prefix("balsa-"))
+                .map(str::to_owned)
+        })
         .collect()
 }
 
@@ -152,5 +161,8 @@ fn unmount_below(root: &Path) -> anyhow::Result<()> {
 
 /// Spaces and the like stand as octal escapes in mountinfo.
 fn unescape(path: &str) -> String {
-    path.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+    path.replace("\\040", " ")
+        .replace("\\011", "\t")
+        .replace("\\012", "\n")
+        .replace("\\134", "\\")
 }

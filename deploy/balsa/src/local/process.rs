@@ -34,7 +34,10 @@ impl Process {
     /// A live process by its id.
     #[must_use]
     pub fn of(pid: i32) -> Option<Self> {
-        Some(Self { pid, started: start_time(pid)? })
+        Some(Self {
+            pid,
+            started: start_time(pid)?,
+        })
     }
 
     /// Whether it still runs.
@@ -131,11 +134,16 @@ pub fn start(start: Start<'_>) -> anyhow::Result<Process> {
             Ok(())
         });
     }
-    let child =
-        command.spawn().with_context(|| format!("cannot start {}", start.program.display()))?;
+    let child = command
+        .spawn()
+        .with_context(|| format!("cannot start {}", start.program.display()))?;
     let pid = i32::try_from(child.id()).context("process id")?;
     let started = start_time(pid).with_context(|| {
-        format!("{} ended at once; its log is {}", start.program.display(), start.log.display())
+        format!(
+            "{} ended at once; its log is {}",
+            start.program.display(),
+            start.log.display()
+        )
     })?;
     let process = Process { pid, started };
     fs::write(start.record, serde_json::to_vec(&process)?)
@@ -156,7 +164,8 @@ fn parse_cgroup_roots(mountinfo: &str) -> Vec<PathBuf> {
         .filter_map(|line| {
             let (left, right) = line.split_once(" - ")?;
             let kind = right.split_whitespace().next()?;
-            matches!(kind, "cgroup" | "cgroup2").then(|| left.split_whitespace().nth(4).map(PathBuf::from))?
+            matches!(kind, "cgroup" | "cgroup2")
+                .then(|| left.split_whitespace().nth(4).map(PathBuf::from))?
         })
         .collect()
 }
@@ -203,7 +212,11 @@ pub fn cgroup_members(cgroup: &str) -> Vec<i32> {
     for root in cgroup_roots() {
         walk(&root.join(cgroup), &mut |dir| {
             let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-            pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0));
+            pids.extend(
+                text.lines()
+                    .filter_map(|line| line.parse::<i32>().ok())
+                    .filter(|pid| *pid > 0),
+            );
         });
     }
     pids.sort_unstable();
@@ -265,7 +278,9 @@ fn retry_busy(mut remove: impl FnMut() -> std::io::Result<()>) -> std::io::Resul
 }
 
 fn walk(dir: &Path, visit: &mut dyn FnMut(&Path)) {
-    let Ok(entries) = fs::read_dir(dir) else { return };
+    let Ok(entries) = fs::read_dir(dir) else {
+        return;
+    };
     visit(dir);
     for entry in entries.flatten() {
         if entry.file_type().is_ok_and(|t| t.is_dir()) {
@@ -286,7 +301,10 @@ mod tests {
                     6 1 0:8 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
         assert_eq!(
             parse_cgroup_roots(text),
-            [PathBuf::from("/sys/fs/cgroup/cpu"), PathBuf::from("/sys/fs/cgroup/unified")]
+            [
+                PathBuf::from("/sys/fs/cgroup/cpu"),
+                PathBuf::from("/sys/fs/cgroup/unified")
+            ]
         );
     }
 
@@ -295,11 +313,21 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let record = dir.path().join("p");
         let me = i32::try_from(std::process::id()).unwrap();
-        let process = Process { pid: me, started: start_time(me).unwrap() };
+        let process = Process {
+            pid: me,
+            started: start_time(me).unwrap(),
+        };
         fs::write(&record, serde_json::to_vec(&process).unwrap()).unwrap();
         assert_eq!(Process::running(&record), Some(process));
-        let other = Process { started: process.started + 1, ..process };
+        let other = Process {
+            started: process.started + 1,
+            ..process
+        };
         fs::write(&record, serde_json::to_vec(&other).unwrap()).unwrap();
-        assert_eq!(Process::running(&record), None, "a reused id is another process");
+        assert_eq!(
+            Process::running(&record),
+            None,
+            "a reused id is another process"
+        );
     }
 }

@@ -38,20 +38,27 @@ pub struct ServerStatus {
 
 /// Prints the table.
 pub fn print(paths: &Paths, topology: &Topology, json: bool) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let rows = runtime.block_on(rows(paths, topology));
     if json {
         println!("{}", serde_json::to_string_pretty(&rows)?);
         return Ok(());
     }
-    println!("{:<8}{:<8}{:<16}{:<8}{:<9}HEALTHY", "NODE", "ROLE", "ADDRESS", "LEADER", "PID");
+    println!(
+        "{:<8}{:<8}{:<16}{:<8}{:<9}HEALTHY",
+        "NODE", "ROLE", "ADDRESS", "LEADER", "PID"
+    );
     for row in rows {
         let leader = match row.leader {
             Some(true) => "yes",
             Some(false) => "no",
             None => "-",
         };
-        let pid = row.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+        let pid = row
+            .pid
+            .map_or_else(|| "-".to_owned(), |pid| pid.to_string());
         println!(
             "{:<8}{:<8}{:<16}{:<8}{:<9}{}",
             row.node, row.role, row.address, leader, pid, row.healthy
@@ -62,11 +69,21 @@ pub fn print(paths: &Paths, topology: &Topology, json: bool) -> anyhow::Result<(
 
 /// Asks every server and makes the rows.
 pub async fn rows(paths: &Paths, topology: &Topology) -> Vec<Row> {
-    let asked = topology.servers().map(|node| async move { (node.name.clone(), ask(paths, node).await) });
+    let asked = topology
+        .servers()
+        .map(|node| async move { (node.name.clone(), ask(paths, node).await) });
     let statuses: Vec<(String, Option<ServerStatus>)> = futures::future::join_all(asked).await;
-    let status_of = |name: &str| statuses.iter().find(|(n, _)| n == name).and_then(|(_, s)| s.as_ref());
+    let status_of = |name: &str| {
+        statuses
+            .iter()
+            .find(|(n, _)| n == name)
+            .and_then(|(_, s)| s.as_ref())
+    };
     let linked = |name: &str| {
-        statuses.iter().any(|(_, s)| s.as_ref().is_some_and(|s| s.nodes.iter().any(|n| n == name)))
+        statuses.iter().any(|(_, s)| {
+            s.as_ref()
+                .is_some_and(|s| s.nodes.iter().any(|n| n == name))
+        })
     };
     topology
         .nodes
@@ -101,7 +118,12 @@ pub async fn rows(paths: &Paths, topology: &Topology) -> Vec<Row> {
 pub async fn ask(paths: &Paths, node: &Node) -> Option<ServerStatus> {
     args::process(paths, &node.name)?;
     let client = up::client(paths, std::slice::from_ref(&node)).ok()?;
-    let request = http::Request::get("/balsa/v1/status").body(Vec::new()).ok()?;
-    let answer = tokio::time::timeout(Duration::from_secs(1), client.request::<ServerStatus>(request));
+    let request = http::Request::get("/balsa/v1/status")
+        .body(Vec::new())
+        .ok()?;
+    let answer = tokio::time::timeout(
+        Duration::from_secs(1),
+        client.request::<ServerStatus>(request),
+    );
     answer.await.ok()?.ok()
 }

@@ -64,7 +64,9 @@ impl Topology {
     /// When a number does not fit.
     pub fn plan(servers: usize, agents: usize, failover: &str) -> anyhow::Result<Self> {
         if servers == 0 || servers > MOST || agents > MOST {
-            bail!("a local cluster has 1 to {MOST} servers and 0 to {MOST} agents, not {servers} and {agents}");
+            bail!(
+                "a local cluster has 1 to {MOST} servers and 0 to {MOST} agents, not {servers} and {agents}"
+            );
         }
         let node = |role, index: usize| {
             let (letter, base) = match role {
@@ -73,13 +75,21 @@ impl Topology {
             };
             // Fits: base + MOST is below 255.
             let last = u8::try_from(base + index).unwrap_or(u8::MAX);
-            Node { name: format!("{letter}{index}"), role, address: Ipv4Addr::new(10, 89, 0, last) }
+            Node {
+                name: format!("{letter}{index}"),
+                role,
+                address: Ipv4Addr::new(10, 89, 0, last),
+            }
         };
         let nodes = (1..=servers)
             .map(|i| node(Role::Server, i))
             .chain((1..=agents).map(|i| node(Role::Agent, i)))
             .collect();
-        Ok(Self { nodes, partition: Vec::new(), failover: failover.to_owned() })
+        Ok(Self {
+            nodes,
+            partition: Vec::new(),
+            failover: failover.to_owned(),
+        })
     }
 
     /// The node of that name.
@@ -89,7 +99,10 @@ impl Topology {
     pub fn node(&self, name: &str) -> anyhow::Result<&Node> {
         self.nodes.iter().find(|n| n.name == name).with_context(|| {
             let names: Vec<&str> = self.nodes.iter().map(|n| n.name.as_str()).collect();
-            format!("there is no node {name:?} in this local cluster; its nodes are {}", names.join(", "))
+            format!(
+                "there is no node {name:?} in this local cluster; its nodes are {}",
+                names.join(", ")
+            )
         })
     }
 
@@ -127,7 +140,9 @@ impl Paths {
     /// Paths below `root`.
     #[must_use]
     pub fn new(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+        Self {
+            root: root.to_owned(),
+        }
     }
 
     /// The topology.
@@ -187,10 +202,20 @@ mod tests {
     #[test]
     fn names_and_addresses_follow_the_role_and_the_number() {
         let t = Topology::plan(3, 2, "fast").unwrap();
-        let all: Vec<String> = t.nodes.iter().map(|n| format!("{} {}", n.name, n.address)).collect();
+        let all: Vec<String> = t
+            .nodes
+            .iter()
+            .map(|n| format!("{} {}", n.name, n.address))
+            .collect();
         assert_eq!(
             all,
-            ["s1 10.89.0.11", "s2 10.89.0.12", "s3 10.89.0.13", "a1 10.89.0.101", "a2 10.89.0.102"]
+            [
+                "s1 10.89.0.11",
+                "s2 10.89.0.12",
+                "s3 10.89.0.13",
+                "a1 10.89.0.101",
+                "a2 10.89.0.102"
+            ]
         );
     }
 
@@ -203,8 +228,11 @@ mod tests {
     fn a_partition_cuts_each_node_inside_from_each_outside_and_no_others() {
         let t = Topology::plan(3, 1, "fast").unwrap();
         let side = vec!["s1".to_owned(), "a1".to_owned()];
-        let cut: Vec<String> =
-            t.cuts(&side).iter().map(|(a, b)| format!("{}-{}", a.name, b.name)).collect();
+        let cut: Vec<String> = t
+            .cuts(&side)
+            .iter()
+            .map(|(a, b)| format!("{}-{}", a.name, b.name))
+            .collect();
         assert_eq!(cut, ["s1-s2", "s1-s3", "a1-s2", "a1-s3"]);
     }
 

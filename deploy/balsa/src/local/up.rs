@@ -16,12 +16,15 @@ const OWNER: &str = "/run/balsa-local";
 
 /// Refuses to go on when the cluster of another folder is there.
 pub fn require_own(paths: &Paths) -> anyhow::Result<()> {
-    let Ok(owner) = fs::read_to_string(OWNER) else { return Ok(()) };
+    let Ok(owner) = fs::read_to_string(OWNER) else {
+        return Ok(());
+    };
     let other = Paths::new(Path::new(owner.trim()));
-    let alive = load(&other)
-        .ok()
-        .flatten()
-        .is_some_and(|t| t.nodes.iter().any(|node| args::process(&other, &node.name).is_some()));
+    let alive = load(&other).ok().flatten().is_some_and(|t| {
+        t.nodes
+            .iter()
+            .any(|node| args::process(&other, &node.name).is_some())
+    });
     if other.root == paths.root || !alive {
         return Ok(());
     }
@@ -66,7 +69,10 @@ pub fn save(paths: &Paths, topology: &Topology) -> anyhow::Result<()> {
 
 /// Command line of a node.
 pub fn arguments(paths: &Paths, topology: &Topology, node: &Node) -> anyhow::Result<Vec<String>> {
-    let first = topology.servers().next().context("the cluster has no server")?;
+    let first = topology
+        .servers()
+        .next()
+        .context("the cluster has no server")?;
     let role = match node.role {
         Role::Server => "server",
         Role::Agent => "agent",
@@ -111,8 +117,8 @@ pub fn arguments(paths: &Paths, topology: &Topology, node: &Node) -> anyhow::Res
 /// A client with the administrator's certificate for one server (the first given).
 pub fn client(paths: &Paths, servers: &[&Node]) -> anyhow::Result<kube::Client> {
     let file = paths.kubeconfig();
-    let kubeconfig = Kubeconfig::read_from(&file)
-        .with_context(|| format!("cannot read {}", file.display()))?;
+    let kubeconfig =
+        Kubeconfig::read_from(&file).with_context(|| format!("cannot read {}", file.display()))?;
     let node = servers.first().context("no server given")?;
     let runtime = futures::executor::block_on(kube::Config::from_custom_kubeconfig(
         kubeconfig,
@@ -150,7 +156,10 @@ impl Progress {
             for node in who {
                 if args::process(paths, &node.name).is_none() {
                     let lines = args::last_lines(paths, &node.name);
-                    bail!("{} ended while waiting for {what}; its log ends so:\n{lines}", node.name);
+                    bail!(
+                        "{} ended while waiting for {what}; its log ends so:\n{lines}",
+                        node.name
+                    );
                 }
             }
             if Instant::now() > self.deadline {
@@ -158,7 +167,10 @@ impl Progress {
                     .iter()
                     .map(|node| format!("{}:\n{}", node.name, args::last_lines(paths, &node.name)))
                     .collect();
-                bail!("gave up waiting for {what}; the logs end so:\n{}", lines.join("\n"));
+                bail!(
+                    "gave up waiting for {what}; the logs end so:\n{}",
+                    lines.join("\n")
+                );
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -184,8 +196,13 @@ pub fn up(paths: &Paths, plan: Topology, patience: Duration) -> anyhow::Result<(
     save(paths, &topology)?;
     claim(Some(paths))?;
     let now = Instant::now();
-    let progress = Progress { began: now, deadline: now + patience };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let progress = Progress {
+        began: now,
+        deadline: now + patience,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(start_all(paths, &topology, &progress))?;
     greet(paths, &topology);
     Ok(())
@@ -230,7 +247,9 @@ async fn start_all(paths: &Paths, topology: &Topology, progress: &Progress) -> a
     }
     write_kubeconfig(paths, &servers)?;
     progress
-        .wait(paths, &servers, "all servers to be ready", async || all_ready(paths, &servers).await)
+        .wait(paths, &servers, "all servers to be ready", async || {
+            all_ready(paths, &servers).await
+        })
         .await?;
     progress.say(&format!("{} servers are ready", servers.len()));
     if !agents.is_empty() {
@@ -247,18 +266,28 @@ async fn start_all(paths: &Paths, topology: &Topology, progress: &Progress) -> a
 
 async fn all_ready(paths: &Paths, servers: &[&Node]) -> bool {
     let all = servers.iter().map(|node| status::ask(paths, node));
-    futures::future::join_all(all).await.into_iter().all(|s| s.is_some_and(|s| s.ready))
+    futures::future::join_all(all)
+        .await
+        .into_iter()
+        .all(|s| s.is_some_and(|s| s.ready))
 }
 
 async fn agents_ready(client: &kube::Client, agents: &[&Node]) -> bool {
     let api: kube::Api<KubeNode> = kube::Api::all(client.clone());
-    let Ok(list) = api.list(&kube::api::ListParams::default()).await else { return false };
+    let Ok(list) = api.list(&kube::api::ListParams::default()).await else {
+        return false;
+    };
     let ready = |node: &KubeNode| {
         let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
-        conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
+        conditions
+            .into_iter()
+            .flatten()
+            .any(|c| c.type_ == "Ready" && c.status == "True")
     };
     agents.iter().all(|agent| {
-        list.items.iter().any(|n| n.metadata.name.as_deref() == Some(&agent.name) && ready(n))
+        list.items
+            .iter()
+            .any(|n| n.metadata.name.as_deref() == Some(&agent.name) && ready(n))
     })
 }
 
@@ -267,13 +296,24 @@ fn write_kubeconfig(paths: &Paths, servers: &[&Node]) -> anyhow::Result<()> {
     let source = paths.data(&servers[0].name).join("admin.kubeconfig");
     let mut kubeconfig = Kubeconfig::read_from(&source)
         .with_context(|| format!("cannot read {}", source.display()))?;
-    let cluster = kubeconfig.clusters.first().cloned().context("the kubeconfig has no cluster")?;
-    let context = kubeconfig.contexts.first().cloned().context("the kubeconfig has no context")?;
+    let cluster = kubeconfig
+        .clusters
+        .first()
+        .cloned()
+        .context("the kubeconfig has no cluster")?;
+    let context = kubeconfig
+        .contexts
+        .first()
+        .cloned()
+        .context("the kubeconfig has no context")?;
     kubeconfig.clusters.clear();
     kubeconfig.contexts.clear();
     for (index, server) in servers.iter().enumerate() {
-        let name =
-            if index == 0 { "balsa".to_owned() } else { format!("balsa-{}", server.name) };
+        let name = if index == 0 {
+            "balsa".to_owned()
+        } else {
+            format!("balsa-{}", server.name)
+        };
         let mut entry = cluster.clone();
         entry.name.clone_from(&name);
         if let Some(cluster) = &mut entry.cluster {
@@ -296,8 +336,12 @@ fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let new = path.with_extension("new");
     let write = || -> std::io::Result<()> {
-        let mut file =
-            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&new)?;
         file.write_all(text.as_bytes())?;
         fs::rename(&new, path)
     };

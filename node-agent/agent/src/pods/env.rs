@@ -39,7 +39,7 @@ pub(crate) fn build(
         }
     }
     for var in container.env.iter().flatten() {
-        if let Some(value) = value_of(pod, var, sources, facts, &env, services)? {
+        if let Some(value) = value_of(pod, container, var, sources, facts, &env, services)? {
             env.set(var.name.clone(), value);
         }
     }
@@ -76,6 +76,7 @@ impl Ordered {
 
 fn value_of(
     pod: &Pod,
+    container: &Container,
     var: &EnvVar,
     sources: &Sources,
     facts: &Facts,
@@ -83,7 +84,7 @@ fn value_of(
     services: &BTreeMap<String, String>,
 ) -> Result<Option<String>, String> {
     if let Some(from) = &var.value_from {
-        return from_source(pod, from, sources, facts);
+        return from_source(pod, container, from, sources, facts);
     }
     let lookup = |name: &str| {
         env.get(name)
@@ -98,6 +99,7 @@ fn value_of(
 
 fn from_source(
     pod: &Pod,
+    own: &Container,
     from: &EnvVarSource,
     sources: &Sources,
     facts: &Facts,
@@ -108,7 +110,12 @@ fn from_source(
     }
     if let Some(selector) = &from.resource_field_ref {
         let spec = pod.spec.as_ref();
-        let name = selector.container_name.as_deref().unwrap_or_default();
+        // Without a name the container means itself.
+        let name = selector
+            .container_name
+            .as_deref()
+            .filter(|name| !name.is_empty())
+            .unwrap_or(&own.name);
         let container = spec.and_then(|spec| balsa_pod::spec::container(spec, name));
         let container = container.ok_or_else(|| format!("container {name} not found"))?;
         return fields::resource(container, facts, selector).map(Some);
