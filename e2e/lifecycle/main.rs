@@ -57,6 +57,11 @@ fn traces() -> BTreeSet<String> {
     names("nft", String::from_utf8_lossy(&rules.stdout).into_owned());
     for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+        // A dead process that its parent has not collected yet is no process any more.
+        let status = fs::read_to_string(process.path().join("status")).unwrap_or_default();
+        if status.is_empty() || status.contains("State:\tZ") || status.contains("State:\tX") {
+            continue;
+        }
         if ["balsa", "containerd", "pause"]
             .iter()
             .any(|p| name.starts_with(p))

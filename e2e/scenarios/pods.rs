@@ -57,7 +57,7 @@ spec:
 "#,
     )?;
     wait_ready(kubectl, "envar-demo")?;
-    let env = kubectl.ok(&["exec", "envar-demo", "--", "printenv"])?;
+    let env = kubectl.ok(&["exec", "envar-demo", "--", "env"])?;
     let (ip, node) = (
         kubectl.field("pod/envar-demo", "{.status.podIP}")?,
         kubectl.field("pod/envar-demo", "{.spec.nodeName}")?,
