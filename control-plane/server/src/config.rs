@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use balsa_identity::join::check_node_name;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -198,7 +199,7 @@ impl Config {
     }
 
     fn problems(&self, problems: &mut Vec<String>) {
-        if !is_label(&self.name) {
+        if check_node_name(&self.name).is_err() {
             problems.push(format!(
                 "name: {:?} is no valid node name (lower-case letters, digits, '-' and '.')",
                 self.name
@@ -243,16 +244,6 @@ impl Config {
 
 fn overlap(a: &IpNet, b: &IpNet) -> bool {
     a.contains(&b.network()) || b.contains(&a.network())
-}
-
-/// DNS-1123 subdomain.
-fn is_label(name: &str) -> bool {
-    let ok = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    !name.is_empty()
-        && name.len() <= 253
-        && name.chars().all(|c| ok(c) || c == '-' || c == '.')
-        && name.starts_with(ok)
-        && name.ends_with(ok)
 }
 
 fn nth(net: &IpNet, n: u8) -> IpAddr {
