@@ -37,9 +37,7 @@ pub fn start(paths: &Paths, topology: &Topology, node: &Node) -> anyhow::Result<
 /// Kills a node with SIGKILL: its process and, for an agent, its containerd. Containers go on running, as
 /// after a crash of the agent; the cluster must treat the node as dead all the same.
 pub fn kill(paths: &Paths, node: &Node) -> anyhow::Result<()> {
-    let Some(process) = args::process(paths, &node.name) else {
-        bail!("{} does not run", node.name);
-    };
+    let process = running(paths, node)?;
     process.signal(Signal::SIGKILL)?;
     for containerd in containerds(node) {
         containerd.signal(Signal::SIGKILL)?;
@@ -50,9 +48,7 @@ pub fn kill(paths: &Paths, node: &Node) -> anyhow::Result<()> {
 
 /// Stops a node in good order. An agent's containers and containerd go on.
 pub fn stop(paths: &Paths, node: &Node) -> anyhow::Result<()> {
-    let Some(process) = args::process(paths, &node.name) else {
-        bail!("{} does not run", node.name);
-    };
+    let process = running(paths, node)?;
     process.signal(Signal::SIGTERM)?;
     if !wait_gone(process, Duration::from_secs(20)) {
         bail!(
@@ -66,14 +62,17 @@ pub fn stop(paths: &Paths, node: &Node) -> anyhow::Result<()> {
 
 /// Sends a signal to a node's process and, for an agent, its containerd.
 pub fn signal(paths: &Paths, node: &Node, signal: Signal) -> anyhow::Result<()> {
-    let Some(process) = args::process(paths, &node.name) else {
-        bail!("{} does not run", node.name);
-    };
+    let process = running(paths, node)?;
     process.signal(signal)?;
     for containerd in containerds(node) {
         containerd.signal(signal)?;
     }
     Ok(())
+}
+
+/// A node's process, which must run.
+fn running(paths: &Paths, node: &Node) -> anyhow::Result<Process> {
+    args::process(paths, &node.name).with_context(|| format!("{} does not run", node.name))
 }
 
 fn wait_gone(process: Process, patience: Duration) -> bool {

@@ -117,7 +117,7 @@ pub async fn rows(paths: &Paths, topology: &Topology) -> Vec<Row> {
 /// One server's own view; `None` when it does not answer within a second.
 pub async fn ask(paths: &Paths, node: &Node) -> Option<ServerStatus> {
     args::process(paths, &node.name)?;
-    let client = up::client(paths, std::slice::from_ref(&node)).ok()?;
+    let client = up::client(paths, node).ok()?;
     let request = http::Request::get("/balsa/v1/status")
         .body(Vec::new())
         .ok()?;

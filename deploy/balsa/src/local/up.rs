@@ -114,18 +114,17 @@ pub fn arguments(paths: &Paths, topology: &Topology, node: &Node) -> anyhow::Res
     Ok(arguments)
 }
 
-/// A client with the administrator's certificate for one server (the first given).
-pub fn client(paths: &Paths, servers: &[&Node]) -> anyhow::Result<kube::Client> {
+/// A client with the administrator's certificate for one server.
+pub fn client(paths: &Paths, server: &Node) -> anyhow::Result<kube::Client> {
     let file = paths.kubeconfig();
     let kubeconfig =
         Kubeconfig::read_from(&file).with_context(|| format!("cannot read {}", file.display()))?;
-    let node = servers.first().context("no server given")?;
-    let runtime = futures::executor::block_on(kube::Config::from_custom_kubeconfig(
+    let config = futures::executor::block_on(kube::Config::from_custom_kubeconfig(
         kubeconfig,
         &KubeConfigOptions::default(),
     ));
-    let mut config = runtime.context("the kubeconfig cannot be used")?;
-    config.cluster_url = format!("https://{}:6443", node.address).parse()?;
+    let mut config = config.context("the kubeconfig cannot be used")?;
+    config.cluster_url = format!("https://{}:6443", server.address).parse()?;
     config.connect_timeout = Some(Duration::from_secs(1));
     config.read_timeout = Some(Duration::from_secs(5));
     kube::Client::try_from(config).context("the kubeconfig cannot be used")
@@ -253,7 +252,7 @@ async fn start_all(paths: &Paths, topology: &Topology, progress: &Progress) -> a
         .await?;
     progress.say(&format!("{} servers are ready", servers.len()));
     if !agents.is_empty() {
-        let client = client(paths, &servers)?;
+        let client = client(paths, first)?;
         progress
             .wait(paths, &agents, "all agents to be Ready", async || {
                 agents_ready(&client, &agents).await
