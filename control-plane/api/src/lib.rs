@@ -10,6 +10,7 @@ pub mod object;
 pub mod openapi;
 pub mod patch;
 pub mod quantity;
+pub mod scheduling;
 pub mod schema;
 pub mod selector;
 pub mod status;

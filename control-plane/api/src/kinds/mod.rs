@@ -54,8 +54,8 @@ pub use priority_class::SYSTEM_CLASSES;
 
 use crate::kind::Kind;
 
-/// All kinds whose behaviour is whole (API and controllers), by group and then by resource name, as discovery
-/// lists them.
+/// All kinds that are built in, by group and then by resource name. Of a resource in two versions the one that is
+/// stored comes first.
 #[must_use]
 pub fn builtin() -> Vec<Arc<Kind>> {
     let mut kinds = vec![
@@ -63,50 +63,42 @@ pub fn builtin() -> Vec<Arc<Kind>> {
         config_map::kind(),
         endpoints::kind(),
         event::core_kind(),
+        limit_range::kind(),
         namespace::kind(),
         node::kind(),
+        persistent_volume_claim::kind(),
+        persistent_volume::kind(),
         pod::kind(),
+        pod_template::kind(),
+        replication_controller::kind(),
+        resource_quota::kind(),
         secret::kind(),
         service_account::kind(),
         service::kind(),
         controller_revision::kind(),
+        daemon_set::kind(),
         deployment::kind(),
         replica_set::kind(),
+        stateful_set::kind(),
     ];
     kinds.extend(reviews::kinds());
     kinds.extend([
+        horizontal_pod_autoscaler::kind(),
+        cron_job::kind(),
         job::kind(),
         lease::kind(),
         endpoint_slice::kind(),
         event::events_kind(),
+        ingress_class::kind(),
+        ingress::kind(),
+        network_policy::kind(),
+        pod_disruption_budget::kind(),
         rbac::cluster_role_binding::kind(),
         rbac::cluster_role::kind(),
         rbac::role_binding::kind(),
         rbac::role::kind(),
         priority_class::kind(),
+        storage_class::kind(),
     ]);
     kinds
-}
-
-/// Kinds whose API behaviour is whole, and whose controllers (or enforcement) do not exist yet: objects can be
-/// kept and shown, but nothing acts on them.
-#[must_use]
-pub fn api_only() -> Vec<Arc<Kind>> {
-    vec![
-        limit_range::kind(),
-        persistent_volume_claim::kind(),
-        persistent_volume::kind(),
-        pod_template::kind(),
-        replication_controller::kind(),
-        resource_quota::kind(),
-        daemon_set::kind(),
-        stateful_set::kind(),
-        horizontal_pod_autoscaler::kind(),
-        cron_job::kind(),
-        ingress_class::kind(),
-        ingress::kind(),
-        network_policy::kind(),
-        pod_disruption_budget::kind(),
-        storage_class::kind(),
-    ]
 }
