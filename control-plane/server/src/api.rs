@@ -139,7 +139,9 @@ impl Api {
             .identity
             .sign_node_request(&request.request_pem, node)
             .map_err(|error| Status::new(403, "Forbidden", error.to_string()))?;
-        Ok(serde_json::json!({"certificatePem": certificate}))
+        Ok(encode(&RenewResponse {
+            certificate_pem: certificate,
+        }))
     }
 
     fn status(&self) -> serde_json::Value {
@@ -165,6 +167,14 @@ impl Api {
 pub struct RenewRequest {
     /// PEM certificate request for the node's new key.
     pub request_pem: String,
+}
+
+/// The answer to a [`RenewRequest`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RenewResponse {
+    /// PEM certificate for the request's key.
+    pub certificate_pem: String,
 }
 
 fn encode(value: &impl Serialize) -> serde_json::Value {

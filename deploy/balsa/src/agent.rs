@@ -1,12 +1,14 @@
 //! `balsa agent`.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+mod renewal;
+mod servers;
+
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
-use balsa_agent::{Agent, AgentConfig, RuntimeChoice};
+use balsa_agent::{Agent, AgentConfig};
 use balsa_client::{ClientConfig, Credentials, Timeouts};
 use balsa_identity::{
     JoinRequest, JoinRole, JoinToken, LINK_SERVER_NAME, NodeIdentity, PendingNode,
@@ -14,14 +16,16 @@ use balsa_identity::{
 use balsa_link::agent::StreamHandler;
 use balsa_link::join;
 use balsa_link::protocol::Hello;
-use balsa_server::{Failover, ServerRecord};
+use balsa_server::Failover;
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info_span};
 
-use crate::{server, settings};
+use crate::server;
+use crate::settings::{self, NodeSettings};
+use servers::KnownServers;
 
 /// Run a node agent.
 #[derive(Debug, clap::Args)]
@@ -47,15 +51,8 @@ pub struct Args {
     /// Join token; needed on the first start only.
     #[arg(long, env = "BALSA_TOKEN", hide_env_values = true)]
     token: Option<String>,
-    /// Socket of a container runtime to use instead of an own containerd.
-    #[arg(long, env = "BALSA_CRI_ENDPOINT")]
-    cri_endpoint: Option<PathBuf>,
-    /// The containerd program [default: containerd in PATH].
-    #[arg(long, env = "BALSA_CONTAINERD")]
-    containerd: Option<PathBuf>,
-    /// Cgroup that pods are made in, below each controller's root [default: /balsa].
-    #[arg(long, env = "BALSA_CGROUP_ROOT")]
-    cgroup_root: Option<String>,
+    #[command(flatten)]
+    node: NodeSettings,
     /// Pod network [default: 10.244.0.0/16].
     #[arg(long, env = "BALSA_POD_CIDR")]
     pod_cidr: Option<IpNet>,
@@ -73,57 +70,54 @@ pub struct Args {
     failover: Option<Failover>,
 }
 
-/// What an agent's settings file may say.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-struct FileSettings {
-    name: Option<String>,
-    data_dir: Option<PathBuf>,
-    address: Option<IpAddr>,
-    join: Option<Vec<String>>,
+/// What results from flags, environment and file; printed by `--print-config`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Settled {
+    name: String,
+    data_dir: PathBuf,
+    address: IpAddr,
+    join: Vec<String>,
+    #[serde(skip)]
     token: Option<String>,
-    cri_endpoint: Option<PathBuf>,
-    containerd: Option<PathBuf>,
-    cgroup_root: Option<String>,
-    pod_cidr: Option<IpNet>,
-    service_cidr: Option<IpNet>,
+    pod_cidr: IpNet,
+    service_cidr: IpNet,
     cluster_dns: Option<IpAddr>,
-    cluster_domain: Option<String>,
-    failover: Option<Failover>,
+    cluster_domain: String,
+    failover: Failover,
+    #[serde(flatten)]
+    node: NodeSettings,
 }
 
 /// Runs until SIGTERM or SIGINT. Pods go on running.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let file: FileSettings = settings::read(args.config.as_deref())?;
+    let file = settings::read(args.config.as_deref())?;
     let print = args.print_config;
-    let (config, join, token) = merge(args, file)?;
+    let settled = settle(args, file)?;
     if print {
-        println!("{config:#?}");
+        print!("{}", serde_saphyr::to_string(&settled)?);
         return Ok(());
     }
+    let program = std::env::current_exe().context("cannot find this program's own file")?;
+    let (join, token) = (settled.join.clone(), settled.token.clone());
+    let config = settled.config(program);
     settings::run_until_signal(|stop| async move { join_and_run(config, join, token, stop).await })
 }
 
-fn merge(
-    args: Args,
-    file: FileSettings,
-) -> anyhow::Result<(AgentConfig, Vec<String>, Option<String>)> {
+fn settle(args: Args, file: settings::File) -> anyhow::Result<Settled> {
     let mut problems = Vec::new();
+    let (node, file) = (args.node.over(file.node), file.server);
     let name = match args.name.or(file.name) {
         Some(name) => name,
         None => settings::hostname()?.to_lowercase(),
     };
-    let data_dir = args
-        .data_dir
-        .or(file.data_dir)
-        .unwrap_or_else(|| PathBuf::from("/var/lib/balsa"));
-    let address = args.address.or(file.address);
-    if address.is_none() {
+    let address = args.address.or(file.address).unwrap_or_else(|| {
         problems.push(
             "address: the address that other nodes reach this one at is needed (--address IP)"
                 .to_owned(),
         );
-    }
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+    });
     let join = if args.join.is_empty() {
         file.join.unwrap_or_default()
     } else {
@@ -132,38 +126,50 @@ fn merge(
     if join.is_empty() {
         problems.push("join: at least one server is needed (--join HOST)".to_owned());
     }
-    let mut config = AgentConfig::new(
-        name,
-        address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
-        data_dir,
-    );
-    if let Some(endpoint) = args.cri_endpoint.or(file.cri_endpoint) {
-        config.runtime = RuntimeChoice::Existing { endpoint };
-    } else if let Some(containerd) = args.containerd.or(file.containerd) {
-        config.runtime = RuntimeChoice::Supervised { containerd };
-    }
-    if let Some(cgroup) = args.cgroup_root.or(file.cgroup_root) {
-        config.cgroup_root = format!("/{}", cgroup.trim_start_matches('/'));
-    }
-    config.pod_cidr = args.pod_cidr.or(file.pod_cidr).unwrap_or(config.pod_cidr);
-    config.service_cidr = args
-        .service_cidr
-        .or(file.service_cidr)
-        .unwrap_or(config.service_cidr);
-    config.cluster_dns = args.cluster_dns.or(file.cluster_dns).or(config.cluster_dns);
-    config.cluster_domain = args
-        .cluster_domain
-        .or(file.cluster_domain)
-        .unwrap_or(config.cluster_domain);
-    config.fast_failover = args.failover.or(file.failover) == Some(Failover::Fast);
-    config.cni_program = std::env::current_exe().context("cannot find this program's own file")?;
-    let checked = if problems.is_empty() {
+    settings::complain(if problems.is_empty() {
         Ok(())
     } else {
         Err(problems)
-    };
-    settings::complain(checked)?;
-    Ok((config, join, args.token.or(file.token)))
+    })?;
+    let data_dir = args
+        .data_dir
+        .or(file.data_dir)
+        .unwrap_or_else(|| PathBuf::from("/var/lib/balsa"));
+    // What an agent does when nobody says otherwise.
+    let usual = AgentConfig::new(name.clone(), address, data_dir.clone());
+    Ok(Settled {
+        name,
+        data_dir,
+        address,
+        join,
+        token: args.token.or(file.token),
+        pod_cidr: args.pod_cidr.or(file.pod_cidr).unwrap_or(usual.pod_cidr),
+        service_cidr: args
+            .service_cidr
+            .or(file.service_cidr)
+            .unwrap_or(usual.service_cidr),
+        cluster_dns: args.cluster_dns.or(file.cluster_dns).or(usual.cluster_dns),
+        cluster_domain: args
+            .cluster_domain
+            .or(file.cluster_domain)
+            .unwrap_or(usual.cluster_domain),
+        failover: args.failover.or(file.failover).unwrap_or_default(),
+        node,
+    })
+}
+
+impl Settled {
+    fn config(self, program: PathBuf) -> AgentConfig {
+        let mut config = AgentConfig::new(self.name, self.address, self.data_dir);
+        self.node.configure(&mut config);
+        config.pod_cidr = self.pod_cidr;
+        config.service_cidr = self.service_cidr;
+        config.cluster_dns = self.cluster_dns;
+        config.cluster_domain = self.cluster_domain;
+        config.fast_failover = self.failover == Failover::Fast;
+        config.cni_program = program;
+        config
+    }
 }
 
 async fn join_and_run(
@@ -180,7 +186,7 @@ async fn join_and_run(
         () = stop.cancelled() => return Ok(()),
         identity = obtain(&config, &servers, token) => identity?,
     };
-    run_joined(config, &servers, &identity, stop).await
+    run_joined(config, &servers, identity, stop).await
 }
 
 /// Runs the agent of a node that has its certificate.
@@ -190,26 +196,19 @@ async fn join_and_run(
 pub async fn run_joined(
     config: AgentConfig,
     servers: &[String],
-    identity: &NodeIdentity,
+    identity: NodeIdentity,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let running = stop.child_token();
     let _guard = running.clone().drop_guard();
-    let urls = servers
-        .iter()
-        .map(|server| format!("https://{}", join::address(server)))
-        .collect();
-    let pem = identity.client_pem();
+    let known = KnownServers::new(&config.data_dir);
     let connection = balsa_client::connect(ClientConfig {
-        servers: urls,
+        servers: known.urls(servers),
         ca_pem: identity.ca_pem().as_bytes().to_vec(),
-        credentials: Credentials::Certificate {
-            cert_pem: pem.chain_pem.into_bytes(),
-            key_pem: pem.key_pem.into_bytes(),
-        },
+        credentials: credentials(&identity),
         timeouts: Timeouts::default(),
     })?;
-    let (links, link_servers) = watch::channel(Vec::new());
+    let (links, link_servers) = watch::channel(known.links());
     let hello = Hello {
         node: config.node_name.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -223,7 +222,11 @@ pub async fn run_joined(
     let agent = Arc::new(Agent::new(config, connection.client.clone())?);
     let handler: Arc<dyn StreamHandler> = Arc::clone(&agent) as _;
     tokio::spawn(
-        follow_servers(connection, links, running.clone()).instrument(info_span!("servers")),
+        servers::follow(connection.clone(), links, known, running.clone())
+            .instrument(info_span!("servers")),
+    );
+    tokio::spawn(
+        renewal::keep(identity, connection, running.clone()).instrument(info_span!("certificate")),
     );
     let link = balsa_link::agent::run(options, handler, running.clone());
     let link = tokio::spawn(link.instrument(info_span!("link")));
@@ -233,48 +236,12 @@ pub async fn run_joined(
     Ok(())
 }
 
-/// How often the list of servers is asked for; at first, until there is one, much more often.
-const REFRESH: Duration = Duration::from_secs(10);
-const FIRST: Duration = Duration::from_millis(300);
-
-/// Keeps the lists of servers fresh: servers come, go and move while agents run.
-async fn follow_servers(
-    connection: balsa_client::Connection,
-    links: watch::Sender<Vec<SocketAddr>>,
-    stop: CancellationToken,
-) {
-    loop {
-        let known = !links.borrow().is_empty();
-        let request = http::Request::get("/balsa/v1/servers").body(Vec::new());
-        if let Ok(request) = request {
-            match connection
-                .client
-                .request::<Vec<ServerRecord>>(request)
-                .await
-            {
-                Ok(servers) if !servers.is_empty() => {
-                    let urls: Vec<String> = servers
-                        .iter()
-                        .map(|s| format!("https://{}", s.api))
-                        .collect();
-                    if let Err(error) = connection.servers.set(&urls) {
-                        tracing::warn!(%error, "the list of servers cannot be used");
-                    }
-                    let addresses: Vec<SocketAddr> = servers.iter().map(|s| s.link).collect();
-                    links.send_if_modified(|now| {
-                        let changed = *now != addresses;
-                        *now = addresses;
-                        changed
-                    });
-                }
-                Ok(_) => {}
-                Err(error) => tracing::debug!(%error, "the list of servers cannot be had now"),
-            }
-        }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(if known { REFRESH } else { FIRST }) => {}
-        }
+/// What the node shows to servers.
+fn credentials(identity: &NodeIdentity) -> Credentials {
+    let pem = identity.client_pem();
+    Credentials::Certificate {
+        cert_pem: pem.chain_pem.into_bytes(),
+        key_pem: pem.key_pem.into_bytes(),
     }
 }
 

@@ -10,6 +10,7 @@ use balsa_server::{Config, Failover, Settings};
 use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
 
+use crate::settings::NodeSettings;
 use crate::{agent, settings};
 
 /// Run a server.
@@ -57,6 +58,8 @@ pub struct Args {
     /// Do not run a node agent on this server.
     #[arg(long, env = "BALSA_NO_AGENT", num_args = 0..=1, default_missing_value = "true")]
     no_agent: Option<bool>,
+    #[command(flatten)]
+    node: NodeSettings,
 }
 
 /// `fast` or `default`.
@@ -74,7 +77,7 @@ fn given(list: Vec<String>) -> Option<Vec<String>> {
 
 /// Runs until SIGTERM or SIGINT.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let file: Settings = settings::read(args.config.as_deref())?;
+    let file = settings::read(args.config.as_deref())?;
     let flags = Settings {
         name: args.name,
         data_dir: args.data_dir,
@@ -90,16 +93,17 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         no_agent: args.no_agent,
         ..Settings::default()
     };
-    let config = settings::complain(flags.over(file).check(&settings::hostname()?))?;
+    let config = settings::complain(flags.over(file.server).check(&settings::hostname()?))?;
     if args.print_config {
         print!("{}", serde_saphyr::to_string(&config)?);
         return Ok(());
     }
+    let node = args.node.over(file.node);
     settings::run_until_signal(|stop| async move {
         if config.no_agent {
             return balsa_server::run(config, stop).await;
         }
-        let node = own_agent(config.clone(), stop.clone());
+        let node = own_agent(config.clone(), node, stop.clone());
         let (server, node) = tokio::join!(balsa_server::run(config, stop.clone()), async {
             let outcome = node.await;
             // A server whose agent cannot start says so by ending, not by half working.
@@ -111,12 +115,17 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 }
 
 /// The node agent of a server's own machine: an agent like any other, which joins through this server.
-async fn own_agent(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
+async fn own_agent(
+    config: Config,
+    settings: NodeSettings,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let mut node = AgentConfig::new(
         config.name.clone(),
         config.address,
         config.data_dir.join("agent"),
     );
+    settings.configure(&mut node);
     node.pod_cidr = config.pod_cidr;
     node.service_cidr = config.service_cidr;
     node.cluster_dns = Some(config.cluster_dns());
@@ -131,7 +140,7 @@ async fn own_agent(config: Config, stop: CancellationToken) -> anyhow::Result<()
             agent::obtain(&node, &servers, token).await
         } => identity?,
     };
-    agent::run_joined(node, &servers, &identity, stop).await
+    agent::run_joined(node, &servers, identity, stop).await
 }
 
 /// The token this server joined with, or the one it made for others; the latter takes a moment to exist.

@@ -1,27 +1,96 @@
 //! Settings from the file, below those from flags and the environment.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use balsa_server::Settings;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// Where settings are looked for when `--config` is not given.
 pub const FILE: &str = "/etc/balsa/config.yaml";
 
-/// Reads a settings file. The usual place may be empty, a named file may not.
-pub fn read<T: DeserializeOwned + Default>(named: Option<&Path>) -> anyhow::Result<T> {
+/// What a settings file may say of the node agent beside what concerns servers too.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, clap::Args)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct NodeSettings {
+    /// Socket of a container runtime to use instead of an own containerd.
+    #[arg(long, env = "BALSA_CRI_ENDPOINT")]
+    pub cri_endpoint: Option<PathBuf>,
+    /// The containerd program [default: containerd in PATH].
+    #[arg(long, env = "BALSA_CONTAINERD")]
+    pub containerd: Option<PathBuf>,
+    /// Cgroup that pods are made in, below each controller's root [default: /balsa].
+    #[arg(long, env = "BALSA_CGROUP_ROOT")]
+    pub cgroup_root: Option<String>,
+}
+
+impl NodeSettings {
+    /// These settings where they say something, else `below`.
+    #[must_use]
+    pub fn over(self, below: Self) -> Self {
+        Self {
+            cri_endpoint: self.cri_endpoint.or(below.cri_endpoint),
+            containerd: self.containerd.or(below.containerd),
+            cgroup_root: self.cgroup_root.or(below.cgroup_root),
+        }
+    }
+
+    /// Sets what they say in an agent's configuration.
+    pub fn configure(self, config: &mut balsa_agent::AgentConfig) {
+        use balsa_agent::RuntimeChoice;
+        if let Some(endpoint) = self.cri_endpoint {
+            config.runtime = RuntimeChoice::Existing { endpoint };
+        } else if let Some(containerd) = self.containerd {
+            config.runtime = RuntimeChoice::Supervised { containerd };
+        }
+        if let Some(cgroup) = self.cgroup_root {
+            config.cgroup_root = format!("/{}", cgroup.trim_start_matches('/'));
+        }
+    }
+}
+
+/// A settings file's content. Servers and agents read the same file, so that one file can be handed to all
+/// machines: each takes what concerns it.
+#[derive(Debug, Clone, Default)]
+pub struct File {
+    /// What concerns servers, or servers and agents.
+    pub server: Settings,
+    /// What concerns agents only.
+    pub node: NodeSettings,
+}
+
+/// Reads the settings file. The usual place may be empty, a named file may not.
+pub fn read(named: Option<&Path>) -> anyhow::Result<File> {
     let path = named.unwrap_or_else(|| Path::new(FILE));
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
-            return Ok(T::default());
+            return Ok(File::default());
         }
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
     };
+    parse(&text).with_context(|| format!("{} cannot be used", path.display()))
+}
+
+fn parse(text: &str) -> anyhow::Result<File> {
     if text.trim().is_empty() {
-        return Ok(T::default());
+        return Ok(File::default());
     }
-    serde_saphyr::from_str(&text).with_context(|| format!("{} cannot be used", path.display()))
+    let all: Map<String, Value> = serde_saphyr::from_str(text)?;
+    let names = serde_json::to_value(NodeSettings::default())?;
+    let (node, server) = all
+        .into_iter()
+        .partition(|(name, _)| names.get(name).is_some());
+    Ok(File {
+        server: section(server)?,
+        node: section(node)?,
+    })
+}
+
+fn section<T: DeserializeOwned>(map: Map<String, Value>) -> anyhow::Result<T> {
+    Ok(serde_json::from_value(Value::Object(map))?)
 }
 
 /// All problems in one message.
@@ -72,4 +141,24 @@ where
     // What still runs in the background has had its time.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     outcome
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn one_file_serves_servers_and_agents() {
+        let file = parse("join: [10.0.0.1]\nnoAgent: true\ncriEndpoint: /run/cri.sock\n").unwrap();
+        assert_eq!(file.server.join.unwrap(), ["10.0.0.1"]);
+        assert_eq!(file.server.no_agent, Some(true));
+        assert_eq!(file.node.cri_endpoint.unwrap(), Path::new("/run/cri.sock"));
+    }
+
+    #[test]
+    fn a_setting_that_nobody_knows_is_refused_by_name() {
+        let error = format!("{:#}", parse("jion: [10.0.0.1]\n").unwrap_err());
+        assert!(error.contains("jion"), "{error}");
+    }
 }

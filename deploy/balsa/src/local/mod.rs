@@ -6,6 +6,7 @@ mod args;
 mod images;
 mod network;
 mod nodes;
+mod outside;
 mod process;
 mod status;
 mod topology;

@@ -9,10 +9,10 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::Signal;
 
 use crate::local::args;
-use crate::local::network;
 use crate::local::process::{self, Process, Start};
 use crate::local::topology::{self, Node, Paths, Role, Topology};
 use crate::local::up;
+use crate::local::{network, outside};
 
 /// Starts a node's process if it does not run.
 pub fn start(paths: &Paths, topology: &Topology, node: &Node) -> anyhow::Result<()> {
@@ -105,10 +105,13 @@ fn containerds(node: &Node) -> Vec<Process> {
 /// Works on what it finds, so it also cleans up after a cluster that was only half made.
 pub fn down(paths: &Paths) -> anyhow::Result<()> {
     up::require_own(paths)?;
-    let names = match up::load(paths) {
-        Ok(Some(topology)) => topology.nodes.into_iter().map(|n| n.name).collect(),
+    let (names, forwarding) = match up::load(paths) {
+        Ok(Some(topology)) => (
+            topology.nodes.into_iter().map(|n| n.name).collect(),
+            topology.forwarding,
+        ),
         // Without a readable plan, what is there tells.
-        _ => leftover_nodes(),
+        _ => (leftover_nodes(), false),
     };
     for name in &names {
         process::kill_cgroup(&topology::cgroup(name))?;
@@ -120,6 +123,7 @@ pub fn down(paths: &Paths) -> anyhow::Result<()> {
     }
     process::remove_cgroup("balsa-local")?;
     network::remove_bridge()?;
+    outside::remove(forwarding)?;
     up::claim(None)?;
     match fs::remove_dir_all(&paths.root) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

@@ -46,6 +46,9 @@ pub struct Topology {
     pub partition: Vec<String>,
     /// `fast` or `default`.
     pub failover: String,
+    /// Whether `up` switched this host's forwarding on, so that `down` switches it off again.
+    #[serde(default)]
+    pub forwarding: bool,
 }
 
 /// The bridge on the host that joins the nodes.
@@ -89,6 +92,7 @@ impl Topology {
             nodes,
             partition: Vec::new(),
             failover: failover.to_owned(),
+            forwarding: false,
         })
     }
 

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::Node as KubeNode;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
 use crate::local::topology::{Node, Paths, Role, Topology};
-use crate::local::{args, network, nodes, status};
+use crate::local::{args, network, nodes, outside, status};
 
 /// Remembers which folder's cluster has the bridge and the namespaces, of which a machine has one set.
 const OWNER: &str = "/run/balsa-local";
@@ -180,8 +180,12 @@ impl Progress {
 pub fn up(paths: &Paths, plan: Topology, patience: Duration) -> anyhow::Result<()> {
     require_programs(&["containerd", "runc"])?;
     require_own(paths)?;
-    let topology = match load(paths)? {
-        Some(there) if there.nodes == plan.nodes => there,
+    let mut topology = match load(paths)? {
+        Some(there) if there.nodes == plan.nodes && there.failover == plan.failover => there,
+        Some(there) if there.nodes == plan.nodes => bail!(
+            "the local cluster that is there has `--failover {}`; run `balsa local down` first to change that",
+            there.failover
+        ),
         Some(there) => bail!(
             "a local cluster of {} servers and {} agents is there already; run `balsa local down` first, \
              or `up` with these numbers",
@@ -192,8 +196,9 @@ pub fn up(paths: &Paths, plan: Topology, patience: Duration) -> anyhow::Result<(
     };
     fs::create_dir_all(&paths.root)
         .with_context(|| format!("cannot make {}", paths.root.display()))?;
-    save(paths, &topology)?;
     claim(Some(paths))?;
+    topology.forwarding |= outside::ensure()?;
+    save(paths, &topology)?;
     let now = Instant::now();
     let progress = Progress {
         began: now,
@@ -327,7 +332,18 @@ fn write_kubeconfig(paths: &Paths, servers: &[&Node]) -> anyhow::Result<()> {
         kubeconfig.contexts.push(entry);
     }
     kubeconfig.current_context = Some("balsa".to_owned());
-    write_private(&paths.kubeconfig(), &serde_saphyr::to_string(&kubeconfig)?)
+    write_private(&paths.kubeconfig(), &serde_saphyr::to_string(&kubeconfig)?)?;
+    give_to_caller(&paths.kubeconfig())
+}
+
+/// Under sudo the kubeconfig belongs to who called it: kubectl needs no root.
+fn give_to_caller(path: &Path) -> anyhow::Result<()> {
+    let id = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
+    if let (Some(user), Some(group)) = (id("SUDO_UID"), id("SUDO_GID")) {
+        std::os::unix::fs::chown(path, Some(user), Some(group))
+            .with_context(|| format!("cannot give {} to user {user}", path.display()))?;
+    }
+    Ok(())
 }
 
 fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
@@ -351,6 +367,11 @@ fn greet(paths: &Paths, topology: &Topology) {
     println!();
     println!("export KUBECONFIG={}", paths.kubeconfig().display());
     println!();
+    if require_programs(&["kubectl"]).is_err() {
+        println!(
+            "(kubectl is not in PATH; https://kubernetes.io/docs/tasks/tools/ says how to get it)"
+        );
+    }
     println!("Try:");
     println!("  kubectl get nodes -o wide");
     println!("  balsa local status");
