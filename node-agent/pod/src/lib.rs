@@ -6,12 +6,13 @@ mod local;
 mod observed;
 mod plan;
 pub mod qos;
+pub mod resize;
 pub mod spec;
 mod status;
 #[cfg(test)]
 mod tests;
 
-pub use local::{ContainerLocal, Local, StartFailure, Step};
+pub use local::{ContainerLocal, Local, Rejection, ResizePending, StartFailure, Step};
 pub use observed::{Exit, Instance, InstanceState, Observed, Sandbox};
 pub use plan::{Action, Input, Plan, reduce};
 pub use status::reasons;

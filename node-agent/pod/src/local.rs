@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ResourceRequirements;
 
 use crate::backoff::Backoff;
 use crate::plan::Action;
@@ -11,6 +12,9 @@ use crate::spec::after;
 
 /// Pause after a failed step of the pod as a whole (volumes, sandbox): doubles from the first to the second.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+/// Pause after a failed change of a container's resources.
+const RESIZE_RETRY: Duration = Duration::from_secs(5);
 
 /// A step that is done once, and tried again when it fails.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -65,6 +69,32 @@ pub struct ContainerLocal {
     pub started: Option<bool>,
     /// A liveness or startup probe condemned the instance, in these words.
     pub condemned: Option<String>,
+    /// Resources that the newest instance runs with; `None` if not known to differ from those granted.
+    pub actuated: Option<ResourceRequirements>,
+    /// A change of its resources is under way.
+    pub resizing: bool,
+    /// The last change of its resources failed: why, and when to try again.
+    pub resize_failure: Option<(String, Timestamp)>,
+}
+
+/// Why the node failed a pod as a whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// `status.reason`.
+    pub reason: String,
+    /// `status.message`.
+    pub message: String,
+    /// It was running and was thrown out: becomes the condition `DisruptionTarget`.
+    pub disruption: bool,
+}
+
+/// Why a resize waits: the condition `PodResizePending`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResizePending {
+    /// `Deferred` or `Infeasible`.
+    pub reason: &'static str,
+    /// Words for people.
+    pub message: String,
 }
 
 /// What is remembered of one pod.
@@ -86,8 +116,12 @@ pub struct Local {
     pub containers: BTreeMap<String, ContainerLocal>,
     /// When the node took the pod on.
     pub accepted_at: Option<Timestamp>,
-    /// The node refused the pod, or threw it out: reason and message of its failure.
-    pub rejected: Option<(String, String)>,
+    /// The node refused the pod, or threw it out.
+    pub rejected: Option<Rejection>,
+    /// The spec asks for resources that are not granted.
+    pub resize_pending: Option<ResizePending>,
+    /// What an ended pod held is being given back, or was.
+    pub released: bool,
     /// When the pod was first seen to be going.
     pub stopping_since: Option<Timestamp>,
     /// The final clean-up is under way or done.
@@ -118,6 +152,8 @@ impl Local {
                 container.ready = None;
                 container.started = None;
                 container.condemned = None;
+                container.actuated = None;
+                container.resize_failure = None;
                 if *restart {
                     container.backoff.next(now);
                 }
@@ -127,6 +163,15 @@ impl Local {
             }
             Action::RemoveContainer { id } => {
                 self.removing.insert(id.clone());
+            }
+            Action::ResizeContainer { name, .. } => {
+                let container = self.container(name);
+                container.resizing = true;
+                container.resize_failure = None;
+            }
+            Action::Release => {
+                self.released = true;
+                self.volumes = Step::Idle;
             }
             Action::Finish => self.finishing = true,
         }
@@ -144,6 +189,24 @@ impl Local {
             Step::Done => Step::Idle,
             failed => failed,
         };
+    }
+
+    /// Notes how a change of a container's resources ended.
+    pub fn resize_done(
+        &mut self,
+        name: &str,
+        resources: ResourceRequirements,
+        result: Result<(), String>,
+        now: Timestamp,
+    ) {
+        let container = self.container(name);
+        container.resizing = false;
+        match result {
+            Ok(()) => container.actuated = Some(resources),
+            Err(message) => {
+                container.resize_failure = Some((message, after(now, RESIZE_RETRY)));
+            }
+        }
     }
 
     /// Notes that a start has ended, and why it failed if it did.

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
 
 use crate::local::Local;
 use crate::observed::{Exit, Instance, InstanceState, Observed, Sandbox};
+use crate::resize::{self, Bounds};
 use crate::spec::{self, Member, Role, after, between};
 use crate::status::{self, Verdict};
 
@@ -70,6 +71,15 @@ pub enum Action {
         /// Its id.
         id: String,
     },
+    /// Have the runtime give a running instance what the pod's spec now says.
+    ResizeContainer {
+        /// Its id.
+        id: String,
+        /// Name of the container.
+        name: String,
+    },
+    /// The pod has ended and stays in the API: give back its volumes and its cgroup. Its logs stay.
+    Release,
     /// Nothing runs any more: clean up, report, and remove the pod from the API.
     Finish,
 }
@@ -135,14 +145,14 @@ impl<'a> Planner<'a> {
             });
             return Verdict::Deleting;
         }
-        if let Some((reason, message)) = &self.input.local.rejected {
+        if let Some(rejection) = &self.input.local.rejected {
             self.stop(&Stop {
                 grace: spec::grace_period(self.spec),
                 finish: false,
             });
             return Verdict::Failed {
-                reason: reason.clone(),
-                message: message.clone(),
+                reason: rejection.reason.clone(),
+                message: rejection.message.clone(),
             };
         }
         if self.deadline_exceeded() {
@@ -239,7 +249,7 @@ impl<'a> Planner<'a> {
     /// Has the container ended, not to be started again?
     fn finally_ended(&self, member: &Member<'_>) -> bool {
         last_exit(self.input, &member.container.name)
-            .is_some_and(|exit| !member.policy.restarts(exit.code))
+            .is_some_and(|exit| !member.restarts(exit.code))
     }
 
     fn init_failed(&self) -> bool {
@@ -252,7 +262,7 @@ impl<'a> Planner<'a> {
             .filter(|member| member.role == Role::Init);
         inits.into_iter().any(|member| {
             let exit = last_exit(self.input, &member.container.name);
-            exit.is_some_and(|exit| exit.code != 0 && !member.policy.restarts(exit.code))
+            exit.is_some_and(|exit| exit.code != 0 && !member.restarts(exit.code))
         })
     }
 
@@ -309,8 +319,13 @@ impl<'a> Planner<'a> {
             }
             _ => {
                 let busy = [&local.sandbox, &local.volumes].contains(&&crate::local::Step::Running);
+                let held = local.volumes != crate::local::Step::Idle
+                    || self.input.observed.sandbox.is_some()
+                    || !self.input.observed.instances.is_empty();
                 if stop.finish && !busy && !local.finishing {
                     self.actions.push(Action::Finish);
+                } else if !stop.finish && !busy && held && !local.released {
+                    self.actions.push(Action::Release);
                 }
             }
         }
@@ -411,13 +426,16 @@ impl<'a> Planner<'a> {
     }
 
     fn run_containers(&mut self, sandbox: &Sandbox) {
+        for member in spec::ephemeral(self.spec) {
+            self.run_ephemeral(&member, sandbox);
+        }
         let initialized = self.initialized();
         for member in self.members.clone() {
             let done = match member.role {
                 Role::Init if initialized => true,
                 Role::Init => self.run_init(&member, sandbox),
                 Role::Sidecar => self.keep_running(&member, sandbox) || initialized,
-                Role::App => {
+                Role::App | Role::Ephemeral => {
                     self.keep_running(&member, sandbox);
                     true
                 }
@@ -425,6 +443,20 @@ impl<'a> Planner<'a> {
             if !done {
                 return;
             }
+        }
+    }
+
+    /// Starts an ephemeral container that never ran. Its end is final, in this sandbox or another.
+    fn run_ephemeral(&mut self, member: &Member<'_>, sandbox: &Sandbox) {
+        let name = &member.container.name;
+        let newest = self.input.observed.newest(name);
+        let begun = match newest.map(|instance| &instance.state) {
+            Some(InstanceState::Created) => false,
+            Some(_) => true,
+            None => status::lost_exit(self.input, name).is_some(),
+        };
+        if !begun {
+            self.start(member, sandbox);
         }
     }
 
@@ -453,15 +485,17 @@ impl<'a> Planner<'a> {
         };
         match &instance.state {
             InstanceState::Running { .. } => {
-                self.check(member, instance);
-                status::started(self.input, member.container, instance)
+                if !self.check(member, instance) {
+                    self.resize(member, instance);
+                }
+                status::started(self.input, &member.container, instance)
             }
             InstanceState::Created => {
                 self.start(member, sandbox);
                 false
             }
             InstanceState::Exited(exit) => {
-                if member.policy.restarts(exit.code) {
+                if member.restarts(exit.code) {
                     self.start(member, sandbox);
                 }
                 false
@@ -469,11 +503,11 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Kills an instance that a probe condemned or whose image has changed.
-    fn check(&mut self, member: &Member<'_>, instance: &Instance) {
+    /// Kills an instance that a probe condemned or whose image has changed; true if it must go.
+    fn check(&mut self, member: &Member<'_>, instance: &Instance) -> bool {
         let name = &member.container.name;
         let changed = !instance.spec_hash.is_empty()
-            && instance.spec_hash != spec::spec_hash(member.container);
+            && instance.spec_hash != spec::spec_hash(&member.container);
         let local = self
             .input
             .local
@@ -484,7 +518,7 @@ impl<'a> Planner<'a> {
         let message = match condemned {
             Some(message) => message,
             None if changed => format!("Container {name} definition changed, will be restarted"),
-            None => return,
+            None => return false,
         };
         let probe = [
             &member.container.liveness_probe,
@@ -503,6 +537,37 @@ impl<'a> Planner<'a> {
             own.unwrap_or_else(|| spec::grace_period(self.spec)),
             message,
         );
+        true
+    }
+
+    /// Gives a running instance what was granted since it was started, by a restart if its policy wants that.
+    fn resize(&mut self, member: &Member<'_>, instance: &Instance) {
+        let container = &member.container;
+        let Some(local) = self.input.local.containers.get(&container.name) else {
+            return;
+        };
+        let Some(actuated) = &local.actuated else {
+            return;
+        };
+        let from = Bounds::of(Some(actuated));
+        let to = Bounds::of(container.resources.as_ref());
+        if from == to || local.resizing || local.starting {
+            return;
+        }
+        if let Some((_, retry_at)) = &local.resize_failure
+            && *retry_at > self.input.now
+        {
+            self.wake(*retry_at);
+            return;
+        }
+        if resize::needs_restart(container, &from, &to) {
+            let message = format!("Container {} resize requires restart", container.name);
+            return self.kill(instance, spec::grace_period(self.spec), message);
+        }
+        self.actions.push(Action::ResizeContainer {
+            id: instance.id.clone(),
+            name: container.name.clone(),
+        });
     }
 
     fn start(&mut self, member: &Member<'_>, sandbox: &Sandbox) {

@@ -1,9 +1,12 @@
 //! Questions to a pod's spec.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{
+    Container, ContainerRestartRule, EphemeralContainer, Pod, PodSpec,
+};
 
 /// When an ended container is started again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,17 +48,44 @@ pub enum Role {
     Sidecar,
     /// An ordinary container.
     App,
+    /// Put into the running pod to look at it (`kubectl debug`): run once, counted by nobody.
+    Ephemeral,
 }
 
 /// A container of a pod with its role and the restart policy that holds for it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Member<'a> {
     /// The container.
-    pub container: &'a Container,
+    pub container: Cow<'a, Container>,
     /// Its role.
     pub role: Role,
-    /// When it is restarted.
+    /// When it is restarted, unless a rule of its own says otherwise.
     pub policy: RestartPolicy,
+}
+
+impl Member<'_> {
+    /// Is the container started again after it ended with that code? Its own rules come first (KEP-5307), then
+    /// the policy.
+    pub fn restarts(&self, code: i32) -> bool {
+        let rules = self.container.restart_policy_rules.iter().flatten();
+        let mut matching = rules.filter(|rule| matches(rule, code));
+        match matching.next() {
+            Some(rule) => rule.action == "Restart" || self.policy.restarts(code),
+            None => self.policy.restarts(code),
+        }
+    }
+}
+
+fn matches(rule: &ContainerRestartRule, code: i32) -> bool {
+    let Some(codes) = &rule.exit_codes else {
+        return false;
+    };
+    let listed = codes.values.iter().flatten().any(|value| *value == code);
+    match codes.operator.as_str() {
+        "In" => listed,
+        "NotIn" => !listed,
+        _ => false,
+    }
 }
 
 /// The pod-wide restart policy.
@@ -63,35 +93,28 @@ pub fn restart_policy(spec: &PodSpec) -> RestartPolicy {
     RestartPolicy::parse(spec.restart_policy.as_deref()).unwrap_or(RestartPolicy::Always)
 }
 
-/// Init containers in order, then ordinary ones in order.
+/// Init containers in order, then ordinary ones in order. Ephemeral ones are not among them: nothing waits for
+/// those ([`ephemeral`]).
 pub fn members(spec: &PodSpec) -> Vec<Member<'_>> {
     let pod_policy = restart_policy(spec);
     let init = spec.init_containers.iter().flatten().map(move |container| {
-        match RestartPolicy::parse(container.restart_policy.as_deref()) {
-            Some(RestartPolicy::Always) => Member {
-                container,
-                role: Role::Sidecar,
-                policy: RestartPolicy::Always,
-            },
-            own => {
-                // A pod that always restarts retries its init containers only until they succeed.
-                let inherited = if pod_policy == RestartPolicy::Never {
-                    pod_policy
-                } else {
-                    RestartPolicy::OnFailure
-                };
-                Member {
-                    container,
-                    role: Role::Init,
-                    policy: own.unwrap_or(inherited),
-                }
-            }
+        let own = RestartPolicy::parse(container.restart_policy.as_deref());
+        let (role, policy) = match own {
+            Some(RestartPolicy::Always) => (Role::Sidecar, RestartPolicy::Always),
+            // A pod that always restarts retries its init containers only until they succeed.
+            None if pod_policy != RestartPolicy::Never => (Role::Init, RestartPolicy::OnFailure),
+            own => (Role::Init, own.unwrap_or(pod_policy)),
+        };
+        Member {
+            container: Cow::Borrowed(container),
+            role,
+            policy,
         }
     });
     let apps = spec.containers.iter().map(move |container| {
         let own = RestartPolicy::parse(container.restart_policy.as_deref());
         Member {
-            container,
+            container: Cow::Borrowed(container),
             role: Role::App,
             policy: own.unwrap_or(pod_policy),
         }
@@ -99,13 +122,65 @@ pub fn members(spec: &PodSpec) -> Vec<Member<'_>> {
     init.chain(apps).collect()
 }
 
-/// The container of that name, init containers included.
-pub fn container<'a>(spec: &'a PodSpec, name: &str) -> Option<&'a Container> {
-    spec.init_containers
+/// The ephemeral containers, in order.
+pub fn ephemeral(spec: &PodSpec) -> Vec<Member<'_>> {
+    let all = spec.ephemeral_containers.iter().flatten();
+    all.map(|container| Member {
+        container: Cow::Owned(as_container(container)),
+        role: Role::Ephemeral,
+        policy: RestartPolicy::Never,
+    })
+    .collect()
+}
+
+/// The container of that name, of whatever role.
+pub fn container<'a>(spec: &'a PodSpec, name: &str) -> Option<Cow<'a, Container>> {
+    let mut ordinary = spec
+        .init_containers
         .iter()
         .flatten()
-        .chain(&spec.containers)
-        .find(|container| container.name == name)
+        .chain(&spec.containers);
+    let ephemeral = || {
+        let mut all = spec.ephemeral_containers.iter().flatten();
+        all.find(|container| container.name == name)
+    };
+    match ordinary.find(|container| container.name == name) {
+        Some(container) => Some(Cow::Borrowed(container)),
+        None => ephemeral().map(|container| Cow::Owned(as_container(container))),
+    }
+}
+
+/// An ephemeral container as the container that it is.
+fn as_container(ephemeral: &EphemeralContainer) -> Container {
+    let own = ephemeral.clone();
+    Container {
+        args: own.args,
+        command: own.command,
+        env: own.env,
+        env_from: own.env_from,
+        image: own.image,
+        image_pull_policy: own.image_pull_policy,
+        name: own.name,
+        security_context: own.security_context,
+        stdin: own.stdin,
+        stdin_once: own.stdin_once,
+        termination_message_path: own.termination_message_path,
+        termination_message_policy: own.termination_message_policy,
+        tty: own.tty,
+        volume_devices: own.volume_devices,
+        volume_mounts: own.volume_mounts,
+        working_dir: own.working_dir,
+        ..Container::default()
+    }
+}
+
+/// The container whose processes an ephemeral container is to see, if it asks for one.
+pub fn target<'a>(spec: &'a PodSpec, name: &str) -> Option<&'a str> {
+    let mut all = spec.ephemeral_containers.iter().flatten();
+    let own = all.find(|container| container.name == name)?;
+    own.target_container_name
+        .as_deref()
+        .filter(|target| !target.is_empty())
 }
 
 /// Does the pod use the node's network?

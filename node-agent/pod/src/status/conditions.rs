@@ -4,15 +4,27 @@ use k8s_openapi::api::core::v1::{ContainerStatus, PodCondition, PodSpec, PodStat
 
 use super::containers::Statuses;
 use super::time;
+use crate::observed::Instance;
 use crate::plan::Input;
+use crate::resize::Bounds;
 use crate::spec::{self, Role};
 
-const OURS: [&str; 4] = [
+/// Conditions that every pod has.
+const ALWAYS: [&str; 4] = [
     "PodReadyToStartContainers",
     "Initialized",
     "Ready",
     "ContainersReady",
 ];
+
+/// Conditions that a node decides and that are gone when they do not hold.
+const SOMETIMES: [&str; 2] = [RESIZE_PENDING, RESIZE_IN_PROGRESS];
+
+const RESIZE_PENDING: &str = "PodResizePending";
+const RESIZE_IN_PROGRESS: &str = "PodResizeInProgress";
+
+/// Set when something is about to end the pod; the node sets it, and so do others.
+pub(crate) const DISRUPTION_TARGET: &str = "DisruptionTarget";
 
 /// A condition's status, reason and message.
 struct Finding {
@@ -27,6 +39,14 @@ impl Finding {
             status: true,
             reason: None,
             message: None,
+        }
+    }
+
+    fn because(reason: &'static str, message: String) -> Self {
+        Self {
+            status: true,
+            reason: Some(reason),
+            message: Some(message),
         }
     }
 
@@ -64,18 +84,58 @@ pub(super) fn all(
         ready,
         containers_ready,
     ];
-    let mut conditions: Vec<_> = OURS
+    let mut conditions: Vec<_> = ALWAYS
         .iter()
         .zip(findings)
         .map(|(kind, finding)| condition(input, kind, finding, old))
         .collect();
+    if let Some(pending) = &input.local.resize_pending {
+        let finding = Finding::because(pending.reason, pending.message.clone());
+        conditions.push(condition(input, RESIZE_PENDING, finding, old));
+    }
+    if let Some(finding) = resize_in_progress(input, spec) {
+        conditions.push(condition(input, RESIZE_IN_PROGRESS, finding, old));
+    }
+    let rejected = input.local.rejected.as_ref();
+    let disruption = rejected.filter(|rejection| rejection.disruption);
+    if let Some(rejection) = disruption {
+        let finding = Finding::because("TerminationByKubelet", rejection.message.clone());
+        conditions.push(condition(input, DISRUPTION_TARGET, finding, old));
+    }
+    let ours = |kind: &str| {
+        ALWAYS.contains(&kind)
+            || SOMETIMES.contains(&kind)
+            || (kind == DISRUPTION_TARGET && disruption.is_some())
+    };
     let others = old
         .conditions
         .iter()
         .flatten()
-        .filter(|condition| !OURS.contains(&condition.type_.as_str()));
+        .filter(|condition| !ours(&condition.type_));
     conditions.extend(others.cloned());
     conditions
+}
+
+/// Does some running container not have what was granted to it yet?
+fn resize_in_progress(input: &Input<'_>, spec: &PodSpec) -> Option<Finding> {
+    let members = spec::members(spec);
+    let behind = members.iter().filter_map(|member| {
+        let local = input.local.containers.get(&member.container.name)?;
+        let actuated = Bounds::of(Some(local.actuated.as_ref()?));
+        let running = input
+            .observed
+            .newest(&member.container.name)
+            .is_some_and(Instance::running);
+        let granted = Bounds::of(member.container.resources.as_ref());
+        (running && actuated != granted).then_some(local)
+    });
+    let mut behind = behind.peekable();
+    behind.peek()?;
+    let failure = behind.find_map(|local| local.resize_failure.clone());
+    Some(match failure {
+        Some((message, _)) => Finding::because("Error", message),
+        None => Finding::yes(),
+    })
 }
 
 fn condition(input: &Input<'_>, kind: &str, finding: Finding, old: &PodStatus) -> PodCondition {

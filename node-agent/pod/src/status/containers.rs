@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated,
-    ContainerStateWaiting, ContainerStatus, Pod, PodSpec, VolumeMountStatus,
+    ContainerStateWaiting, ContainerStatus, Pod, PodSpec, ResourceRequirements, VolumeMountStatus,
 };
 
 use super::{reasons, time};
@@ -21,6 +21,8 @@ pub(super) struct Statuses {
     pub(super) inits: Vec<ContainerStatus>,
     /// Of ordinary containers.
     pub(super) apps: Vec<ContainerStatus>,
+    /// Of ephemeral ones.
+    pub(super) ephemeral: Vec<ContainerStatus>,
 }
 
 pub(super) fn all(input: &Input<'_>, spec: &PodSpec) -> Statuses {
@@ -29,7 +31,15 @@ pub(super) fn all(input: &Input<'_>, spec: &PodSpec) -> Statuses {
     let mut statuses = Statuses {
         inits: Vec::new(),
         apps: Vec::new(),
+        ephemeral: Vec::new(),
     };
+    for member in &spec::ephemeral(spec) {
+        let mut status = one(input, member, false);
+        // Nobody waits for it: it is neither ready nor started, as upstream.
+        status.ready = false;
+        status.started = None;
+        statuses.ephemeral.push(status);
+    }
     for member in &members {
         let status = one(input, member, has_init);
         if member.role == Role::App {
@@ -48,6 +58,7 @@ pub(crate) fn reported<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStat
         .init_container_statuses
         .iter()
         .chain(&status.container_statuses)
+        .chain(&status.ephemeral_container_statuses)
         .flatten();
     all.into_iter().find(|status| status.name == name)
 }
@@ -134,7 +145,7 @@ fn ready(input: &Input<'_>, container: &Container, instance: &Instance) -> bool 
 }
 
 fn one(input: &Input<'_>, member: &Member<'_>, has_init: bool) -> ContainerStatus {
-    let container = member.container;
+    let container: &Container = &member.container;
     let name = &container.name;
     let instances = input.observed.of(name);
     let newest = instances.first().copied();
@@ -215,7 +226,7 @@ fn one(input: &Input<'_>, member: &Member<'_>, has_init: bool) -> ContainerStatu
         restart_count,
         state: Some(state),
         last_state: Some(last.unwrap_or_default()),
-        resources: container.resources.clone(),
+        resources: resources(input, container, live),
         allocated_resources: container
             .resources
             .as_ref()
@@ -223,6 +234,20 @@ fn one(input: &Input<'_>, member: &Member<'_>, has_init: bool) -> ContainerStatu
         volume_mounts: mounts(container),
         ..Default::default()
     }
+}
+
+/// What the container runs with, or is to run with.
+fn resources(
+    input: &Input<'_>,
+    container: &Container,
+    live: Option<&Instance>,
+) -> Option<ResourceRequirements> {
+    let running = live.is_some_and(Instance::running);
+    let local = input.local.containers.get(&container.name);
+    let actuated = local.and_then(|local| local.actuated.clone());
+    actuated
+        .filter(|_| running)
+        .or_else(|| container.resources.clone())
 }
 
 fn reported_id(input: &Input<'_>, name: &str) -> Option<String> {
@@ -300,7 +325,7 @@ fn waiting(
         );
     if let Some(exit) = &exit {
         let ended_init = member.role == Role::Init && exit.code == 0;
-        if ended_init || over || !member.policy.restarts(exit.code) {
+        if ended_init || over || !member.restarts(exit.code) {
             return None;
         }
     }
@@ -333,7 +358,8 @@ fn waiting(
     if newest.is_some_and(|instance| instance.exit().is_some()) {
         return None;
     }
-    let reason = if has_init && !(member.role != Role::App && local.starting) {
+    let own_turn = matches!(member.role, Role::Init | Role::Sidecar) && local.starting;
+    let reason = if has_init && !own_turn {
         reasons::POD_INITIALIZING
     } else {
         reasons::CONTAINER_CREATING

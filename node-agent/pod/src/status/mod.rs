@@ -65,6 +65,8 @@ pub(crate) fn compute(input: &Input<'_>, spec: &PodSpec, verdict: &Verdict) -> P
         container_statuses: (!never_ran).then_some(containers.apps),
         init_container_statuses: Some(containers.inits)
             .filter(|inits| !inits.is_empty() && !never_ran),
+        ephemeral_container_statuses: Some(containers.ephemeral)
+            .filter(|ephemeral| !ephemeral.is_empty() && !never_ran),
         host_ip: input.host_ips.first().cloned(),
         host_ips: Some(host_ips).filter(|ips| !ips.is_empty()),
         message,

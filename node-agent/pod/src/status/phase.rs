@@ -82,7 +82,7 @@ fn count(spec: &PodSpec, statuses: &Statuses, verdict: &Verdict, stopped: bool) 
         } else if let Some(code) = exit_code(status) {
             ended += 1;
             failed += usize::from(code != 0);
-            again += usize::from(member.policy.restarts(code));
+            again += usize::from(member.restarts(code));
         } else if ended_before(status) {
             // Waits for its restart.
             ended += 1;
@@ -126,7 +126,7 @@ fn init_outcome(member: &Member<'_>, status: &ContainerStatus) -> InitOutcome {
     }
     match exit_code(status) {
         Some(0) => InitOutcome::Done,
-        Some(code) if !member.policy.restarts(code) => InitOutcome::Failed,
+        Some(code) if !member.restarts(code) => InitOutcome::Failed,
         _ => InitOutcome::Pending,
     }
 }

@@ -397,7 +397,11 @@ fn a_deadline_ends_the_pod() {
 #[test]
 fn a_refused_pod_fails_without_being_tried() {
     let mut world = World::new(one());
-    world.local.rejected = Some(("OutOfcpu".to_owned(), "Pod was rejected: no".to_owned()));
+    world.local.rejected = Some(Rejection {
+        reason: "OutOfcpu".to_owned(),
+        message: "Pod was rejected: no".to_owned(),
+        disruption: false,
+    });
     let plan = world.settle();
     assert_eq!(
         (world.phase(), plan.status.reason.as_deref()),

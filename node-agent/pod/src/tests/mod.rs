@@ -1,6 +1,7 @@
 //! The reducer driven through whole lives of pods, in a world in memory.
 #![allow(clippy::unwrap_used)]
 
+mod changes;
 mod lives;
 mod random;
 
@@ -12,8 +13,8 @@ use serde_json::{Value, json};
 
 use crate::spec::{after, spec_hash};
 use crate::{
-    Action, Exit, Input, Instance, InstanceState, Local, Observed, Plan, Sandbox, StartFailure,
-    reduce,
+    Action, Exit, Input, Instance, InstanceState, Local, Observed, Plan, Rejection, Sandbox,
+    StartFailure, reduce,
 };
 
 /// A pod with its node. Steps that the reducer plans stay under way until [`World::finish`] is told so.
@@ -25,6 +26,7 @@ struct World {
     under_way: Vec<Action>,
     made: u32,
     finished: u32,
+    released: u32,
 }
 
 impl World {
@@ -42,6 +44,7 @@ impl World {
             under_way: Vec::new(),
             made: 0,
             finished: 0,
+            released: 0,
         }
     }
 
@@ -131,6 +134,14 @@ impl World {
                 self.local.removing.remove(&id);
                 self.observed.instances.retain(|instance| instance.id != id);
             }
+            Action::ResizeContainer { name, .. } => {
+                let spec = self.pod.spec.as_ref().unwrap();
+                let container = crate::spec::container(spec, &name).unwrap();
+                let resources = container.resources.clone().unwrap_or_default();
+                let result = if ok { Ok(()) } else { Err("no".to_owned()) };
+                self.local.resize_done(&name, resources, result, self.now);
+            }
+            Action::Release => self.released += 1,
             Action::Finish => self.finished += 1,
         }
     }
@@ -165,7 +176,7 @@ impl World {
             },
             image: "i".to_owned(),
             image_id: "sha256:i".to_owned(),
-            spec_hash: spec_hash(container),
+            spec_hash: spec_hash(&container),
             name,
         });
         if !alive {
@@ -216,6 +227,7 @@ impl World {
             .init_container_statuses
             .iter()
             .chain(&status.container_statuses)
+            .chain(&status.ephemeral_container_statuses)
             .flatten();
         all.find(|status| status.name == name).unwrap()
     }
