@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::types::{
     Auth, ContainerConfig, ContainerInfo, ContainerStats, ContainerStatus, ExecOutput,
     FilesystemUsage, Image, Resources, RuntimeEvent, RuntimeStatus, SandboxConfig, SandboxInfo,
@@ -73,6 +73,22 @@ pub trait Runtime: Send + Sync + 'static {
     async fn pull_image(&self, image: &str, auth: Option<&Auth>) -> Result<String>;
     /// Removes an image; again is fine.
     async fn remove_image(&self, image: &str) -> Result<()>;
+    /// Mounts the root file system of an image that is on the node, read-only.
+    ///
+    /// # Errors
+    /// When the runtime has no way to do so: CRI has none before containerd 2.1.
+    async fn mount_image(&self, image: &str, at: &Path) -> Result<()> {
+        let _ = (image, at);
+        Err(Error::Rpc {
+            code: "Unimplemented",
+            message: "this runtime can't mount images as volumes".to_owned(),
+        })
+    }
+    /// Undoes [`Runtime::mount_image`]; again is fine.
+    async fn unmount_image(&self, at: &Path) -> Result<()> {
+        let _ = at;
+        Ok(())
+    }
     /// File systems that images are on.
     async fn image_fs_info(&self) -> Result<Vec<FilesystemUsage>>;
 

@@ -151,6 +151,39 @@ pub struct SandboxConfig {
     pub seccomp: Seccomp,
     /// Namespaced kernel settings.
     pub sysctls: Map,
+    /// Which of the runtime's handlers is to run it (a RuntimeClass's `handler`); empty for the usual one.
+    pub runtime_handler: String,
+    /// What the pod's containers may use together.
+    pub resources: Resources,
+    /// What the sandbox itself is reckoned to use.
+    pub overhead: Resources,
+    /// Labels of mandatory access control.
+    pub selinux: Option<SeLinux>,
+}
+
+/// SELinux labels of a process.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SeLinux {
+    /// User part.
+    pub user: String,
+    /// Role part.
+    pub role: String,
+    /// Type part.
+    pub kind: String,
+    /// Level part.
+    pub level: String,
+}
+
+/// An AppArmor profile.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum AppArmor {
+    /// The runtime's own, where the kernel has AppArmor.
+    #[default]
+    RuntimeDefault,
+    /// None.
+    Unconfined,
+    /// A profile loaded on the node.
+    Localhost(String),
 }
 
 /// Whether a sandbox is alive.
@@ -274,6 +307,10 @@ pub struct ContainerSecurity {
     pub readonly_paths: Vec<String>,
     /// System call filter.
     pub seccomp: Seccomp,
+    /// AppArmor profile; `None` when nothing is said.
+    pub apparmor: Option<AppArmor>,
+    /// SELinux labels.
+    pub selinux: Option<SeLinux>,
 }
 
 /// What to make a container from.

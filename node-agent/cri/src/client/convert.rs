@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use k8s_cri::v1 as cri;
 
 use crate::types::{
-    Auth, ContainerConfig, ContainerInfo, ContainerSecurity, ContainerState, ContainerStats,
-    ContainerStatus, Device, FilesystemUsage, Image, Map, Mount, NamespaceMode, Namespaces,
-    PortMapping, Propagation, Resources, RuntimeCondition, RuntimeStatus, SandboxConfig,
-    SandboxInfo, SandboxState, SandboxStatus, Seccomp,
+    AppArmor, Auth, ContainerConfig, ContainerInfo, ContainerSecurity, ContainerState,
+    ContainerStats, ContainerStatus, Device, FilesystemUsage, Image, Map, Mount, NamespaceMode,
+    Namespaces, PortMapping, Propagation, Resources, RuntimeCondition, RuntimeStatus,
+    SandboxConfig, SandboxInfo, SandboxState, SandboxStatus, SeLinux, Seccomp,
 };
 
 fn to_hash(map: &Map) -> HashMap<String, String> {
@@ -69,6 +69,37 @@ fn seccomp(seccomp: &Seccomp) -> cri::SecurityProfile {
     }
 }
 
+fn apparmor(profile: &AppArmor) -> cri::SecurityProfile {
+    use cri::security_profile::ProfileType;
+    let (kind, localhost_ref) = match profile {
+        AppArmor::RuntimeDefault => (ProfileType::RuntimeDefault, String::new()),
+        AppArmor::Unconfined => (ProfileType::Unconfined, String::new()),
+        AppArmor::Localhost(name) => (ProfileType::Localhost, name.clone()),
+    };
+    cri::SecurityProfile {
+        profile_type: kind as i32,
+        localhost_ref,
+    }
+}
+
+/// The form that runtimes before `apparmor` was added to CRI read.
+fn apparmor_name(profile: &AppArmor) -> String {
+    match profile {
+        AppArmor::RuntimeDefault => "runtime/default".to_owned(),
+        AppArmor::Unconfined => "unconfined".to_owned(),
+        AppArmor::Localhost(name) => format!("localhost/{name}"),
+    }
+}
+
+fn selinux(labels: &SeLinux) -> cri::SeLinuxOption {
+    cri::SeLinuxOption {
+        user: labels.user.clone(),
+        role: labels.role.clone(),
+        r#type: labels.kind.clone(),
+        level: labels.level.clone(),
+    }
+}
+
 fn port_mapping(port: &PortMapping) -> cri::PortMapping {
     let protocol = match port.protocol.as_str() {
         "UDP" => cri::Protocol::Udp,
@@ -91,6 +122,7 @@ pub(super) fn sandbox_config(config: &SandboxConfig) -> cri::PodSandboxConfig {
         supplemental_groups: config.supplemental_groups.clone(),
         privileged: config.privileged,
         seccomp: Some(seccomp(&config.seccomp)),
+        selinux_options: config.selinux.as_ref().map(selinux),
         ..Default::default()
     };
     cri::PodSandboxConfig {
@@ -114,7 +146,8 @@ pub(super) fn sandbox_config(config: &SandboxConfig) -> cri::PodSandboxConfig {
             cgroup_parent: config.cgroup_parent.clone(),
             security_context: Some(security),
             sysctls: to_hash(&config.sysctls),
-            ..Default::default()
+            resources: Some(resources(&config.resources)),
+            overhead: Some(resources(&config.overhead)),
         }),
         windows: None,
     }
@@ -154,6 +187,7 @@ fn device(device: &Device) -> cri::Device {
     }
 }
 
+#[allow(deprecated)] // `apparmor_profile`, see below.
 fn container_security(security: &ContainerSecurity) -> cri::LinuxContainerSecurityContext {
     cri::LinuxContainerSecurityContext {
         capabilities: Some(cri::Capability {
@@ -172,6 +206,14 @@ fn container_security(security: &ContainerSecurity) -> cri::LinuxContainerSecuri
         masked_paths: security.masked_paths.clone(),
         readonly_paths: security.readonly_paths.clone(),
         seccomp: Some(seccomp(&security.seccomp)),
+        apparmor: security.apparmor.as_ref().map(apparmor),
+        // Deprecated in CRI, and all that containerd 1.6 reads.
+        apparmor_profile: security
+            .apparmor
+            .as_ref()
+            .map(apparmor_name)
+            .unwrap_or_default(),
+        selinux_options: security.selinux.as_ref().map(selinux),
         ..Default::default()
     }
 }

@@ -167,7 +167,7 @@ impl Runtime for CriClient {
     async fn run_sandbox(&self, config: &SandboxConfig) -> Result<String> {
         let request = cri::RunPodSandboxRequest {
             config: Some(convert::sandbox_config(config)),
-            runtime_handler: String::new(),
+            runtime_handler: config.runtime_handler.clone(),
         };
         Ok(call(
             "RunPodSandbox",

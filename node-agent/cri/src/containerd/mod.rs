@@ -1,9 +1,9 @@
 //! What containerd can do beyond CRI, over the same socket: task events as they happen, exec with a
 //! half-closable standard input, image archives.
 
+mod ctr;
 mod events;
 mod exec;
-mod import;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -164,6 +164,14 @@ impl Runtime for Containerd {
         self.cri.remove_image(image).await
     }
 
+    async fn mount_image(&self, image: &str, at: &Path) -> Result<()> {
+        ctr::mount(&self.options.ctr, self.cri.endpoint(), image, at).await
+    }
+
+    async fn unmount_image(&self, at: &Path) -> Result<()> {
+        ctr::unmount(&self.options.ctr, self.cri.endpoint(), at).await
+    }
+
     async fn image_fs_info(&self) -> Result<Vec<FilesystemUsage>> {
         self.cri.image_fs_info().await
     }
@@ -196,6 +204,6 @@ impl Streams for Containerd {
     }
 
     async fn import_image(&self, archive: &Path) -> Result<()> {
-        import::run(&self.options.ctr, self.cri.endpoint(), archive).await
+        ctr::import(&self.options.ctr, self.cri.endpoint(), archive).await
     }
 }
