@@ -9,4 +9,5 @@ mod kubectl;
 mod loss;
 mod network;
 mod pods;
+mod seeds;
 mod workloads;
