@@ -6,6 +6,7 @@
 mod clusterrole_aggregation;
 mod config;
 mod context;
+mod daemonset;
 mod deployment;
 mod endpoints;
 mod error;
@@ -19,6 +20,7 @@ mod pod_gc;
 mod replicaset;
 mod root_ca;
 mod serviceaccount;
+mod statefulset;
 mod support;
 mod taint_eviction;
 mod ttl_after_finished;
@@ -76,7 +78,10 @@ async fn run(context: Shared) {
     add("serviceaccount", boxed(serviceaccount::run));
     add("root-ca", boxed(root_ca::run));
     add("replicaset", boxed(replicaset::run));
+    add("replicationcontroller", boxed(replicaset::run_replication));
     add("deployment", boxed(deployment::run));
+    add("daemonset", boxed(daemonset::run));
+    add("statefulset", boxed(statefulset::run));
     add("job", boxed(job::run));
     add("endpoints", boxed(endpoints::run_endpoints));
     add("endpointslice", boxed(endpoints::run_slices));

@@ -1,139 +1,102 @@
-//! ReplicaSets: as many pods as asked for.
+//! ReplicaSets and ReplicationControllers: as many pods as asked for.
+//!
+//! Both are the same controller: a ReplicationController is looked at as the ReplicaSet it would be.
 
 mod decide;
+mod kind;
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-use balsa_client::{Delta, Key, Outcome, WorkQueue};
+use balsa_client::{Key, Outcome, WorkQueue};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
-use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::api::core::v1::{Pod, ReplicationController};
 use kube::ResourceExt;
 use kube::api::PostParams;
 
 use self::decide::{Plan, plan};
+use self::kind::Replicated;
 use crate::context::Shared;
 use crate::error::{self, Error, Result};
-use crate::informers::orphans_of;
 use crate::support::batches::slow_start;
 use crate::support::expectations::Expectations;
-use crate::support::owner::{self, Claim};
+use crate::support::follow::follow_pods;
+use crate::support::owner;
 use crate::support::pod_control::{PodControl, from_template};
 use crate::support::pods;
 use crate::support::selector::Labels;
 
-struct Controller {
+struct Controller<K> {
     context: Shared,
     pods: PodControl,
-    expectations: Expectations,
+    expectations: Arc<Expectations>,
     queue: WorkQueue<Key>,
+    kind: std::marker::PhantomData<fn() -> K>,
 }
 
 pub(crate) async fn run(context: Shared) {
-    let recorder = context.recorder("replicaset-controller");
-    let controller = Arc::new(Controller {
+    run_kind::<ReplicaSet>(context).await;
+}
+
+pub(crate) async fn run_replication(context: Shared) {
+    run_kind::<ReplicationController>(context).await;
+}
+
+async fn run_kind<K: Replicated>(context: Shared) {
+    let recorder = context.recorder(K::COMPONENT);
+    let controller: Arc<Controller<K>> = Arc::new(Controller {
         pods: PodControl {
             context: Arc::clone(&context),
             recorder,
         },
-        expectations: Expectations::default(),
+        expectations: Arc::default(),
         queue: WorkQueue::default(),
         context: Arc::clone(&context),
+        kind: std::marker::PhantomData,
     });
-    let this = Arc::clone(&controller);
-    context
-        .informers
-        .replica_sets
-        .on_change(move |delta| this.queue.add(Key::of(&**delta.object())));
-    let this = Arc::clone(&controller);
-    context
-        .informers
-        .pods
-        .on_change(move |delta| this.pod_changed(delta));
-    context.informers.replica_sets.synced().await;
+    let informer = K::informer(&context.informers);
+    let queue = controller.queue.clone();
+    informer.on_change(move |delta| queue.add(Key::of(&**delta.object())));
+    follow_pods(
+        &context,
+        informer,
+        &controller.queue,
+        &controller.expectations,
+        |set: &K, pod| {
+            let view = set.view();
+            let labels = view.spec.as_ref().map(|spec| Labels::parse(&spec.selector));
+            matches!(labels, Some(Ok(labels)) if labels.matches(pod.metadata.labels.as_ref()))
+        },
+    );
+    informer.synced().await;
     context.informers.pods.synced().await;
     let queue = controller.queue.clone();
     context
-        .work("replicaset", queue, move |key| {
+        .work(K::NAME, queue, move |key| {
             let this = Arc::clone(&controller);
             async move { this.reconcile(key).await }
         })
         .await;
 }
 
-impl Controller {
-    fn pod_changed(&self, delta: &Delta<Pod>) {
-        let pod = &**delta.object();
-        let owner = self.owner_of(&pod.metadata);
-        if let Some(key) = &owner {
-            let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-            match delta {
-                _ if delta.is_delete() || pods::is_terminating(pod) => {
-                    self.expectations.deleted(key, uid);
-                    if matches!(delta, Delta::Added(_)) {
-                        self.expectations.created(key, 1);
-                    }
-                }
-                Delta::Added(_) => self.expectations.created(key, 1),
-                _ => {}
-            }
-            self.queue.add(key.clone());
-        }
-        let before = delta.old().and_then(|old| self.owner_of(&old.metadata));
-        if let Some(before) = before.filter(|before| Some(before) != owner.as_ref()) {
-            self.queue.add(before);
-        }
-        if owner.is_none() && owner::controller_of(&pod.metadata).is_none() && !delta.is_delete() {
-            self.offer_orphan(pod);
-        }
-    }
-
-    /// The ReplicaSet that controls an object, by the name in its reference.
-    fn owner_of(&self, meta: &ObjectMeta) -> Option<Key> {
-        let controller = owner::controller_of(meta)?;
-        let ours = controller.kind == "ReplicaSet" && controller.api_version.starts_with("apps/");
-        ours.then(|| {
-            Key::new(
-                meta.namespace.clone().unwrap_or_default(),
-                controller.name.clone(),
-            )
-        })
-    }
-
-    fn offer_orphan(&self, pod: &Pod) {
-        for set in self
-            .context
-            .informers
-            .replica_sets
-            .list_namespace(&pod.namespace().unwrap_or_default())
-        {
-            let matches = set
-                .spec
-                .as_ref()
-                .and_then(|spec| Labels::parse(&spec.selector).ok());
-            if matches.is_some_and(|labels| labels.matches(pod.metadata.labels.as_ref())) {
-                self.queue.add(Key::of(&*set));
-            }
-        }
-    }
-
+impl<K: Replicated> Controller<K> {
     async fn reconcile(&self, key: Key) -> Result<Outcome> {
-        let Some(set) = self
-            .context
-            .informers
-            .replica_sets
-            .get(&key.namespace, &key.name)
-        else {
+        let informer = K::informer(&self.context.informers);
+        let Some(owner) = informer.get(&key.namespace, &key.name) else {
             self.expectations.forget(&key);
             return Ok(Outcome::Done);
         };
+        let set = owner.view();
+        let Some(spec) = &set.spec else {
+            return Ok(Outcome::Done);
+        };
         let satisfied = self.expectations.satisfied(&key);
-        let pods = self.claim(&set).await?;
+        let labels = Labels::parse(&spec.selector)?;
+        let pods = self.pods.claim(&*owner, &labels, |_| true).await?;
         let mut failure = None;
         if satisfied && set.metadata.deletion_timestamp.is_none() {
-            failure = self.manage(&key, &set, &pods).await.err();
+            failure = self.manage(&key, &owner, &set, &pods).await.err();
         }
         let now = Timestamp::now();
         let status = decide::status(
@@ -144,79 +107,25 @@ impl Controller {
                 .map(|error| failure_condition(error, too_many(&set, &pods))),
             now,
         );
-        self.write_status(&set, status).await?;
+        self.write_status(&owner, &set, status).await?;
         if let Some(failure) = failure {
             return Err(failure);
         }
-        let min_ready = set
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.min_ready_seconds)
-            .unwrap_or_default();
-        let next = pods
-            .iter()
-            .filter(|pod| pods::is_ready(pod))
-            .map(|pod| pods::available_in(pod, min_ready, now))
-            .filter(|left| !left.is_zero())
-            .min();
+        let next = pods::next_available(&pods, spec.min_ready_seconds.unwrap_or_default(), now);
         Ok(next.map_or(Outcome::Done, Outcome::After))
     }
 
-    /// The set's pods, finished and terminating ones included, after adopting and releasing.
-    async fn claim(&self, set: &ReplicaSet) -> Result<Vec<Arc<Pod>>> {
-        let Some(spec) = &set.spec else {
-            return Ok(Vec::new());
-        };
-        let labels = Labels::parse(&spec.selector)?;
-        let index = &self.context.informers.pods_by_owner;
-        let uid = set.uid().unwrap_or_default();
-        let mut pods = Vec::new();
-        let mut confirmed = None;
-        for pod in index
-            .get(&uid)
-            .into_iter()
-            .chain(index.get(&orphans_of(&set.namespace().unwrap_or_default())))
-        {
-            let matches = labels.matches(pod.metadata.labels.as_ref());
-            match owner::claim(&set.metadata, &pod.metadata, matches) {
-                Claim::Own => pods.push(pod),
-                Claim::Release => {
-                    self.pods
-                        .patch(&pod, &owner::release_patch(&pod.metadata, &uid))
-                        .await?
-                }
-                Claim::Adopt if !pods::is_terminal(&pod) => {
-                    if confirmed.is_none() {
-                        confirmed = Some(self.still_there(set).await?);
-                    }
-                    if confirmed == Some(true) {
-                        let patch = owner::adopt_patch(&pod.metadata, owner::controller_ref(set));
-                        self.pods.patch(&pod, &patch).await?;
-                        pods.push(pod);
-                    }
-                }
-                Claim::Adopt | Claim::Ignore => {}
-            }
-        }
-        Ok(pods)
-    }
-
-    /// Asks the server, as the cache may be behind, before anything is adopted.
-    async fn still_there(&self, set: &ReplicaSet) -> Result<bool> {
-        let api = self
-            .context
-            .api::<ReplicaSet>(&set.namespace().unwrap_or_default());
-        let fresh = api.get_metadata_opt(&set.name_any()).await?;
-        Ok(fresh.is_some_and(|fresh| {
-            fresh.metadata.uid == set.metadata.uid && fresh.metadata.deletion_timestamp.is_none()
-        }))
-    }
-
-    async fn manage(&self, key: &Key, set: &ReplicaSet, pods: &[Arc<Pod>]) -> Result<()> {
+    async fn manage(
+        &self,
+        key: &Key,
+        owner: &K,
+        set: &ReplicaSet,
+        pods: &[Arc<Pod>],
+    ) -> Result<()> {
         match plan(set, pods, &self.neighbours(set), Timestamp::now()) {
             Plan::Nothing => Ok(()),
-            Plan::Create(count) => self.create(key, set, count).await,
-            Plan::Delete(victims) => self.delete(key, set, victims).await,
+            Plan::Create(count) => self.create(key, owner, set, count).await,
+            Plan::Delete(victims) => self.delete(key, owner, victims).await,
         }
     }
 
@@ -240,15 +149,15 @@ impl Controller {
             .collect()
     }
 
-    async fn create(&self, key: &Key, set: &ReplicaSet, count: usize) -> Result<()> {
+    async fn create(&self, key: &Key, owner: &K, set: &ReplicaSet, count: usize) -> Result<()> {
         let Some(template) = set.spec.as_ref().and_then(|spec| spec.template.as_ref()) else {
             return Ok(());
         };
-        let pod = from_template(set, template);
+        let pod = from_template(owner, template);
         tracing::debug!(count, "creating pods");
         self.expectations.expect(key, count, HashSet::new());
         let done = slow_start(count, |_| async {
-            match self.pods.create(set, &pod).await {
+            match self.pods.create(owner, &pod).await {
                 Ok(_) => Ok(()),
                 Err(error) => {
                     self.expectations.created(key, 1);
@@ -266,12 +175,12 @@ impl Controller {
         done.error.map_or(Ok(()), Err)
     }
 
-    async fn delete(&self, key: &Key, set: &ReplicaSet, victims: Vec<Arc<Pod>>) -> Result<()> {
+    async fn delete(&self, key: &Key, owner: &K, victims: Vec<Arc<Pod>>) -> Result<()> {
         tracing::debug!(count = victims.len(), "deleting pods");
         self.expectations
             .expect(key, 0, victims.iter().filter_map(|pod| pod.uid()).collect());
         let deletions = victims.iter().map(|pod| async move {
-            let deleted = self.pods.delete(set, pod).await;
+            let deleted = self.pods.delete(owner, pod).await;
             if deleted.is_err() {
                 self.expectations
                     .deleted(key, pod.metadata.uid.as_deref().unwrap_or_default());
@@ -283,17 +192,17 @@ impl Controller {
         Ok(())
     }
 
-    async fn write_status(&self, set: &ReplicaSet, status: ReplicaSetStatus) -> Result<()> {
-        if set.status.as_ref() == Some(&status) {
+    async fn write_status(
+        &self,
+        owner: &K,
+        set: &ReplicaSet,
+        status: ReplicaSetStatus,
+    ) -> Result<()> {
+        let updated = owner.with_status(status);
+        if updated.view().status == set.status {
             return Ok(());
         }
-        let api = self
-            .context
-            .api::<ReplicaSet>(&set.namespace().unwrap_or_default());
-        let updated = ReplicaSet {
-            status: Some(status),
-            ..set.clone()
-        };
+        let api = self.context.api::<K>(&set.namespace().unwrap_or_default());
         error::unless_gone(
             api.replace_status(&set.name_any(), &PostParams::default(), &updated)
                 .await,

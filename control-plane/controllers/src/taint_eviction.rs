@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use balsa_api::scheduling::tolerates;
 use balsa_client::{EventRecorder, EventType, Key, Outcome, WorkQueue};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
@@ -195,21 +196,6 @@ fn seconds(toleration: &Toleration, taint: &Taint, fallback: Duration) -> Option
         return SignedDuration::try_from(fallback).ok();
     }
     Some(SignedDuration::from_secs(seconds.max(0)))
-}
-
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let key = toleration.key.as_deref().unwrap_or_default();
-    let effect = toleration.effect.as_deref().unwrap_or_default();
-    let exists = toleration.operator.as_deref() == Some("Exists");
-    (effect.is_empty() || effect == taint.effect)
-        && if key.is_empty() {
-            exists
-        } else {
-            key == taint.key
-        }
-        && (exists
-            || toleration.value.as_deref().unwrap_or_default()
-                == taint.value.as_deref().unwrap_or_default())
 }
 
 #[cfg(test)]

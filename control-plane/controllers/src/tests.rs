@@ -345,6 +345,78 @@ async fn deleting_a_deployment_takes_its_sets_and_pods_or_sets_them_free() {
     assert_eq!(cluster.ready("v1"), 2);
 }
 
+fn image_of(cluster: &Cluster, pod: &str) -> String {
+    let pod = cluster.api.get("pods", "shop", pod).unwrap_or_default();
+    text(&pod, "/spec/containers/0/image")
+}
+
+#[tokio::test]
+async fn a_daemon_set_runs_everywhere_and_rolls_back_to_its_old_revision() {
+    let cluster = Cluster::start();
+    let path = "/apis/apps/v1/namespaces/shop/daemonsets";
+    let set = json!({"metadata": {"name": "web"}, "spec": {
+        "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}},
+        "selector": {"matchLabels": {"app": "web"}}, "template": template("v1", "serve"),
+    }});
+    cluster.create(path, set).await;
+    eventually(&cluster, "a pod on each node", || cluster.ready("v1") == 2).await;
+    let path = format!("{path}/web");
+    for image in ["v2", "v1"] {
+        let change = json!({"spec": {"template": template(image, "serve")}});
+        cluster.apply(http::Method::PATCH, &path, change).await;
+        eventually(&cluster, "the other version on each node", || {
+            cluster.ready(image) == 2
+        })
+        .await;
+    }
+    let revisions = cluster.api.list("controllerrevisions", "shop");
+    assert_eq!(revisions.len(), 2);
+    assert!(revisions.iter().any(|revision| revision["revision"] == 3));
+    eventually(&cluster, "status agrees", || {
+        let set = cluster.api.get("daemonsets", "shop", "web").unwrap();
+        set["status"]["numberAvailable"] == 2 && set["status"]["updatedNumberScheduled"] == 2
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stateful_set_keeps_names_and_claims_through_an_update() {
+    let cluster = Cluster::start();
+    let path = "/apis/apps/v1/namespaces/shop/statefulsets";
+    let set = json!({"metadata": {"name": "web"}, "spec": {
+        "replicas": 2, "serviceName": "web",
+        "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 0}},
+        "selector": {"matchLabels": {"app": "web"}}, "template": template("v1", "serve"),
+        "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {}}],
+    }});
+    cluster.create(path, set).await;
+    eventually(&cluster, "both run", || cluster.ready("v1") == 2).await;
+    assert_eq!(cluster.names("pods"), ["web-0", "web-1"]);
+    assert_eq!(
+        cluster.names("persistentvolumeclaims"),
+        ["data-web-0", "data-web-1"]
+    );
+    let change = json!({"spec": {"template": template("v2", "serve")}});
+    let path = format!("{path}/web");
+    cluster.apply(http::Method::PATCH, &path, change).await;
+    eventually(&cluster, "both are new", || cluster.ready("v2") == 2).await;
+    assert_eq!(image_of(&cluster, "web-0"), "v2");
+    eventually(&cluster, "the update is complete", || {
+        let set = cluster.api.get("statefulsets", "shop", "web").unwrap();
+        set["status"]["currentRevision"] == set["status"]["updateRevision"]
+            && set["status"]["currentReplicas"] == 2
+    })
+    .await;
+    cluster
+        .apply(http::Method::PATCH, &path, json!({"spec": {"replicas": 1}}))
+        .await;
+    eventually(&cluster, "the highest is gone", || {
+        cluster.names("pods") == ["web-0"]
+    })
+    .await;
+    assert_eq!(cluster.names("persistentvolumeclaims").len(), 2);
+}
+
 async fn run_job(cluster: &Cluster, spec: Value) -> Value {
     cluster
         .create(

@@ -5,6 +5,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 
 use super::revision;
+use crate::support::template::share;
 
 /// Limits of a rolling update, in pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,8 +65,9 @@ pub(super) fn fenceposts(deployment: &Deployment) -> Fenceposts {
         .and_then(|strategy| strategy.rolling_update.as_ref());
     let surge = rolling.and_then(|rolling| rolling.max_surge.as_ref());
     let unavailable = rolling.and_then(|rolling| rolling.max_unavailable.as_ref());
-    let surge = share(surge, replicas, true);
-    let unavailable = share(unavailable, replicas, false);
+    let default = IntOrString::String("25%".into());
+    let surge = share(surge.unwrap_or(&default), replicas, true);
+    let unavailable = share(unavailable.unwrap_or(&default), replicas, false);
     let unavailable = if surge == 0 && unavailable == 0 {
         1
     } else {
@@ -75,21 +77,6 @@ pub(super) fn fenceposts(deployment: &Deployment) -> Fenceposts {
         surge,
         unavailable: unavailable.min(replicas),
     }
-}
-
-fn share(value: Option<&IntOrString>, of: i32, up: bool) -> i32 {
-    let percent = match value {
-        Some(IntOrString::Int(number)) => return (*number).max(0),
-        Some(IntOrString::String(text)) => text.trim_end_matches('%').parse().unwrap_or(0),
-        None => 25,
-    };
-    let hundredths = i64::from(percent.max(0)) * i64::from(of.max(0));
-    let pods = if up {
-        (hundredths + 99) / 100
-    } else {
-        hundredths / 100
-    };
-    i32::try_from(pods).unwrap_or(i32::MAX)
 }
 
 /// Size of the new set: as much as the surge leaves room for.

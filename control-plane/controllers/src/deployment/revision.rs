@@ -3,60 +3,21 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, ReplicaSetSpec};
-use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use kube::ResourceExt;
 
 use super::math;
 use crate::support::owner;
+use crate::support::template::{HASH_LABEL, same_template, template_hash};
 
 pub(super) const REVISION: &str = "deployment.kubernetes.io/revision";
 pub(super) const REVISION_HISTORY: &str = "deployment.kubernetes.io/revision-history";
 pub(super) const DESIRED_REPLICAS: &str = "deployment.kubernetes.io/desired-replicas";
 pub(super) const MAX_REPLICAS: &str = "deployment.kubernetes.io/max-replicas";
-pub(super) const HASH_LABEL: &str = "pod-template-hash";
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 const ROLLBACK_TO: &str = "deprecated.deployment.rollback.to";
 /// Longest revision history kept, in characters.
 const HISTORY_LIMIT: usize = 2000;
-
-/// Letters and digits that spell no words and are not mistaken for each other, as upstream.
-const SAFE: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
-
-/// Hash of a pod template: FNV-1a over its JSON, whose keys are sorted, and the collision count.
-pub(super) fn template_hash(template: &PodTemplateSpec, collision_count: Option<i32>) -> String {
-    let mut hash: u32 = 0x811c_9dc5;
-    let json = serde_json::to_value(template)
-        .map(|value| value.to_string())
-        .unwrap_or_default();
-    let collisions = collision_count
-        .map(|count| count.to_le_bytes())
-        .into_iter()
-        .flatten();
-    for byte in json.into_bytes().into_iter().chain(collisions) {
-        hash = (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
-    }
-    let safe = |digit: u8| char::from(SAFE[usize::from(digit) % SAFE.len()]);
-    hash.to_string().bytes().map(safe).collect()
-}
-
-/// True when two templates make the same pods; the hash label does not count.
-pub(super) fn same_template(a: &PodTemplateSpec, b: &PodTemplateSpec) -> bool {
-    let bare = |template: &PodTemplateSpec| {
-        let mut template = template.clone();
-        let meta = template.metadata.get_or_insert_default();
-        if let Some(labels) = &mut meta.labels {
-            labels.remove(HASH_LABEL);
-        }
-        meta.labels = meta.labels.take().filter(|labels| !labels.is_empty());
-        meta.annotations = meta
-            .annotations
-            .take()
-            .filter(|annotations| !annotations.is_empty());
-        template
-    };
-    bare(a) == bare(b)
-}
 
 /// The set that has the Deployment's template. Of several the oldest, so that all controllers agree.
 /// `sets` are given oldest first.
@@ -242,7 +203,7 @@ pub(super) fn to_clean_up<'a>(
 mod tests {
     #![allow(clippy::unwrap_used)]
     use k8s_openapi::api::apps::v1::{DeploymentSpec, ReplicaSetStatus};
-    use k8s_openapi::api::core::v1::{Container, PodSpec};
+    use k8s_openapi::api::core::v1::{Container, PodSpec, PodTemplateSpec};
 
     use super::*;
 
@@ -305,7 +266,7 @@ mod tests {
         assert!(
             template_hash(&template, None)
                 .bytes()
-                .all(|byte| SAFE.contains(&byte))
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
         );
     }
 

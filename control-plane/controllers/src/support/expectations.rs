@@ -34,6 +34,17 @@ impl Expectations {
         self.pending.lock().insert(owner.clone(), pending);
     }
 
+    /// Announces one more creation.
+    pub(crate) fn expect_creation(&self, owner: &Key) {
+        let mut all = self.pending.lock();
+        let pending = all.entry(owner.clone()).or_insert_with(|| Pending {
+            creations: 0,
+            deletions: HashSet::new(),
+            since: Instant::now(),
+        });
+        pending.creations += 1;
+    }
+
     /// Announces one more deletion.
     pub(crate) fn expect_deletion(&self, owner: &Key, uid: &str) {
         let mut all = self.pending.lock();

@@ -1,13 +1,21 @@
 //! Creating, deleting, adopting and releasing pods for an owner, with the events upstream writes.
 
+use std::fmt::Debug;
+use std::sync::Arc;
+
 use balsa_client::{EventRecorder, EventType};
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Resource, ResourceExt};
+use serde::de::DeserializeOwned;
 
-use super::owner;
+use super::owner::{self, Claim};
+use super::pods;
+use super::selector::Labels;
 use crate::context::Shared;
 use crate::error::{self, Result, unless_gone};
+use crate::informers::orphans_of;
 
 /// Writes pods on behalf of an owner.
 #[derive(Clone)]
@@ -79,6 +87,50 @@ impl PodControl {
         }
     }
 
+    /// An owner's pods, finished and terminating ones included, after adopting and releasing. `member` says
+    /// whether a pod can be the owner's at all, beside its labels.
+    pub(crate) async fn claim<K>(
+        &self,
+        owner: &K,
+        labels: &Labels,
+        member: impl Fn(&Pod) -> bool,
+    ) -> Result<Vec<Arc<Pod>>>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + Debug,
+    {
+        let index = &self.context.informers.pods_by_owner;
+        let meta = owner.meta();
+        let uid = meta.uid.clone().unwrap_or_default();
+        let orphans = orphans_of(meta.namespace.as_deref().unwrap_or_default());
+        let mut claimed = Vec::new();
+        let mut confirmed = None;
+        for pod in index.get(&uid).into_iter().chain(index.get(&orphans)) {
+            let matches = labels.matches(pod.metadata.labels.as_ref()) && member(&pod);
+            match owner::claim(meta, &pod.metadata, matches) {
+                Claim::Own => claimed.push(pod),
+                Claim::Release => {
+                    self.patch(&pod, &owner::release_patch(&pod.metadata, &uid))
+                        .await?;
+                }
+                Claim::Adopt if !pods::is_terminal(&pod) => {
+                    if confirmed.is_none() {
+                        confirmed = Some(still_there(&self.context, owner).await?);
+                    }
+                    if confirmed == Some(true) {
+                        let patch = owner::adopt_patch(&pod.metadata, owner::controller_ref(owner));
+                        self.patch(&pod, &patch).await?;
+                        claimed.push(pod);
+                    }
+                }
+                Claim::Adopt | Claim::Ignore => {}
+            }
+        }
+        Ok(claimed)
+    }
+
     /// Carries out a merge patch of a pod's metadata; a pod that is gone meanwhile is no error.
     pub(crate) async fn patch(&self, pod: &Pod, patch: &serde_json::Value) -> Result<()> {
         let api = self
@@ -94,6 +146,24 @@ impl PodControl {
         unless_gone(patched)?;
         Ok(())
     }
+}
+
+/// Asks the server, as the cache may be behind, before anything is adopted.
+pub(crate) async fn still_there<K>(context: &Shared, owner: &K) -> Result<bool>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + Debug,
+{
+    let meta = owner.meta();
+    let api = context.api::<K>(meta.namespace.as_deref().unwrap_or_default());
+    let fresh = api
+        .get_metadata_opt(meta.name.as_deref().unwrap_or_default())
+        .await?;
+    Ok(fresh.is_some_and(|fresh| {
+        fresh.metadata.uid == meta.uid && fresh.metadata.deletion_timestamp.is_none()
+    }))
 }
 
 /// A pod from an owner's template; the server completes `generateName`.

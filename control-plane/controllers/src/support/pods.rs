@@ -69,6 +69,19 @@ pub(crate) fn available_in(pod: &Pod, min_ready_seconds: i32, now: Timestamp) ->
     left.max(SignedDuration::ZERO).unsigned_abs()
 }
 
+/// When the next of the ready pods becomes available; `None` when all are.
+pub(crate) fn next_available<'a>(
+    pods: impl IntoIterator<Item = &'a std::sync::Arc<Pod>>,
+    min_ready_seconds: i32,
+    now: Timestamp,
+) -> Option<Duration> {
+    pods.into_iter()
+        .filter(|pod| is_ready(pod))
+        .map(|pod| available_in(pod, min_ready_seconds, now))
+        .filter(|left| !left.is_zero())
+        .min()
+}
+
 pub(crate) fn restarts(pod: &Pod) -> i32 {
     let statuses = pod
         .status

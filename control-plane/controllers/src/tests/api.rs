@@ -26,9 +26,41 @@ const KINDS: &[(&str, &str, &str, bool)] = &[
     ("v1", "configmaps", "ConfigMap", true),
     ("v1", "serviceaccounts", "ServiceAccount", true),
     ("v1", "events", "Event", true),
+    ("v1", "secrets", "Secret", true),
+    ("v1", "resourcequotas", "ResourceQuota", true),
+    ("v1", "persistentvolumes", "PersistentVolume", false),
+    (
+        "v1",
+        "persistentvolumeclaims",
+        "PersistentVolumeClaim",
+        true,
+    ),
+    (
+        "v1",
+        "replicationcontrollers",
+        "ReplicationController",
+        true,
+    ),
     ("apps/v1", "replicasets", "ReplicaSet", true),
     ("apps/v1", "deployments", "Deployment", true),
+    ("apps/v1", "daemonsets", "DaemonSet", true),
+    ("apps/v1", "statefulsets", "StatefulSet", true),
+    ("apps/v1", "controllerrevisions", "ControllerRevision", true),
     ("batch/v1", "jobs", "Job", true),
+    ("batch/v1", "cronjobs", "CronJob", true),
+    (
+        "certificates.k8s.io/v1",
+        "certificatesigningrequests",
+        "CertificateSigningRequest",
+        false,
+    ),
+    (
+        "policy/v1",
+        "poddisruptionbudgets",
+        "PodDisruptionBudget",
+        true,
+    ),
+    ("storage.k8s.io/v1", "storageclasses", "StorageClass", false),
     ("coordination.k8s.io/v1", "leases", "Lease", true),
     (
         "discovery.k8s.io/v1",
@@ -43,6 +75,10 @@ const KINDS: &[(&str, &str, &str, bool)] = &[
         false,
     ),
 ];
+
+/// Where a pod's node affinity is.
+const REQUIRED: &str =
+    "/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms";
 
 type Key = (String, String, String);
 type Lines = mpsc::UnboundedSender<Bytes>;
@@ -145,7 +181,16 @@ impl FakeApi {
                     state.store(key, pod);
                 }
             } else if node.is_empty() {
-                if let Some(node) = nodes.get(i % nodes.len().max(1)) {
+                let meant = text(&pod, &format!("{REQUIRED}/0/matchFields/0/values/0"));
+                let chosen = nodes
+                    .get(i % nodes.len().max(1))
+                    .map(|node| (*node).to_owned());
+                let chosen = if meant.is_empty() {
+                    chosen
+                } else {
+                    Some(meant)
+                };
+                if let Some(node) = chosen {
                     pod["spec"]["nodeName"] = json!(node);
                     state.store(key, pod);
                 }
