@@ -119,6 +119,22 @@ pub trait Strategy: Send + Sync {
         FieldErrors::default()
     }
 
+    /// For an update through another subresource whose body is the object itself (`approval`,
+    /// `ephemeralcontainers`, `resize`): everything but its part from `old`. Also called for `status`.
+    fn prepare_subresource_update(&self, _subresource: &str, object: &mut Value, old: &Value) {
+        self.prepare_status_update(object, old);
+    }
+
+    /// Problems of what [`Strategy::prepare_subresource_update`] let through.
+    fn validate_subresource_update(
+        &self,
+        _subresource: &str,
+        object: &Value,
+        old: &Value,
+    ) -> FieldErrors {
+        self.validate_status_update(object, old)
+    }
+
     /// Values for field selectors beside `metadata.name` and `metadata.namespace`, which all kinds have.
     fn selectable_fields(&self, _object: &Value) -> Vec<(Name, String)> {
         Vec::new()
@@ -128,6 +144,16 @@ pub trait Strategy: Send + Sync {
     /// empty list).
     fn selectable_field_names(&self) -> &'static [&'static str] {
         &[]
+    }
+
+    /// Whether a field selector may use a field.
+    fn selects(&self, field: &str) -> bool {
+        self.selectable_field_names().contains(&field)
+    }
+
+    /// The kind of lists, when it is not the kind with `List` after it.
+    fn list_kind(&self) -> Option<&str> {
+        None
     }
 
     /// Columns of the Table.

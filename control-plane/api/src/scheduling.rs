@@ -97,12 +97,18 @@ pub fn selects_node(selector: &NodeSelector, node: &Node) -> bool {
 #[must_use]
 pub fn wants_node(spec: &PodSpec, node: &Node) -> bool {
     let labels = node.metadata.labels.as_ref();
-    let selected = spec.node_selector.iter().flatten().all(|(key, value)| {
-        labels.and_then(|labels| labels.get(key)) == Some(value)
-    });
-    let affinity = spec.affinity.as_ref().and_then(|all| all.node_affinity.as_ref());
+    let selected = spec
+        .node_selector
+        .iter()
+        .flatten()
+        .all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value));
+    let affinity = spec
+        .affinity
+        .as_ref()
+        .and_then(|all| all.node_affinity.as_ref());
     let required = affinity.and_then(|node| {
-        node.required_during_scheduling_ignored_during_execution.as_ref()
+        node.required_during_scheduling_ignored_during_execution
+            .as_ref()
     });
     selected && required.is_none_or(|selector| selects_node(selector, node))
 }
@@ -130,7 +136,8 @@ mod tests {
     fn selector_and_affinity_must_both_match() {
         assert!(wants(json!({"nodeSelector": {"disk": "ssd"}})));
         assert!(!wants(json!({"nodeSelector": {"disk": "hdd"}})));
-        let gt = json!([{"matchExpressions": [{"key": "cores", "operator": "Gt", "values": ["4"]}]}]);
+        let gt =
+            json!([{"matchExpressions": [{"key": "cores", "operator": "Gt", "values": ["4"]}]}]);
         assert!(wants(required(gt)));
         let name = |name: &str| json!([{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [name]}]}]);
         assert!(wants(required(name("a"))));

@@ -26,6 +26,9 @@ pub trait Convert: Send + Sync {
 pub fn converter(group: &str, version: &str, kind: &str) -> Option<&'static dyn Convert> {
     match (group, version, kind) {
         ("events.k8s.io", "v1", "Event") => Some(&super::event::EventShapes),
+        ("autoscaling", "v1", "HorizontalPodAutoscaler") => {
+            Some(&super::horizontal_pod_autoscaler::v1::AutoscalerShapes)
+        }
         _ => None,
     }
 }

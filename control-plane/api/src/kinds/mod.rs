@@ -3,21 +3,30 @@
 //! [`builtin`] is the one list of what is served. A file declares names, defaults, checks, what an update may
 //! change, and the columns of `kubectl get`. Rules and wording follow Kubernetes v1.35.
 
+mod admission;
 pub mod amounts;
+mod api_service;
 mod binding;
+mod certificate_signing_request;
 mod config_map;
 mod controller_revision;
 mod convert;
 mod cron_job;
+mod csi_driver;
+mod csi_node;
+mod csi_storage_capacity;
 mod daemon_set;
 mod declare;
 mod deployment;
+mod dra;
 mod endpoint_slice;
 mod endpoints;
 mod event;
+mod flow_control;
 mod horizontal_pod_autoscaler;
 mod ingress;
 mod ingress_class;
+mod ip_address;
 mod job;
 mod lease;
 mod limit_range;
@@ -35,11 +44,15 @@ mod replica_set;
 mod replication_controller;
 mod resource_quota;
 mod reviews;
+mod runtime_class;
 mod secret;
 mod service;
 mod service_account;
+mod service_cidr;
 mod stateful_set;
 mod storage_class;
+mod volume_attachment;
+mod volume_attributes_class;
 pub mod walk;
 mod workload;
 
@@ -47,6 +60,12 @@ mod workload;
 mod tests;
 
 use std::sync::Arc;
+
+use admission::{
+    mutating_admission_policy, mutating_admission_policy_binding, mutating_webhook_configuration,
+    validating_admission_policy, validating_admission_policy_binding,
+    validating_webhook_configuration,
+};
 
 pub use convert::{Convert, converter};
 pub use pod::resources::{pod_limits, pod_ready, pod_requests, qos_class};
@@ -83,22 +102,45 @@ pub fn builtin() -> Vec<Arc<Kind>> {
     ];
     kinds.extend(reviews::kinds());
     kinds.extend([
+        mutating_admission_policy_binding::kind(),
+        mutating_admission_policy::kind(),
+        mutating_webhook_configuration::kind(),
+        validating_admission_policy_binding::kind(),
+        validating_admission_policy::kind(),
+        validating_webhook_configuration::kind(),
+        api_service::kind(),
         horizontal_pod_autoscaler::kind(),
+        horizontal_pod_autoscaler::v1::kind(),
         cron_job::kind(),
         job::kind(),
+        certificate_signing_request::kind(),
         lease::kind(),
         endpoint_slice::kind(),
         event::events_kind(),
+        flow_control::flow_schema::kind(),
+        flow_control::priority_level_configuration::kind(),
         ingress_class::kind(),
         ingress::kind(),
+        ip_address::kind(),
         network_policy::kind(),
+        service_cidr::kind(),
+        runtime_class::kind(),
         pod_disruption_budget::kind(),
         rbac::cluster_role_binding::kind(),
         rbac::cluster_role::kind(),
         rbac::role_binding::kind(),
         rbac::role::kind(),
+        dra::device_class::kind(),
+        dra::resource_claim::kind(),
+        dra::resource_claim_template::kind(),
+        dra::resource_slice::kind(),
         priority_class::kind(),
+        csi_driver::kind(),
+        csi_node::kind(),
+        csi_storage_capacity::kind(),
         storage_class::kind(),
+        volume_attachment::kind(),
+        volume_attributes_class::kind(),
     ]);
     kinds
 }

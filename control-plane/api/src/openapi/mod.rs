@@ -38,6 +38,19 @@ pub struct Served<'a> {
     pub kind: &'a Kind,
     /// Where its types are.
     pub schema: &'a Schema,
+    /// How a custom kind's own type is published; built-in ones are described by `schema` alone.
+    pub custom: Option<&'a CustomSchema>,
+}
+
+/// A custom kind's type as it is published. Unlike a [`Schema`], it has the checks of values too.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct CustomSchema {
+    /// For OpenAPI v2.
+    pub v2: Value,
+    /// For OpenAPI v3.
+    pub v3: Value,
+    /// Changes whenever one of them does.
+    pub fingerprint: u64,
 }
 
 impl<'a> Served<'a> {
@@ -49,6 +62,7 @@ impl<'a> Served<'a> {
             .map(|kind| Self {
                 kind,
                 schema: Schema::builtin(),
+                custom: None,
             })
             .collect()
     }
@@ -111,6 +125,7 @@ pub fn v3_hash(kinds: &[Served<'_>], group: &str, version: &str) -> String {
             kind.kind, kind.plural, kind.scope, kind.verbs, kind.subresources
         ));
         hash.update(served.schema.fingerprint().to_be_bytes());
+        hash.update(served.custom.map_or(0, |c| c.fingerprint).to_be_bytes());
     }
     hex::encode_upper(hash.finalize())
 }
@@ -132,7 +147,7 @@ pub fn v3_document(kinds: &[Served<'_>], group: &str, version: &str) -> Option<V
     out.extend_from_slice(br#""},"paths":"#);
     write_entries(&mut out, paths::of(&mine, Dialect::V3));
     out.extend_from_slice(br#","components":{"schemas":"#);
-    let kinds_of = kind_names(&mine);
+    let kinds_of = Names::of(&mine);
     let used = schemas::used_by(&mine);
     write_entries(
         &mut out,
@@ -154,7 +169,7 @@ pub fn v2_document(kinds: &[Served<'_>]) -> Vec<u8> {
     out.extend_from_slice(br#""},"paths":"#);
     write_entries(&mut out, paths::of(kinds, Dialect::V2));
     out.extend_from_slice(br#","definitions":"#);
-    let kinds_of = kind_names(kinds);
+    let kinds_of = Names::of(kinds);
     let used = schemas::used_by(kinds);
     write_entries(
         &mut out,
@@ -170,7 +185,7 @@ pub fn v2_document(kinds: &[Served<'_>]) -> Vec<u8> {
 /// `GET /openapi/v2` in the protobuf form ([`V2_PROTOBUF`]).
 #[must_use]
 pub fn v2_protobuf(kinds: &[Served<'_>]) -> Vec<u8> {
-    let kinds_of = kind_names(kinds);
+    let kinds_of = Names::of(kinds);
     let used = schemas::used_by(kinds);
     let definitions = used
         .values()
@@ -196,6 +211,26 @@ fn write_entries<K: AsRef<str>>(out: &mut Vec<u8>, entries: impl IntoIterator<It
 type KindNames<'a> = BTreeMap<&'a str, Vec<(String, String, String)>>;
 
 const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
+
+/// What definitions carry beside their types.
+struct Names<'a> {
+    kinds: KindNames<'a>,
+    custom: BTreeMap<&'a str, &'a CustomSchema>,
+}
+
+impl<'a> Names<'a> {
+    fn of(kinds: &[Served<'a>]) -> Self {
+        let custom = kinds.iter().filter_map(|served| {
+            let kind = served.kind;
+            let type_ = served.schema.kind(&kind.group, &kind.version, &kind.kind)?;
+            Some((type_.definition()?.name(), served.custom?))
+        });
+        Self {
+            custom: custom.collect(),
+            kinds: kind_names(kinds),
+        }
+    }
+}
 
 fn kind_names<'a>(kinds: &[Served<'a>]) -> KindNames<'a> {
     let mut names: KindNames<'a> = BTreeMap::new();
@@ -224,9 +259,13 @@ fn gvk_value(group: &str, version: &str, kind: &str) -> Value {
     json!({"group": group, "version": version, "kind": kind})
 }
 
-fn define(definition: Definition<'_>, kinds: &KindNames<'_>, dialect: Dialect) -> Value {
-    let mut value = schemas::definition(definition, dialect);
-    if let Some(names) = kinds.get(definition.name()) {
+fn define(definition: Definition<'_>, names: &Names<'_>, dialect: Dialect) -> Value {
+    let mut value = match (names.custom.get(definition.name()), dialect) {
+        (Some(custom), Dialect::V2) => custom.v2.clone(),
+        (Some(custom), Dialect::V3) => custom.v3.clone(),
+        (None, _) => schemas::definition(definition, dialect),
+    };
+    if let Some(names) = names.kinds.get(definition.name()) {
         let list: Vec<Value> = names.iter().map(|(g, v, k)| gvk_value(g, v, k)).collect();
         value["x-kubernetes-group-version-kind"] = list.into();
     }

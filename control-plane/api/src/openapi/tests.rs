@@ -258,6 +258,7 @@ fn a_custom_kind_brings_its_own_schema() {
     let served = [Served {
         kind: &kind,
         schema: &schema,
+        custom: None,
     }];
     let document: Value =
         serde_json::from_slice(&v3_document(&served, "example.com", "v1").unwrap()).unwrap();

@@ -1,6 +1,6 @@
 //! Making a [`Schema`] from JSON Schemas: k8s-openapi's, or a CustomResourceDefinition's.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, ObjectMeta};
 use k8s_openapi::schemars::JsonSchema as _;
 use k8s_openapi::schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Map, Value};
@@ -48,7 +48,7 @@ pub(super) fn builtin() -> Schema {
             id,
         );
         if root.listed {
-            builder.add_list(&root, id);
+            builder.add_list([root.group, root.version, root.kind], &root.definition, id);
         }
     }
     builder.finish()
@@ -74,6 +74,9 @@ pub(super) fn custom(group: &str, version: &str, kind: &str, schema: &Value) -> 
         .schema
         .kinds
         .insert((group.into(), version.into(), kind.into()), id);
+    generator.subschema_for::<ListMeta>();
+    builder.drain(&mut generator);
+    builder.add_list([group, version, kind], &name, id);
     builder.finish()
 }
 
@@ -361,9 +364,14 @@ impl Builder {
     }
 
     /// The `...List` kind that goes with a kind.
-    fn add_list(&mut self, root: &roots::Root, item: DefinitionId) {
-        let kind = format!("{}List", root.kind);
-        let id = self.id_of(&format!("{}List", root.definition));
+    fn add_list(
+        &mut self,
+        [group, version, item_kind]: [&str; 3],
+        definition: &str,
+        item: DefinitionId,
+    ) {
+        let kind = format!("{item_kind}List");
+        let id = self.id_of(&format!("{definition}List"));
         let item = self.node(Node::Definition {
             id: item,
             granular: false,
@@ -389,11 +397,10 @@ impl Builder {
             self.plain_field("metadata", LIST_METADATA_HELP, metadata),
         ];
         let form = self.struct_form(&Value::Null, "", fields, false);
-        let about =
-            serde_json::json!({"description": format!("{kind} is a list of {}.", root.kind)});
+        let about = serde_json::json!({"description": format!("{kind} is a list of {item_kind}.")});
         self.define(id, &about, form);
         self.schema
             .kinds
-            .insert((root.group.into(), root.version.into(), kind.into()), id);
+            .insert((group.into(), version.into(), kind.into()), id);
     }
 }

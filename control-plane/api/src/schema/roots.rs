@@ -89,6 +89,7 @@ fn stored(generator: &mut SchemaGenerator, visit: &mut impl FnMut(Root, &mut Sch
             MutatingWebhookConfiguration, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
             ValidatingWebhookConfiguration,
         ],
+        admissionregistration::v1beta1 => [MutatingAdmissionPolicy, MutatingAdmissionPolicyBinding],
         apiextensions::v1 => [CustomResourceDefinition],
         apiregistration::v1 => [APIService],
     );

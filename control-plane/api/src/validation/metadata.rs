@@ -32,7 +32,10 @@ impl NameRule {
         match (kind.group.as_ref(), kind.kind.as_ref()) {
             ("", "Namespace") => Self::Label,
             ("", "Service") => Self::Label1035,
-            ("rbac.authorization.k8s.io", _) => Self::PathSegment,
+            ("rbac.authorization.k8s.io", _)
+            | ("apiregistration.k8s.io", "APIService")
+            | ("certificates.k8s.io", "CertificateSigningRequest")
+            | ("networking.k8s.io", "IPAddress") => Self::PathSegment,
             ("apps", "StatefulSet") => Self::Label,
             _ => Self::Subdomain,
         }

@@ -10,6 +10,8 @@ mod security;
 mod update;
 mod volumes;
 
+pub(in crate::kinds) use scheduling::validate_tolerations;
+
 use std::collections::BTreeSet;
 
 use serde_json::Value;

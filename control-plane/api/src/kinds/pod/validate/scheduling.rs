@@ -208,7 +208,11 @@ fn topology_key(holder: &Value, path: &Path, errors: &mut FieldErrors) {
 }
 
 /// Tolerations of a pod.
-fn validate_tolerations(tolerations: &Value, path: &Path, errors: &mut FieldErrors) {
+pub(in crate::kinds) fn validate_tolerations(
+    tolerations: &Value,
+    path: &Path,
+    errors: &mut FieldErrors,
+) {
     for (i, toleration) in tolerations.items().iter().enumerate() {
         let path = path.index(i);
         let key = toleration["key"].text();

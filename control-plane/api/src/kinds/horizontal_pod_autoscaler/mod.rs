@@ -1,13 +1,15 @@
-//! HorizontalPodAutoscalers (autoscaling/v2).
+//! HorizontalPodAutoscalers (autoscaling/v2, which is stored).
+
+pub(super) mod v1;
 
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::declare::{Declaration, keep_generation};
-use super::walk::{Walk, carry_over, child, fill, get_mut, set};
 use crate::kind::{Column, Kind, Strategy};
+use crate::kinds::declare::{Declaration, keep_generation};
+use crate::kinds::walk::{Walk, carry_over, child, fill, get_mut, set};
 use crate::status::FieldErrors;
 use crate::table::{age, age_column, column, count, name, name_column};
 use crate::validation::{Path, non_negative, one_of};

@@ -1,0 +1,20 @@
+//! MutatingWebhookConfigurations: servers that are asked about writes, and may change them.
+
+use std::sync::Arc;
+
+use super::GROUP;
+use super::hooks::Hooks;
+use crate::kind::Kind;
+use crate::kinds::declare::Declaration;
+
+pub(in crate::kinds) fn kind() -> Arc<Kind> {
+    Declaration::cluster(
+        GROUP,
+        "v1",
+        "MutatingWebhookConfiguration",
+        "mutatingwebhookconfigurations",
+        Hooks { mutating: true },
+    )
+    .categories(&["api-extensions"])
+    .build()
+}

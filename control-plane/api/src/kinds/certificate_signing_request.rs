@@ -1,0 +1,405 @@
+//! CertificateSigningRequests: who may have a certificate is decided under `/approval`, what it is under `/status`.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::declare::{Declaration, keep_generation};
+use super::walk::{Walk, carry_over, child, same, set};
+use crate::duration::human;
+use crate::kind::{Column, Kind, Name, Strategy};
+use crate::status::FieldErrors;
+use crate::table::{age, age_column, column, name, name_column};
+use crate::validation::{Path, names};
+
+/// What a certificate may be used for (certificates.k8s.io/v1 KeyUsage).
+const USAGES: &[&str] = &[
+    "any",
+    "cert sign",
+    "client auth",
+    "code signing",
+    "content commitment",
+    "crl sign",
+    "data encipherment",
+    "decipher only",
+    "digital signature",
+    "email protection",
+    "encipher only",
+    "ipsec end system",
+    "ipsec tunnel",
+    "ipsec user",
+    "key agreement",
+    "key encipherment",
+    "microsoft sgc",
+    "netscape sgc",
+    "ocsp signing",
+    "s/mime",
+    "server auth",
+    "signing",
+    "timestamping",
+];
+/// Conditions that only `/approval` sets.
+const DECISIONS: [&str; 2] = ["Approved", "Denied"];
+/// Shortest life that may be asked for, in seconds.
+const SHORTEST: i64 = 600;
+
+pub(super) fn kind() -> Arc<Kind> {
+    let verbs = &["get", "patch", "update"];
+    Declaration::cluster(
+        "certificates.k8s.io",
+        "v1",
+        "CertificateSigningRequest",
+        "certificatesigningrequests",
+        Requests,
+    )
+    .short_names(&["csr"])
+    .own_sub("approval", verbs)
+    .status()
+    .build()
+}
+
+struct Requests;
+
+impl Strategy for Requests {
+    fn prepare_create(&self, object: &mut Value) {
+        set(object, "status", json!({}));
+    }
+
+    fn prepare_update(&self, object: &mut Value, old: &Value) {
+        carry_over(object, old, "spec");
+        carry_over(object, old, "status");
+        keep_generation(object, old);
+    }
+
+    /// The signer's part: everything but the decision.
+    fn prepare_status_update(&self, object: &mut Value, old: &Value) {
+        carry_over(object, old, "spec");
+        keep_generation(object, old);
+        let conditions = mixed(&old["status"], &object["status"]);
+        set_conditions(object, conditions);
+    }
+
+    /// The approver's part: nothing but the decision.
+    fn prepare_subresource_update(&self, subresource: &str, object: &mut Value, old: &Value) {
+        if subresource != "approval" {
+            return self.prepare_status_update(object, old);
+        }
+        let conditions = mixed(&object["status"], &old["status"]);
+        carry_over(object, old, "spec");
+        carry_over(object, old, "status");
+        keep_generation(object, old);
+        set_conditions(object, conditions);
+    }
+
+    fn validate_create(&self, object: &Value) -> FieldErrors {
+        let mut errors = FieldErrors::default();
+        let (spec, path) = (&object["spec"], Path::new("spec"));
+        if let Err(problem) = request_block(spec["request"].text()) {
+            errors.invalid(path.child("request"), spec["request"].text(), problem);
+        }
+        validate_usages(&spec["usages"], &path.child("usages"), &mut errors);
+        validate_signer_name(
+            spec["signerName"].text(),
+            &path.child("signerName"),
+            &mut errors,
+        );
+        if let Some(seconds) = spec["expirationSeconds"].int().filter(|s| *s < SHORTEST) {
+            errors.invalid(
+                path.child("expirationSeconds"),
+                seconds,
+                "may not specify a duration less than 600 seconds (10 minutes)",
+            );
+        }
+        errors.extend(validate_conditions(&object["status"]["conditions"]));
+        errors
+    }
+
+    fn validate_update(&self, object: &Value, old: &Value) -> FieldErrors {
+        self.validate_status_update(object, old)
+    }
+
+    fn validate_status_update(&self, object: &Value, old: &Value) -> FieldErrors {
+        let mut errors = validate_conditions(&object["status"]["conditions"]);
+        let path = Path::new("status");
+        for type_ in ["Approved", "Denied", "Failed"] {
+            if has(&old["status"], type_) && !has(&object["status"], type_) {
+                errors.forbidden(
+                    path.child("conditions"),
+                    format!("updates may not remove a condition of type {type_:?}"),
+                );
+            }
+        }
+        let before = &old["status"]["certificate"];
+        if !before.is_empty() && !same(&object["status"]["certificate"], before) {
+            errors.forbidden(
+                path.child("certificate"),
+                "updates may not change certificate after it is set",
+            );
+        }
+        errors
+    }
+
+    fn selectable_fields(&self, object: &Value) -> Vec<(Name, String)> {
+        vec![(
+            "spec.signerName".into(),
+            object["spec"]["signerName"].text().to_owned(),
+        )]
+    }
+
+    fn selectable_field_names(&self) -> &'static [&'static str] {
+        &["spec.signerName"]
+    }
+
+    fn columns(&self) -> Vec<Column> {
+        vec![
+            name_column(),
+            age_column(),
+            column("SignerName", "string", "Who is to sign."),
+            column("Requestor", "string", "Who asked."),
+            column("RequestedDuration", "string", "For how long."),
+            column("Condition", "string", "What has been decided and done."),
+        ]
+    }
+
+    fn row(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        let spec = &object["spec"];
+        let duration = spec["expirationSeconds"]
+            .int()
+            .map_or_else(|| "<none>".to_owned(), human);
+        let signer = match spec["signerName"].text() {
+            "" => "<none>",
+            text => text,
+        };
+        vec![
+            name(object),
+            age(object, now),
+            signer.into(),
+            spec["username"].text().into(),
+            duration.into(),
+            state(&object["status"]).into(),
+        ]
+    }
+}
+
+fn has(status: &Value, type_: &str) -> bool {
+    status["conditions"]
+        .items()
+        .iter()
+        .any(|c| c["type"] == type_)
+}
+
+/// Decisions of one status with the other conditions of another.
+fn mixed(decisions: &Value, others: &Value) -> Vec<Value> {
+    let is_decision = |c: &&Value| DECISIONS.contains(&c["type"].text());
+    let mut list: Vec<Value> = decisions["conditions"]
+        .items()
+        .iter()
+        .filter(is_decision)
+        .cloned()
+        .collect();
+    list.extend(
+        others["conditions"]
+            .items()
+            .iter()
+            .filter(|c| !is_decision(c))
+            .cloned(),
+    );
+    list
+}
+
+fn set_conditions(object: &mut Value, conditions: Vec<Value>) {
+    if let Some(status) = child(object, "status") {
+        if conditions.is_empty() {
+            super::walk::remove(status, "conditions");
+        } else {
+            set(status, "conditions", conditions);
+        }
+    }
+}
+
+/// `Approved,Issued` and the like.
+fn state(status: &Value) -> String {
+    let mut text = if has(status, "Denied") {
+        "Denied"
+    } else if has(status, "Approved") {
+        "Approved"
+    } else {
+        "Pending"
+    }
+    .to_owned();
+    if has(status, "Failed") {
+        text.push_str(",Failed");
+    }
+    if !status["certificate"].is_empty() {
+        text.push_str(",Issued");
+    }
+    text
+}
+
+/// Whether the base64 text holds one PEM block with a certificate request in it.
+fn request_block(text: &str) -> Result<(), &'static str> {
+    use base64::Engine as _;
+    const NOT_PEM: &str = "PEM block type must be CERTIFICATE REQUEST";
+    let bytes = base64::engine::general_purpose::STANDARD
+        .decode(text)
+        .map_err(|_| NOT_PEM)?;
+    let pem = String::from_utf8(bytes).map_err(|_| NOT_PEM)?;
+    let (_, rest) = pem
+        .split_once("-----BEGIN CERTIFICATE REQUEST-----")
+        .ok_or(NOT_PEM)?;
+    let (body, _) = rest
+        .split_once("-----END CERTIFICATE REQUEST-----")
+        .ok_or(NOT_PEM)?;
+    let body: String = body.split_whitespace().collect();
+    let der = base64::engine::general_purpose::STANDARD
+        .decode(body)
+        .map_err(|_| NOT_PEM)?;
+    // A CertificationRequest is a DER sequence (RFC 2986); the signer reads the rest.
+    if der.first() == Some(&0x30) {
+        Ok(())
+    } else {
+        Err("asn1: structure error: tags don't match")
+    }
+}
+
+fn validate_usages(usages: &Value, path: &Path, errors: &mut FieldErrors) {
+    if usages.is_empty() {
+        errors.required(path, "");
+    }
+    let mut seen = BTreeSet::new();
+    for (i, usage) in usages.items().iter().map(Walk::text).enumerate() {
+        if !USAGES.contains(&usage) {
+            errors.not_supported(path.index(i), usage, USAGES);
+        }
+        if !seen.insert(usage) {
+            errors.duplicate(path.index(i), usage);
+        }
+    }
+}
+
+fn validate_signer_name(signer: &str, path: &Path, errors: &mut FieldErrors) {
+    if signer.is_empty() {
+        errors.required(path, "");
+        return;
+    }
+    let Some((domain, signer_path)) = signer.split_once('/') else {
+        errors.invalid(
+            path,
+            signer,
+            "must be a fully qualified domain and path of the form 'example.com/signer-name'",
+        );
+        return;
+    };
+    for message in names::dns1123_subdomain(domain) {
+        errors.invalid(path, domain, message);
+    }
+    if domain.split('.').count() < 2 {
+        errors.invalid(
+            path,
+            domain,
+            "should be a domain with at least two segments separated by dots",
+        );
+    }
+    for message in names::dns1123_subdomain(signer_path) {
+        errors.invalid(path, signer_path, message);
+    }
+}
+
+fn validate_conditions(conditions: &Value) -> FieldErrors {
+    let mut errors = FieldErrors::default();
+    let path = Path::new("status").child("conditions");
+    let mut seen = BTreeSet::new();
+    let mut decided = None;
+    for (i, condition) in conditions.items().iter().enumerate() {
+        let (path, type_) = (path.index(i), condition["type"].text());
+        if type_.is_empty() {
+            errors.required(path.child("type"), "");
+        }
+        let allowed: &[&str] = if matches!(type_, "Approved" | "Denied" | "Failed") {
+            &["True"]
+        } else {
+            &["True", "False", "Unknown"]
+        };
+        match condition["status"].text() {
+            "" => errors.required(path.child("status"), ""),
+            status if !allowed.contains(&status) => {
+                errors.not_supported(path.child("status"), status, allowed);
+            }
+            _ => {}
+        }
+        if !seen.insert(type_) {
+            errors.duplicate(path.child("type"), type_);
+        }
+        if DECISIONS.contains(&type_) {
+            match decided {
+                Some(other) if other != type_ => errors.invalid(
+                    path.child("type"),
+                    type_,
+                    format!("{other} and {type_} conditions are mutually exclusive"),
+                ),
+                _ => decided = Some(type_),
+            }
+        }
+    }
+    errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> Value {
+        use base64::Engine as _;
+        let pem = "-----BEGIN CERTIFICATE REQUEST-----\nMAA=\n-----END CERTIFICATE REQUEST-----\n";
+        let request = base64::engine::general_purpose::STANDARD.encode(pem);
+        json!({
+            "metadata": {"name": "ann"},
+            "spec": {"request": request, "signerName": "example.com/own", "usages": ["client auth"]},
+        })
+    }
+
+    #[test]
+    fn a_request_names_signer_and_usages() {
+        assert!(Requests.validate_create(&request()).is_empty());
+        let mut bad = request();
+        bad["spec"]["signerName"] = json!("own");
+        bad["spec"]["usages"] = json!(["flying"]);
+        let fields: Vec<String> = Requests
+            .validate_create(&bad)
+            .0
+            .into_iter()
+            .map(|e| e.field)
+            .collect();
+        assert_eq!(fields, ["spec.usages[0]", "spec.signerName"]);
+    }
+
+    #[test]
+    fn approvers_and_signers_each_write_their_part() {
+        let mut old = request();
+        old["status"] = json!({});
+        let mut new = old.clone();
+        new["status"] =
+            json!({"certificate": "QQ==", "conditions": [{"type": "Approved", "status": "True"}]});
+        let mut approved = new.clone();
+        Requests.prepare_subresource_update("approval", &mut approved, &old);
+        assert_eq!(
+            approved["status"],
+            json!({"conditions": [{"type": "Approved", "status": "True"}]})
+        );
+        let mut signed = new;
+        Requests.prepare_subresource_update("status", &mut signed, &old);
+        assert_eq!(signed["status"], json!({"certificate": "QQ=="}));
+    }
+
+    #[test]
+    fn a_decision_is_final() {
+        let old = json!({"status": {"conditions": [{"type": "Approved", "status": "True"}]}});
+        let new = json!({"status": {"conditions": [{"type": "Denied", "status": "True"}]}});
+        assert_eq!(
+            Requests.validate_status_update(&new, &old).0[0].text(),
+            "status.conditions: Forbidden: updates may not remove a condition of type \"Approved\""
+        );
+    }
+}
