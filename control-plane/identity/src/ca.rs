@@ -141,6 +141,10 @@ impl CertificateAuthority {
         &self.certificate
     }
 
+    pub(crate) fn key(&self) -> &KeyPair {
+        self.issuer.key()
+    }
+
     /// SHA-256 of the certificate in hex: the cluster's fingerprint, carried by join tokens.
     #[must_use]
     pub fn sha256(&self) -> String {

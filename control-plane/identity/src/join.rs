@@ -23,6 +23,8 @@ pub struct Bundle {
     pub ca_pem: String,
     /// Keys that sign ServiceAccount tokens; the first signs, all verify.
     pub service_account_keys_pem: Vec<String>,
+    /// Certificate and key of the CA that signs what servers show to aggregated API servers.
+    pub front_proxy_ca_pem: String,
 }
 
 impl std::fmt::Debug for Bundle {

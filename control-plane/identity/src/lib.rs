@@ -5,6 +5,7 @@
 //! holding nothing to holding one of the two.
 
 pub mod ca;
+pub mod csr;
 pub mod error;
 pub mod files;
 pub mod join;
@@ -32,6 +33,8 @@ pub use token::{JoinRole, JoinToken, TokenRecord};
 pub const GROUP_MASTERS: &str = "system:masters";
 /// Group of node agents.
 pub const GROUP_NODES: &str = "system:nodes";
+/// Common name of the certificate that servers show to aggregated API servers.
+pub const FRONT_PROXY_USER: &str = "front-proxy-client";
 /// Group of the servers among themselves (Raft).
 pub const GROUP_SERVERS: &str = "system:balsa:servers";
 /// User name prefix of node agents; the node's name follows.

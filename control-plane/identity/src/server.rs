@@ -20,11 +20,13 @@ use crate::live::LiveCertificate;
 use crate::node::NodeIdentity;
 use crate::tls::{self, LinkTls, RaftTls};
 use crate::{
-    GROUP_MASTERS, GROUP_NODES, GROUP_SERVERS, LINK_ALPN, LINK_SERVER_NAME, RAFT_SERVER_NAME, files,
+    FRONT_PROXY_USER, GROUP_MASTERS, GROUP_NODES, GROUP_SERVERS, LINK_ALPN, LINK_SERVER_NAME,
+    RAFT_SERVER_NAME, files,
 };
 
 const CA_FILE: &str = "ca.pem";
 const CA_PUBLIC_FILE: &str = "ca.crt";
+const FRONT_PROXY_CA_FILE: &str = "front-proxy-ca.pem";
 const ACCOUNT_KEYS_FILE: &str = "sa.pem";
 /// How often certificates are looked at for renewal.
 const RENEWAL_CHECK: Duration = Duration::from_secs(3600);
@@ -98,6 +100,8 @@ pub struct Identity {
     api: Arc<LiveCertificate>,
     raft: Arc<LiveCertificate>,
     link: Arc<LiveCertificate>,
+    front_proxy_ca: CertificateAuthority,
+    front_proxy: Arc<LiveCertificate>,
 }
 
 impl Identity {
@@ -115,6 +119,7 @@ impl Identity {
         let bundle = Bundle {
             ca_pem: CertificateAuthority::generate(Timestamp::now())?.to_pem(),
             service_account_keys_pem: ServiceAccountKeys::generate()?.to_pems(),
+            front_proxy_ca_pem: CertificateAuthority::generate(Timestamp::now())?.to_pem(),
         };
         Self::from_bundle(dir, names, &bundle)
     }
@@ -129,7 +134,10 @@ impl Identity {
         }
         CertificateAuthority::from_pem(&bundle.ca_pem)?;
         ServiceAccountKeys::from_pems(&bundle.service_account_keys_pem)?;
+        CertificateAuthority::from_pem(&bundle.front_proxy_ca_pem)?;
         files::make_dir(dir)?;
+        let front = dir.join(FRONT_PROXY_CA_FILE);
+        files::write_secret(&front, bundle.front_proxy_ca_pem.as_bytes())?;
         let keys = bundle.service_account_keys_pem.concat();
         files::write_secret(&dir.join(ACCOUNT_KEYS_FILE), keys.as_bytes())?;
         // The CA's file goes last: it is what tells that the folder is complete.
@@ -150,6 +158,17 @@ impl Identity {
             read(ACCOUNT_KEYS_FILE)?.ok_or_else(|| Error::Missing(dir.join(ACCOUNT_KEYS_FILE)))?;
         let ca = CertificateAuthority::from_pem(&ca_pem)
             .map_err(|e| Error::invalid(dir.join(CA_FILE).display().to_string(), e))?;
+        let path = dir.join(FRONT_PROXY_CA_FILE);
+        let front_proxy_ca = match files::read(&path)? {
+            Some(text) => CertificateAuthority::from_pem(&text)
+                .map_err(|e| Error::invalid(path.display().to_string(), e))?,
+            // A folder from before there was one.
+            None => {
+                let made = CertificateAuthority::generate(now)?;
+                files::write_secret(&path, made.to_pem().as_bytes())?;
+                made
+            }
+        };
         files::write_secret(&dir.join(CA_PUBLIC_FILE), ca.certificate_pem().as_bytes())?;
         let own =
             |file: &str, profile: &Profile| own_certificate(&dir.join(file), &ca, profile, now);
@@ -157,6 +176,13 @@ impl Identity {
             api: own("api.pem", &names.api_profile())?,
             raft: own("raft.pem", &names.raft_profile())?,
             link: own("link.pem", &names.link_profile())?,
+            front_proxy: own_certificate(
+                &dir.join("front-proxy.pem"),
+                &front_proxy_ca,
+                &front_proxy_profile(),
+                now,
+            )?,
+            front_proxy_ca,
             dir: dir.to_owned(),
             names: names.clone(),
             accounts: Arc::new(ServiceAccountKeys::from_pems(&split_keys(&keys))?),
@@ -170,7 +196,21 @@ impl Identity {
         Bundle {
             ca_pem: self.ca.to_pem(),
             service_account_keys_pem: self.accounts.to_pems(),
+            front_proxy_ca_pem: self.front_proxy_ca.to_pem(),
         }
+    }
+
+    /// The CA of the front proxy: aggregated API servers believe user names only of who shows a certificate by it.
+    /// It signs nothing but [`Self::front_proxy`]'s.
+    #[must_use]
+    pub fn front_proxy_ca(&self) -> &CertificateAuthority {
+        &self.front_proxy_ca
+    }
+
+    /// What servers show to aggregated API servers; fits rustls's `with_client_cert_resolver`.
+    #[must_use]
+    pub fn front_proxy(&self) -> Arc<LiveCertificate> {
+        Arc::clone(&self.front_proxy)
     }
 
     /// The CA.
@@ -301,6 +341,11 @@ impl Identity {
                 renewed += 1;
             }
         }
+        if self.front_proxy.current().renewal_due(now) {
+            let pem = self.front_proxy_ca.issue(&front_proxy_profile(), now)?;
+            self.front_proxy.replace(&pem)?;
+            renewed += 1;
+        }
         Ok(renewed)
     }
 
@@ -319,6 +364,14 @@ impl Identity {
                 }
             }
         }
+    }
+}
+
+fn front_proxy_profile() -> Profile {
+    Profile {
+        common_name: FRONT_PROXY_USER.into(),
+        client: true,
+        ..Profile::default()
     }
 }
 

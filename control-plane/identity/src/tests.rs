@@ -305,7 +305,7 @@ fn certificates_are_renewed_at_two_thirds_and_not_before() {
     assert_eq!(
         id.renew(now + SignedDuration::from_hours(24 * 245))
             .unwrap(),
-        3
+        4
     );
 
     let node = id.node_client(&dir.path().join("node")).unwrap();
