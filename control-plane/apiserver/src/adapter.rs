@@ -17,7 +17,9 @@ pub fn track(
     manager: &str,
     subresource: &str,
 ) {
-    let Some(type_) = target.type_ else { return };
+    let Some(type_) = target.type_() else {
+        return;
+    };
     let api_version = api_version(&target.kind);
     let manager = Manager {
         name: manager,
@@ -37,7 +39,7 @@ pub fn apply(
     subresource: &str,
     force: bool,
 ) -> Result<Value, Status> {
-    let Some(type_) = target.type_ else {
+    let Some(type_) = target.type_() else {
         return Err(Status::new(
             415,
             "UnsupportedMediaType",

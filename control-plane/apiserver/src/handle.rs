@@ -14,7 +14,7 @@ use crate::authz::forbidden;
 use crate::http::context::Context;
 use crate::http::query::Query;
 use crate::http::request_info::RequestInfo;
-use crate::http::{decode, respond};
+use crate::http::{decode, negotiate, protobuf, respond};
 use crate::registry::Target;
 use crate::registry::admit::{self, Question};
 use crate::seam::{
@@ -117,10 +117,16 @@ impl Core {
         peer: &'a Peer,
         identity: Option<User>,
     ) -> BoxFuture<'a, Response<ResponseBody>> {
+        let protobuf = negotiate::prefers_protobuf(request.headers());
         Box::pin(async move {
-            match self.try_answer(request, info, query, peer, identity).await {
+            let response = match self.try_answer(request, info, query, peer, identity).await {
                 Ok(response) => response,
                 Err(status) => respond::status(&status),
+            };
+            if protobuf {
+                respond::as_protobuf(response)
+            } else {
+                response
             }
         })
     }
@@ -181,7 +187,11 @@ impl Core {
                 .stream(target, info, user, Request::from_parts(parts, body))
                 .await;
         }
-        let cx = Context::new(info, query, &mut parts, user);
+        let mut cx = Context::new(info, query, &mut parts, user);
+        let kind = &target.kind;
+        cx.protobuf = cx.info.subresource == "scale"
+            || (target.custom.is_none() && protobuf::knows(&kind.group, &kind.version, &kind.kind));
+        let cx = cx;
         let body = if cx.info.is_read_only() {
             Bytes::new()
         } else {
@@ -263,18 +273,10 @@ impl Core {
             };
             self.authorize(&create).await?;
         }
-        if info.subresource != "log" {
-            let question = Question {
-                operation: Operation::Connect,
-                target: &target,
-                subresource: &info.subresource,
-                user: &user,
-                dry_run: false,
-            };
-            self.registry
-                .validate_admission(question, None, None)
-                .await?;
-        }
+        let query = Query::parse(request.uri().query().unwrap_or_default());
+        self.registry
+            .admit_connect(&target, &info.subresource, &user, (&query, &info.tail))
+            .await?;
         let context = ConnectContext {
             user,
             namespace: info.namespace,
@@ -357,7 +359,8 @@ impl Core {
             return Err(not_allowed());
         }
         let accepted = cx.accepted(false)?;
-        let object = if cx.info.subresource.is_empty() {
+        let mut question = Question::new(cx, target, Operation::Create, cx.dry_run()?);
+        let mut object = if cx.info.subresource.is_empty() {
             admit::object_of(cx, target, body)?
         } else {
             let declared = target
@@ -366,8 +369,19 @@ impl Core {
                 .iter()
                 .find(|s| s.name == cx.info.subresource.as_str());
             let declared = declared.ok_or_else(not_allowed)?;
+            question = question.on(&cx.info.subresource).of_kind(
+                &declared.group,
+                &declared.version,
+                &declared.kind,
+            );
             admit::body_of(cx, &declared.group, &declared.version, &declared.kind, body)?
         };
+        self.registry
+            .mutate(question, Some(&mut object), None)
+            .await?;
+        self.registry
+            .validate_admission(question, Some(&mut object), None)
+            .await?;
         let answer = computed
             .create(&cx.user, &target.namespace, &target.name, object)
             .await?;

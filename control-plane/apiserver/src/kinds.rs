@@ -1,39 +1,68 @@
-//! The kinds that are served, by their paths.
+//! The kinds that are served, by their paths. The built-in ones never change; custom ones come and go while the
+//! server runs, so a request looks everything up in one snapshot ([`KindSet`]).
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use arc_swap::ArcSwap;
 use balsa_api::kind::Kind;
 use balsa_api::kinds::{Convert, converter};
 use balsa_api::schema::{Schema, Type};
 
 use crate::cache::Cache;
 use crate::registry::Target;
+use crate::seam::Custom;
 
 /// A kind and its schema.
 #[derive(Clone)]
 pub struct Served {
     /// The declaration.
     pub kind: Arc<Kind>,
-    /// The type of its objects; `None` when nothing is known of their fields.
-    pub type_: Option<Type<'static>>,
+    /// The type of a built-in kind's objects; `None` when nothing is known of their fields.
+    builtin_type: Option<Type<'static>>,
     /// How its objects are stored, when as another kind.
     pub convert: Option<&'static dyn Convert>,
+    /// The version of a custom resource that this is.
+    pub custom: Option<Arc<dyn Custom>>,
     /// Group of the resource that is stored.
     stored_group: String,
 }
 
 impl Served {
-    fn new(kind: Arc<Kind>) -> Self {
-        let type_ = Schema::builtin().kind(&kind.group, &kind.version, &kind.kind);
+    fn builtin(kind: Arc<Kind>) -> Self {
+        let builtin_type = Schema::builtin().kind(&kind.group, &kind.version, &kind.kind);
         let convert = converter(&kind.group, &kind.version, &kind.kind);
         let stored_group =
             convert.map_or_else(|| kind.group.to_string(), |c| c.stored_as()[0].to_owned());
         Self {
             kind,
-            type_,
+            builtin_type,
             convert,
+            custom: None,
             stored_group,
+        }
+    }
+
+    /// A version of a custom resource.
+    #[must_use]
+    pub fn custom(kind: Arc<Kind>, custom: Arc<dyn Custom>) -> Self {
+        let stored_group = kind.group.to_string();
+        Self {
+            kind,
+            builtin_type: None,
+            convert: None,
+            custom: Some(custom),
+            stored_group,
+        }
+    }
+
+    /// The schema that has its types.
+    #[must_use]
+    pub fn schema(&self) -> &Schema {
+        match &self.custom {
+            Some(custom) => custom.schema(),
+            None => Schema::builtin(),
         }
     }
 
@@ -44,43 +73,53 @@ impl Served {
             kind: Arc::clone(&self.kind),
             // A kind that is stored as another shares its plural name.
             resource: cache.resource(&self.stored_group, &self.kind.plural)?,
-            type_: self.type_,
+            builtin_type: self.builtin_type,
             convert: self.convert,
+            custom: self.custom.clone(),
             namespace: namespace.to_owned(),
             name: name.to_owned(),
         })
     }
 }
 
-/// See the module.
-pub struct Kinds {
+/// All kinds that are served at one moment.
+#[derive(Default)]
+pub struct KindSet {
     all: Vec<Arc<Kind>>,
     by_path: HashMap<(String, String), Vec<Served>>,
+    generation: u64,
 }
 
-impl Kinds {
-    /// From declarations; of two with the same group, version and plural the first counts.
-    #[must_use]
-    pub fn new(kinds: Vec<Arc<Kind>>) -> Self {
-        let mut by_path: HashMap<(String, String), Vec<Served>> = HashMap::new();
-        let mut all: Vec<Arc<Kind>> = Vec::with_capacity(kinds.len());
-        for kind in kinds {
-            let versions = by_path
-                .entry((kind.group.to_string(), kind.plural.to_string()))
-                .or_default();
-            if versions.iter().any(|s| s.kind.version == kind.version) {
-                continue;
-            }
-            versions.push(Served::new(Arc::clone(&kind)));
-            all.push(kind);
+impl KindSet {
+    fn add(&mut self, served: Served) {
+        let kind = Arc::clone(&served.kind);
+        let versions = self
+            .by_path
+            .entry((kind.group.to_string(), kind.plural.to_string()))
+            .or_default();
+        if versions.iter().all(|s| s.kind.version != kind.version) {
+            versions.push(served);
+            self.all.push(kind);
         }
-        Self { all, by_path }
     }
 
-    /// All, in the order of declaration.
+    /// All, the built-in ones first.
     #[must_use]
     pub fn all(&self) -> &[Arc<Kind>] {
         &self.all
+    }
+
+    /// All with what serves them, in the same order.
+    pub fn served(&self) -> impl Iterator<Item = &Served> {
+        self.all
+            .iter()
+            .filter_map(|kind| self.get(&kind.group, &kind.version, &kind.plural))
+    }
+
+    /// A number that is another one in every later set.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// One by path.
@@ -91,10 +130,78 @@ impl Kinds {
             .find(|s| s.kind.version == version)
     }
 
-    fn versions(&self, group: &str, plural: &str) -> &[Served] {
+    /// All versions of a resource; the first is one that its objects can be read in.
+    #[must_use]
+    pub fn versions(&self, group: &str, plural: &str) -> &[Served] {
         self.by_path
             .get(&(group.to_owned(), plural.to_owned()))
             .map_or(&[], Vec::as_slice)
+    }
+}
+
+/// See the module.
+pub struct Kinds {
+    builtin: Vec<Arc<Kind>>,
+    set: ArcSwap<KindSet>,
+    complete: AtomicBool,
+}
+
+impl Kinds {
+    /// From declarations; of two with the same group, version and plural the first counts.
+    #[must_use]
+    pub fn new(kinds: Vec<Arc<Kind>>) -> Self {
+        let mut set = KindSet::default();
+        for kind in kinds {
+            set.add(Served::builtin(kind));
+        }
+        Self {
+            builtin: set.all.clone(),
+            set: ArcSwap::from_pointee(set),
+            complete: AtomicBool::new(false),
+        }
+    }
+
+    /// The built-in ones, in the order of declaration.
+    #[must_use]
+    pub fn all(&self) -> &[Arc<Kind>] {
+        &self.builtin
+    }
+
+    /// What is served now.
+    #[must_use]
+    pub fn set(&self) -> Arc<KindSet> {
+        self.set.load_full()
+    }
+
+    /// Replaces all custom kinds. Built-in kinds win where paths meet.
+    pub fn replace_custom(&self, custom: impl IntoIterator<Item = Served>) {
+        let generation = self.set.load().generation + 1;
+        let mut set = KindSet {
+            generation,
+            ..KindSet::default()
+        };
+        let builtin = self.builtin.iter().map(Arc::clone).map(Served::builtin);
+        for served in builtin.chain(custom) {
+            set.add(served);
+        }
+        self.set.store(Arc::new(set));
+    }
+
+    /// True once the custom kinds have been read: before, an unknown path may only be not known yet.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.complete.load(Ordering::Acquire)
+    }
+
+    /// See [`Kinds::is_complete`].
+    pub fn set_complete(&self) {
+        self.complete.store(true, Ordering::Release);
+    }
+
+    /// One by path.
+    #[must_use]
+    pub fn get(&self, group: &str, version: &str, plural: &str) -> Option<Served> {
+        self.set.load().get(group, version, plural).cloned()
     }
 
     /// An object of a resource in its stored version.
@@ -107,7 +214,9 @@ impl Kinds {
         namespace: &str,
         name: &str,
     ) -> Option<Target> {
-        self.versions(group, plural)
+        self.set
+            .load()
+            .versions(group, plural)
             .first()?
             .target(cache, namespace, name)
     }

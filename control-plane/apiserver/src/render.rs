@@ -61,9 +61,12 @@ pub fn watch_line(type_: &str, object: &[u8]) -> Bytes {
 /// Head and tail around the items of a list, which are separated by commas.
 #[must_use]
 pub fn list_frame(kind: &Kind, meta: &ListMeta) -> (Bytes, Bytes) {
+    let list_kind = kind
+        .strategy
+        .list_kind()
+        .map_or_else(|| format!("{}List", kind.kind), str::to_owned);
     let head = format!(
-        "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[",
-        kind.kind,
+        "{{\"kind\":\"{list_kind}\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[",
         api_version(kind),
         meta.value()
     );

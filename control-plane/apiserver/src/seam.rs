@@ -7,8 +7,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use balsa_api::kind::Kind;
+use balsa_api::schema::decode::{FieldValidation, Parsed};
+use balsa_api::schema::{Schema, Type};
 use balsa_api::status::Status;
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use crate::cache::Stored;
 
 /// Who makes a request.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -115,6 +120,17 @@ pub struct AdmissionRequest<'a> {
     pub user: &'a User,
     /// Nothing will be written.
     pub dry_run: bool,
+    /// Group, version and kind of `object`: the kind's own, or those of a subresource's body (`Scale`, `Eviction`).
+    pub object_kind: (&'a str, &'a str, &'a str),
+    /// `CreateOptions`, `UpdateOptions`, `PatchOptions` or `DeleteOptions` as JSON; null where there are none.
+    pub options: &'a Value,
+    /// Adds a `Warning` header to the answer.
+    pub warn: &'a (dyn Fn(String) + Send + Sync),
+    /// Adds an annotation to the request's audit event.
+    pub annotate: &'a (dyn Fn(String, String) + Send + Sync),
+    /// Brings an object that was changed from outside back into the form that the kind's types give it: unknown
+    /// fields go, defaults come.
+    pub renormalise: &'a (dyn Fn(&mut Value) -> Result<(), Status> + Send + Sync),
 }
 
 /// Admission: all `mutate` run first, then all `validate`.
@@ -207,6 +223,46 @@ pub struct NodeStream {
     pub reader: Box<dyn tokio::io::AsyncRead + Send + Unpin>,
     /// To the node; shutting it down half-closes.
     pub writer: Box<dyn tokio::io::AsyncWrite + Send + Unpin>,
+}
+
+/// One version of a custom resource, as the registry works with it. Objects lie in the store in the version that
+/// they were written in, and every reader sees them in the version that it asks for.
+#[async_trait]
+pub trait Custom: Send + Sync {
+    /// The schema that has its types.
+    fn schema(&self) -> &Schema;
+
+    /// The type of its objects.
+    fn type_(&self) -> Option<Type<'_>>;
+
+    /// From a document to an object of this version: unknown fields are removed and reported as `validation`
+    /// says. Returns it with the warnings to send.
+    ///
+    /// # Errors
+    /// 400 in upstream's words.
+    fn conform(
+        &self,
+        parsed: Parsed,
+        validation: FieldValidation,
+    ) -> Result<(Value, Vec<String>), Status>;
+
+    /// Stored objects as this version shows them: converted, pruned and with defaults.
+    ///
+    /// # Errors
+    /// 500 when the conversion webhook fails.
+    async fn present(&self, stored: Vec<Arc<Stored>>) -> Result<Vec<Arc<Stored>>, Status>;
+
+    /// An object of this version in the version that is stored; `None` when that is this one.
+    ///
+    /// # Errors
+    /// As [`Custom::present`].
+    async fn to_storage(&self, object: &Value) -> Result<Option<Value>, Status>;
+
+    /// Cancelled when this version is served no more, or with another definition: watches end then.
+    fn retired(&self) -> &CancellationToken;
+
+    /// Its part of an OpenAPI document.
+    fn openapi(&self) -> &balsa_api::openapi::CustomSchema;
 }
 
 /// Put into a request's extensions by in-process callers that work only as Raft leader: their writes are

@@ -124,6 +124,11 @@ impl Try {
             old: self.old.as_ref(),
             user: &self.user,
             dry_run: false,
+            object_kind: (&*self.kind.group, &*self.kind.version, &*self.kind.kind),
+            options: &Value::Null,
+            warn: &|_| {},
+            annotate: &|_, _| {},
+            renormalise: &|_| Ok(()),
         };
         chain.mutate(&mut request).await?;
         chain.validate(&request).await?;

@@ -7,6 +7,7 @@ use balsa_api::kind::Kind;
 use bytes::Bytes;
 
 use super::stored::Stored;
+use crate::http::protobuf;
 use crate::render;
 
 /// How a change looks to one watcher.
@@ -41,6 +42,28 @@ pub enum Encoding {
     Table,
     /// PartialObjectMetadata.
     Metadata,
+    /// The whole object, in a frame of protobuf.
+    Protobuf,
+    /// PartialObjectMetadata, in a frame of protobuf.
+    ProtobufMetadata,
+}
+
+impl Encoding {
+    /// An event in this encoding; of Tables one without column definitions. `None` for an object that protobuf
+    /// has no message for.
+    #[must_use]
+    pub fn event(self, kind: &Kind, type_: &str, object: &[u8]) -> Option<Bytes> {
+        Some(match self {
+            Self::Json => render::watch_line(type_, object),
+            Self::Table => render::watch_line(
+                type_,
+                &render::table_of_one(kind, object, render::Include::Metadata, false),
+            ),
+            Self::Metadata => render::watch_line(type_, &render::partial_metadata(object)),
+            Self::Protobuf => protobuf::watch_frame(type_, &protobuf::object(object)?),
+            Self::ProtobufMetadata => protobuf::watch_frame(type_, &protobuf::metadata(object)?),
+        })
+    }
 }
 
 type Lines = [OnceLock<Bytes>; 3];
@@ -55,7 +78,7 @@ pub struct WatchEvent {
     pub old: Option<Arc<Stored>>,
     pub(super) seen: Instant,
     json: Lines,
-    others: OnceLock<Box<[Lines; 2]>>,
+    others: OnceLock<Box<[Lines; 4]>>,
 }
 
 impl WatchEvent {
@@ -103,19 +126,15 @@ impl WatchEvent {
             Encoding::Json => &self.json,
             Encoding::Table => &self.others.get_or_init(Box::default)[0],
             Encoding::Metadata => &self.others.get_or_init(Box::default)[1],
+            Encoding::Protobuf => &self.others.get_or_init(Box::default)[2],
+            Encoding::ProtobufMetadata => &self.others.get_or_init(Box::default)[3],
         };
         let line = lines[type_ as usize].get_or_init(|| {
             let object = self.object_bytes(type_);
-            match encoding {
-                Encoding::Json => render::watch_line(type_.name(), &object),
-                Encoding::Table => render::watch_line(
-                    type_.name(),
-                    &render::table_of_one(kind, &object, render::Include::Metadata, false),
-                ),
-                Encoding::Metadata => {
-                    render::watch_line(type_.name(), &render::partial_metadata(&object))
-                }
-            }
+            // What a kind's watchers are offered can be written; otherwise they see nothing of it.
+            encoding
+                .event(kind, type_.name(), &object)
+                .unwrap_or_default()
         });
         line.clone()
     }

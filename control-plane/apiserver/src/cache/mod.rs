@@ -13,6 +13,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use balsa_api::kind::Kind;
 use balsa_api::kinds::converter;
+use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -35,6 +36,8 @@ pub struct Cache {
     resources: ArcSwap<Resources>,
     revision: watch::Sender<u64>,
     synced: AtomicBool,
+    /// Held while a batch is taken, so that a new resource begins between batches.
+    applying: Mutex<()>,
 }
 
 /// The cache did not reach a revision in time.
@@ -65,6 +68,7 @@ impl Cache {
             resources: ArcSwap::from_pointee(resources),
             revision: watch::Sender::new(0),
             synced: AtomicBool::new(false),
+            applying: Mutex::new(()),
         })
     }
 
@@ -81,6 +85,61 @@ impl Cache {
     #[must_use]
     pub fn resources(&self) -> Vec<Arc<Resource>> {
         self.resources.load().values().cloned().collect()
+    }
+
+    /// Begins to keep a resource that was not known before. `range` reads all objects under a prefix at a
+    /// revision from the store; it is called without locks, and again when that revision is gone.
+    ///
+    /// # Errors
+    /// What `range` says when it cannot read.
+    pub fn add_resource<E>(
+        &self,
+        kind: &Arc<Kind>,
+        range: impl Fn(&str, u64) -> Result<Vec<KeyValue>, E>,
+    ) -> Result<Arc<Resource>, E> {
+        let id = keys::resource_id(&kind.group, &kind.plural);
+        if let Some(resource) = self.resources.load().get(&id) {
+            return Ok(Arc::clone(resource));
+        }
+        let resource = Arc::new(Resource::filling(Arc::clone(kind)));
+        let at = {
+            let _applying = self.applying.lock();
+            self.resources.rcu(|resources| {
+                let mut resources = Resources::clone(resources);
+                resources.insert(id.clone(), Arc::clone(&resource));
+                resources
+            });
+            self.revision()
+        };
+        match range(&resource.prefix, at) {
+            Ok(kvs) => {
+                let objects = kvs.iter().filter_map(|kv| {
+                    let (_, key) = keys::split(&kv.key)?;
+                    Stored::new(&resource.kind, key, &kv.value, kv.mod_revision)
+                });
+                resource.fill(objects.collect(), at);
+                Ok(resource)
+            }
+            Err(error) => {
+                self.remove_resource(&kind.group, &kind.plural);
+                Err(error)
+            }
+        }
+    }
+
+    /// Forgets a resource; its watchers are cut off.
+    pub fn remove_resource(&self, group: &str, plural: &str) {
+        let id = keys::resource_id(group, plural);
+        let _applying = self.applying.lock();
+        let Some(resource) = self.resources.load().get(&id).cloned() else {
+            return;
+        };
+        self.resources.rcu(|resources| {
+            let mut resources = Resources::clone(resources);
+            resources.remove(&id);
+            resources
+        });
+        resource.replace(Vec::new(), self.revision());
     }
 
     /// The revision that all resources have reached.
@@ -116,6 +175,7 @@ impl Cache {
 
     /// Takes a batch of changes, in order, from the store's apply thread.
     pub fn applied(&self, revision: u64, events: &[Event]) {
+        let _applying = self.applying.lock();
         let resources = self.resources.load();
         for event in events {
             let Some((id, key)) = keys::split(event.key()) else {
@@ -142,6 +202,7 @@ impl Cache {
 
     /// Replaces everything: `range` gives all keys under a prefix.
     pub fn reset(&self, revision: u64, mut range: impl FnMut(&str) -> Vec<KeyValue>) {
+        let _applying = self.applying.lock();
         for resource in self.resources.load().values() {
             let objects = range(&resource.prefix)
                 .iter()

@@ -1,6 +1,6 @@
 //! All objects of one resource, its recent changes, and who watches them.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -56,6 +56,8 @@ struct State {
     /// Revision of the latest change.
     changed: u64,
     watchers: HashMap<Scope, Vec<Listener>>,
+    /// While the first objects are being read: keys that have changed since, which count more than what is read.
+    touched: Option<HashSet<Box<str>>>,
     next_watcher: u64,
 }
 
@@ -104,6 +106,33 @@ impl Resource {
             state: RwLock::default(),
             generation: AtomicU64::new(0),
         }
+    }
+
+    /// A resource whose objects [`Resource::fill`] brings; changes may come before.
+    pub(super) fn filling(kind: Arc<Kind>) -> Self {
+        let resource = Self::new(kind);
+        resource.state.write().touched = Some(HashSet::new());
+        resource
+    }
+
+    /// Takes the objects that there were at a revision, but for those that have changed since.
+    pub(super) fn fill(&self, objects: Vec<Stored>, revision: u64) {
+        let mut state = self.state.write();
+        // A reset in between has brought everything already.
+        let Some(touched) = state.touched.take() else {
+            return;
+        };
+        for stored in objects {
+            if !touched.contains(&*stored.key) {
+                state
+                    .objects
+                    .insert(Arc::clone(&stored.key), Arc::new(stored));
+            }
+        }
+        state.floor = state.floor.max(revision);
+        state.changed = state.changed.max(revision);
+        drop(state);
+        self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
     /// One object, by its key.
@@ -220,6 +249,9 @@ impl Resource {
     pub(super) fn apply(&self, key: &str, revision: u64, new: Option<Stored>) {
         let new = new.map(Arc::new);
         let mut state = self.state.write();
+        if let Some(touched) = &mut state.touched {
+            touched.insert(key.into());
+        }
         let old = match &new {
             Some(stored) => state
                 .objects
@@ -245,6 +277,7 @@ impl Resource {
             .collect();
         let mut state = self.state.write();
         state.objects = objects;
+        state.touched = None;
         state.ring.clear();
         state.ring_bytes = 0;
         state.floor = revision;

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use balsa_api::kind::{Kind, Name};
 use bytes::Bytes;
+use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -27,7 +28,21 @@ pub struct Stored {
     /// Where the digits of the resourceVersion stand in `bytes`.
     version_at: std::ops::Range<usize>,
     value: OnceLock<Arc<Value>>,
+    /// How versions of a custom resource show it, by the version's number.
+    views: Mutex<Vec<(u64, View)>>,
 }
+
+/// How one version of a custom resource shows an object.
+#[derive(Clone)]
+pub enum View {
+    /// As it is stored.
+    Same,
+    /// Otherwise.
+    Other(Arc<Stored>),
+}
+
+/// Versions whose views of one object are kept.
+const VIEWS: usize = 4;
 
 #[derive(Deserialize)]
 struct Head {
@@ -62,6 +77,7 @@ impl Stored {
             fields,
             version_at,
             value: OnceLock::new(),
+            views: Mutex::default(),
         })
     }
 
@@ -76,7 +92,47 @@ impl Stored {
             fields: self.fields.clone(),
             version_at: 0..0,
             value: OnceLock::new(),
+            views: Mutex::default(),
         }
+    }
+
+    /// The object as a version of its kind shows it: the same revision, another value.
+    #[must_use]
+    pub fn shown_as(&self, kind: &Kind, value: &Value) -> Self {
+        let (bytes, version_at) =
+            splice(&encode_for_store(value), self.revision).unwrap_or_default();
+        Self {
+            key: Arc::clone(&self.key),
+            bytes,
+            revision: self.revision,
+            labels: labels_of(value),
+            fields: kind.strategy.selectable_fields(value),
+            version_at,
+            value: OnceLock::new(),
+            views: Mutex::default(),
+        }
+    }
+
+    /// The view of a version, where it has been made.
+    #[must_use]
+    pub fn view(&self, version: u64) -> Option<View> {
+        let views = self.views.lock();
+        views
+            .iter()
+            .find(|(number, _)| *number == version)
+            .map(|(_, view)| view.clone())
+    }
+
+    /// Keeps the view of a version; an old one makes room.
+    pub fn keep_view(&self, version: u64, view: View) {
+        let mut views = self.views.lock();
+        if views.iter().any(|(number, _)| *number == version) {
+            return;
+        }
+        if views.len() >= VIEWS {
+            views.remove(0);
+        }
+        views.push((version, view));
     }
 
     /// Namespace, empty for cluster-scoped objects.

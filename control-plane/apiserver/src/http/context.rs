@@ -1,5 +1,7 @@
 //! What the handlers of one request share.
 
+use std::collections::BTreeMap;
+
 use balsa_api::apply::manager_from_user_agent;
 use balsa_api::schema::decode::FieldValidation;
 use balsa_api::status::Status;
@@ -7,7 +9,7 @@ use http::HeaderMap;
 use http::request::Parts;
 use parking_lot::Mutex;
 
-use super::negotiate::{Accepted, negotiate};
+use super::negotiate::{Accepted, Offer, negotiate};
 use super::query::Query;
 use super::request_info::RequestInfo;
 use crate::seam::{Fence, User};
@@ -24,7 +26,10 @@ pub struct Context {
     pub user: User,
     /// Set by leader-only callers inside the process.
     pub fence: Option<u64>,
+    /// The target's objects can be written in protobuf.
+    pub protobuf: bool,
     warnings: Mutex<Vec<String>>,
+    annotations: Mutex<BTreeMap<String, String>>,
 }
 
 impl Context {
@@ -39,8 +44,21 @@ impl Context {
             headers,
             user,
             fence,
+            protobuf: false,
             warnings: Mutex::default(),
+            annotations: Mutex::default(),
         }
+    }
+
+    /// Annotations of the request's audit event; the first value of a key stays.
+    #[must_use]
+    pub fn take_annotations(&self) -> BTreeMap<String, String> {
+        std::mem::take(&mut self.annotations.lock())
+    }
+
+    /// Adds an annotation to the request's audit event.
+    pub fn annotate(&self, key: String, value: String) {
+        self.annotations.lock().entry(key).or_insert(value);
     }
 
     /// Warnings so far, for the response.
@@ -105,7 +123,11 @@ impl Context {
     /// # Errors
     /// 406.
     pub fn accepted(&self, shapes: bool) -> Result<Accepted, Status> {
-        negotiate(&self.headers, shapes)
+        let offer = Offer {
+            shapes,
+            protobuf: self.protobuf,
+        };
+        negotiate(&self.headers, offer)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Documents that are not objects: discovery, OpenAPI, version, metrics, health.
 
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use balsa_api::discovery;
 use balsa_api::openapi::{self, Served, V2_PROTOBUF, V2_PROTOBUF_ANSWER};
@@ -16,12 +16,13 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::health::{self, Check};
-use super::negotiate::{Accepted, accept_clauses, negotiate};
+use super::negotiate::{Accepted, Offer, accept_clauses, negotiate};
+use super::protobuf;
 use super::query::Query;
 use super::request_info::RequestInfo;
 use super::respond::{self, JSON};
 use crate::handle::{not_allowed, not_found};
-use crate::kinds::Kinds;
+use crate::kinds::{KindSet, Kinds};
 use crate::registry::shape;
 use crate::seam::ResponseBody;
 use crate::server::Core;
@@ -57,13 +58,23 @@ impl Document {
     }
 }
 
-/// Discovery and OpenAPI documents, made at their first reading and kept: kinds do not change while a server
-/// runs.
+/// Documents of one [`KindSet`].
+#[derive(Default)]
+struct Made {
+    generation: u64,
+    documents: HashMap<String, Document>,
+    /// OpenAPI documents of group versions, by path and hash: most of them stay when the kinds change.
+    versions: HashMap<String, Document>,
+}
+
+/// Group versions whose documents are kept at most.
+const MAX_VERSIONS: usize = 512;
+
+/// Discovery and OpenAPI documents, made at their first reading and kept until the kinds change.
 pub struct Documents {
     kinds: Arc<Kinds>,
     advertise: String,
-    made: Mutex<HashMap<String, Option<Document>>>,
-    paths: OnceLock<Value>,
+    made: Mutex<Made>,
 }
 
 impl Documents {
@@ -74,31 +85,71 @@ impl Documents {
             kinds,
             advertise,
             made: Mutex::default(),
-            paths: OnceLock::new(),
         }
     }
 
-    fn get(&self, key: &str, make: impl FnOnce() -> Option<Value>) -> Option<Document> {
-        self.get_document(key, || make().map(|value| Document::new(&value)))
+    fn get(
+        &self,
+        set: &KindSet,
+        key: &str,
+        make: impl FnOnce() -> Option<Value>,
+    ) -> Option<Document> {
+        self.get_document(set, key, || make().map(|value| Document::new(&value)))
     }
 
-    fn get_document(&self, key: &str, make: impl FnOnce() -> Option<Document>) -> Option<Document> {
-        if let Some(made) = self.made.lock().get(key) {
-            return made.clone();
+    fn get_document(
+        &self,
+        set: &KindSet,
+        key: &str,
+        make: impl FnOnce() -> Option<Document>,
+    ) -> Option<Document> {
+        {
+            let mut made = self.made.lock();
+            if made.generation < set.generation() {
+                made.generation = set.generation();
+                made.documents.clear();
+            }
+            if made.generation == set.generation()
+                && let Some(document) = made.documents.get(key)
+            {
+                return Some(document.clone());
+            }
         }
         // Made outside the lock: OpenAPI takes a while, and two readers may both make it.
-        let made = make();
+        let document = make()?;
+        let mut made = self.made.lock();
         // Only for what exists, or foreign paths would fill the map.
-        if made.is_some() {
-            self.made.lock().insert(key.to_owned(), made.clone());
+        if made.generation == set.generation() {
+            made.documents.insert(key.to_owned(), document.clone());
         }
-        made
+        Some(document)
+    }
+
+    /// The OpenAPI document of a group version. `hash` tells its contents apart from earlier ones.
+    fn get_version(
+        &self,
+        path: &str,
+        hash: &str,
+        make: impl FnOnce() -> Option<Document>,
+    ) -> Option<Document> {
+        let key = format!("{path} {hash}");
+        if let Some(document) = self.made.lock().versions.get(&key) {
+            return Some(document.clone());
+        }
+        let document = make()?;
+        let mut made = self.made.lock();
+        if made.versions.len() >= MAX_VERSIONS {
+            made.versions.clear();
+        }
+        made.versions.insert(key, document.clone());
+        Some(document)
     }
 
     fn group_list(&self, path: &str, aggregated: bool) -> Option<Document> {
         let core = path == "/api";
-        self.get(&format!("{path} {aggregated}"), || {
-            let kinds = self.kinds.all();
+        let set = self.kinds.set();
+        self.get(&set, &format!("{path} {aggregated}"), || {
+            let kinds = set.all();
             Some(match (aggregated, core) {
                 (true, core) => discovery::aggregated(kinds, core),
                 (false, true) => discovery::api_versions(&self.advertise),
@@ -109,22 +160,26 @@ impl Documents {
 
     fn discovery(&self, path: &str) -> Option<Document> {
         let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
-        let kinds = self.kinds.all();
+        let set = self.kinds.set();
+        let kinds = set.all();
         match parts.as_slice() {
-            ["api", version] => self.get(path, || discovery::api_resource_list(kinds, "", version)),
-            ["apis", group] => self.get(path, || discovery::api_group(kinds, group)),
-            ["apis", group, version] => {
-                self.get(path, || discovery::api_resource_list(kinds, group, version))
-            }
+            ["api", version] => self.get(&set, path, || {
+                discovery::api_resource_list(kinds, "", version)
+            }),
+            ["apis", group] => self.get(&set, path, || discovery::api_group(kinds, group)),
+            ["apis", group, version] => self.get(&set, path, || {
+                discovery::api_resource_list(kinds, group, version)
+            }),
             _ => None,
         }
     }
 
     /// `/`: the paths there are.
-    fn index(&self) -> &Value {
-        self.paths.get_or_init(|| {
+    fn index(&self) -> Option<Document> {
+        let set = self.kinds.set();
+        self.get(&set, "/", || {
             let mut paths: Vec<String> = ["/api", "/api/v1", "/apis"].map(str::to_owned).to_vec();
-            for kind in self.kinds.all().iter().filter(|k| !k.group.is_empty()) {
+            for kind in set.all().iter().filter(|k| !k.group.is_empty()) {
                 paths.push(format!("/apis/{}", kind.group));
                 paths.push(format!("/apis/{}/{}", kind.group, kind.version));
             }
@@ -140,7 +195,7 @@ impl Documents {
             paths.extend(rest.map(str::to_owned));
             paths.sort();
             paths.dedup();
-            json!({"paths": paths})
+            Some(json!({"paths": paths}))
         })
     }
 }
@@ -171,7 +226,10 @@ impl Core {
         }
         let path = info.path.trim_end_matches('/');
         match path {
-            "" => self.plain(&parts.headers, &self.documents.index().to_string().into()),
+            "" => match self.documents.index() {
+                Some(document) => self.plain(&parts.headers, &document.bytes),
+                None => Ok(not_found()),
+            },
             "/version" => self.plain(&parts.headers, &version().to_string().into()),
             "/metrics" => Ok(self.metrics_text()),
             "/api" | "/apis" => self.groups(path, &parts.headers),
@@ -189,7 +247,12 @@ impl Core {
     }
 
     fn plain(&self, headers: &HeaderMap, json: &Bytes) -> Result<Response<ResponseBody>, Status> {
-        let accepted = negotiate(headers, false).unwrap_or(Accepted::PLAIN_JSON);
+        let offer = Offer {
+            shapes: false,
+            // Discovery has messages, `/version` and the index have none.
+            protobuf: protobuf::object(json).is_some(),
+        };
+        let accepted = negotiate(headers, offer).unwrap_or(Accepted::PLAIN_JSON);
         shape::document(200, json.clone(), accepted.format)
     }
 
@@ -237,7 +300,15 @@ impl Core {
         query: &Query,
         headers: &HeaderMap,
     ) -> Result<Response<ResponseBody>, Status> {
-        let kinds = Served::builtin(self.kinds.all());
+        let set = self.kinds.set();
+        let kinds: Vec<Served<'_>> = set
+            .served()
+            .map(|served| Served {
+                kind: &served.kind,
+                schema: served.schema(),
+                custom: served.custom.as_deref().map(|c| c.openapi()),
+            })
+            .collect();
         let protobuf = accept_clauses(headers)
             .iter()
             .find_map(|c| match c.media.as_str() {
@@ -249,16 +320,18 @@ impl Core {
             Some("v2") if protobuf => {
                 let make = || Document::packed(&openapi::v2_protobuf(&kinds));
                 (
-                    self.documents.get_document("/openapi/v2 protobuf", make),
+                    self.documents
+                        .get_document(&set, "/openapi/v2 protobuf", make),
                     V2_PROTOBUF_ANSWER,
                 )
             }
             Some("v2") => {
                 let make = || Document::packed(&openapi::v2_document(&kinds));
-                (self.documents.get_document(path, make), JSON)
+                (self.documents.get_document(&set, path, make), JSON)
             }
             Some("v3") => (
-                self.documents.get(path, || Some(openapi::v3_index(&kinds))),
+                self.documents
+                    .get(&set, path, || Some(openapi::v3_index(&kinds))),
                 JSON,
             ),
             Some(rest) => {
@@ -269,7 +342,8 @@ impl Core {
                     _ => return Ok(not_found()),
                 };
                 let make = || Document::packed(&openapi::v3_document(&kinds, group, version)?);
-                (self.documents.get_document(path, make), JSON)
+                let hash = openapi::v3_hash(&kinds, group, version);
+                (self.documents.get_version(path, &hash, make), JSON)
             }
             None => (None, JSON),
         };

@@ -1,7 +1,7 @@
 //! Content negotiation of requests and responses.
 //!
-//! Rules: apiserver `endpoints/handlers/negotiation`. Protobuf is read but not written: clients that accept
-//! JSON beside it get JSON, those that accept nothing else get 406.
+//! Rules: apiserver `endpoints/handlers/negotiation`. Protobuf is for built-in kinds; of custom ones only the
+//! metadata exists in it.
 
 use balsa_api::status::Status;
 use http::HeaderMap;
@@ -14,6 +14,8 @@ pub enum Format {
     Json,
     /// `application/yaml`
     Yaml,
+    /// `application/vnd.kubernetes.protobuf`
+    Protobuf,
 }
 
 /// Shape of the answer.
@@ -70,6 +72,7 @@ impl Clause {
         match self.media.as_str() {
             "application/json" | "*/*" | "application/*" => Some(Format::Json),
             "application/yaml" => Some(Format::Yaml),
+            super::protobuf::MEDIA_TYPE => Some(Format::Protobuf),
             _ => None,
         }
     }
@@ -111,11 +114,30 @@ fn parse_clause(text: &str) -> Option<Clause> {
     Some(clause)
 }
 
-/// Chooses format and shape. `shapes` says whether Table and PartialObjectMetadata exist for this request.
+/// What there is to choose from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Offer {
+    /// Table and PartialObjectMetadata exist for this request.
+    pub shapes: bool,
+    /// The object or list can be written in protobuf.
+    pub protobuf: bool,
+}
+
+/// Whether the client would rather have protobuf than anything else that we have, for answers that are in
+/// every format: errors.
+#[must_use]
+pub fn prefers_protobuf(headers: &HeaderMap) -> bool {
+    accept_clauses(headers)
+        .iter()
+        .find_map(Clause::format)
+        .is_some_and(|format| format == Format::Protobuf)
+}
+
+/// Chooses format and shape.
 ///
 /// # Errors
 /// 406 when nothing that we have is accepted.
-pub fn negotiate(headers: &HeaderMap, shapes: bool) -> Result<Accepted, Status> {
+pub fn negotiate(headers: &HeaderMap, offer: Offer) -> Result<Accepted, Status> {
     if !headers.contains_key(ACCEPT) {
         return Ok(Accepted::PLAIN_JSON);
     }
@@ -124,10 +146,16 @@ pub fn negotiate(headers: &HeaderMap, shapes: bool) -> Result<Accepted, Status> 
         let format = clause.format()?;
         let shape = match clause.param("as") {
             None => Shape::Plain,
-            Some(_) if !shapes => return None,
+            Some(_) if !offer.shapes => return None,
             Some(as_) => meta_shape(as_, clause.param("g"), clause.param("v"))?,
         };
-        Some(Accepted { format, shape })
+        let written = match (format, shape) {
+            (Format::Protobuf, Shape::Plain) => offer.protobuf,
+            // Cells of a Table are of any type, which protobuf has no message for.
+            (Format::Protobuf, Shape::Table) => false,
+            _ => true,
+        };
+        written.then_some(Accepted { format, shape })
     });
     chosen.ok_or_else(not_acceptable)
 }
@@ -149,7 +177,8 @@ pub fn not_acceptable() -> Status {
     Status::new(
         406,
         "NotAcceptable",
-        "only the following media types are accepted: application/json, application/yaml",
+        "only the following media types are accepted: application/json, application/yaml, \
+         application/vnd.kubernetes.protobuf",
     )
 }
 
@@ -208,7 +237,11 @@ mod tests {
     fn accept(value: &str, shapes: bool) -> Result<Accepted, Status> {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, value.parse().unwrap());
-        negotiate(&headers, shapes)
+        let offer = Offer {
+            shapes,
+            protobuf: shapes,
+        };
+        negotiate(&headers, offer)
     }
 
     const KUBECTL: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
@@ -236,14 +269,31 @@ mod tests {
     }
 
     #[test]
-    fn protobuf_falls_back_to_json_only_when_offered() {
-        assert!(accept("application/vnd.kubernetes.protobuf,application/json", true).is_ok());
+    fn protobuf_is_answered_where_there_is_a_message_for_it() {
+        const BOTH: &str = "application/vnd.kubernetes.protobuf,application/json";
+        assert_eq!(accept(BOTH, true).unwrap().format, Format::Protobuf);
+        assert_eq!(accept(BOTH, false).unwrap().format, Format::Json);
+        let only = "application/vnd.kubernetes.protobuf";
+        assert_eq!(accept(only, false).unwrap_err().code, 406);
+        let custom = |accepted: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(ACCEPT, accepted.parse().unwrap());
+            let offer = Offer {
+                shapes: true,
+                protobuf: false,
+            };
+            negotiate(&headers, offer)
+        };
+        let metadata = format!("{only};as=PartialObjectMetadata;g=meta.k8s.io;v=v1");
+        assert_eq!(custom(&metadata).unwrap().format, Format::Protobuf);
         assert_eq!(
-            accept("application/vnd.kubernetes.protobuf", true)
-                .unwrap_err()
-                .code,
-            406
+            custom("application/vnd.kubernetes.protobuf, */*")
+                .unwrap()
+                .format,
+            Format::Json
         );
+        let table = format!("{only};as=Table;g=meta.k8s.io;v=v1,application/json");
+        assert_eq!(accept(&table, true).unwrap(), Accepted::PLAIN_JSON);
     }
 
     #[test]

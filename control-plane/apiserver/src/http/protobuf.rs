@@ -1,12 +1,13 @@
-//! Request bodies in protobuf, which Go clients send for built-in kinds: kubectl's typed commands
-//! (`create namespace`, `auth can-i`), the kubelet, operators.
+//! Kubernetes' protobuf, which Go clients speak for built-in kinds: `k8s\0`, then a `runtime.Unknown` that says
+//! the kind and holds the message.
 //!
 //! The messages are the Go structs, field by field, so the schema says what a value is and only the field
-//! numbers are needed beside it (`protobuf/fields.txt`). What Go leaves out of JSON because it is zero stands in
-//! protobuf all the same, except behind pointers; [`POINTERS`] are the scalars whose zero means something.
+//! numbers are needed beside it (`protobuf/fields.txt`, brought together in `table.rs`). This file reads,
+//! `encode.rs` writes. What Go leaves out of JSON because it is zero stands in protobuf all the same, except
+//! behind pointers; [`POINTERS`] are the scalars whose zero means something.
 
-use std::collections::HashMap;
-use std::sync::LazyLock;
+mod encode;
+mod table;
 
 use balsa_api::schema::decode::Parsed;
 use balsa_api::schema::{Field, Schema, Shape, Struct, Type};
@@ -16,49 +17,88 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
+pub use encode::{knows, list, metadata, metadata_list, object, watch_frame};
+use table::MESSAGES;
+
 /// Media type.
 pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
+/// Media type of a watch's frames.
+pub const WATCH_MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf;stream=watch";
 const MAGIC: &[u8] = b"k8s\0";
 const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
 /// Messages in messages; the deepest of Kubernetes' own need about 12.
 const MAX_DEPTH: usize = 64;
 
-/// Scalars that are pointers in Go, so that a zero was meant.
-const POINTERS: [&str; 62] = [
+/// Scalars that are pointers in Go, so that a zero was meant; with the message where others have a field of the
+/// same name that is none.
+const POINTERS: &[&str] = &[
+    "PersistentVolumeClaimSpec.storageClassName",
+    "TypedLocalObjectReference.apiGroup",
+    "TypedObjectReference.apiGroup",
+    "VolumeNodeResources.count",
     "activeDeadlineSeconds",
+    "adminAccess",
+    "allNodes",
     "allocateLoadBalancerNodePorts",
+    "allowMultipleAllocations",
     "allowPrivilegeEscalation",
     "allowVolumeExpansion",
     "attachRequired",
     "automountServiceAccountToken",
+    "averageUtilization",
     "backoffLimit",
     "backoffLimitPerIndex",
+    "bindsToNode",
     "blockOwnerDeletion",
+    "bool",
+    "borrowingLimitPercent",
+    "capacity",
     "collisionCount",
     "completions",
     "controller",
+    "currentCPUUtilizationPercentage",
     "defaultMode",
     "deletionGracePeriodSeconds",
     "enableServiceLinks",
     "endPort",
+    "errorCode",
     "expirationSeconds",
     "failedJobsHistoryLimit",
     "fsGroup",
     "gracePeriodSeconds",
+    "holderIdentity",
+    "hostProcess",
     "hostUsers",
     "immutable",
+    "int",
     "leaseDurationSeconds",
     "leaseTransitions",
+    "lendablePercent",
+    "lun",
     "manualSelector",
+    "maxExpirationSeconds",
     "maxFailedIndexes",
+    "maxItems",
+    "maxLength",
+    "maxProperties",
+    "maximum",
+    "minDomains",
+    "minItems",
+    "minLength",
+    "minProperties",
     "minReplicas",
+    "minimum",
     "mode",
+    "multipleOf",
     "namespaced",
+    "nodeAllocatableUpdatePeriodSeconds",
     "nominalConcurrencyShares",
     "optional",
+    "optionalOldSelf",
     "orphanDependents",
     "parallelism",
     "partition",
+    "perDeviceNodeSelection",
     "podInfoOnMount",
     "port",
     "priority",
@@ -66,6 +106,8 @@ const POINTERS: [&str; 62] = [
     "progressDeadlineSeconds",
     "readOnlyRootFilesystem",
     "ready",
+    "recursiveReadOnlyMounts",
+    "remainingItemCount",
     "replicas",
     "requiresRepublish",
     "retryAfterSeconds",
@@ -74,67 +116,42 @@ const POINTERS: [&str; 62] = [
     "runAsNonRoot",
     "runAsUser",
     "seLinuxMount",
+    "serviceAccountTokenInSecrets",
     "serving",
     "setHostnameAsFQDN",
     "shareProcessNamespace",
+    "stabilizationWindowSeconds",
     "started",
     "startingDeadlineSeconds",
     "storageCapacity",
+    "succeededCount",
     "successfulJobsHistoryLimit",
+    "supplementalGroupsPolicy",
     "suspend",
+    "targetCPUUtilizationPercentage",
     "terminating",
+    "terminatingReplicas",
     "terminationGracePeriodSeconds",
     "tolerationSeconds",
     "ttlSecondsAfterFinished",
+    "userNamespaces",
     "windowsGMSA",
+    "x-kubernetes-preserve-unknown-fields",
 ];
 
-/// A field of a message.
-struct Entry {
-    name: &'static str,
-    /// The message whose fields JSON has in the parent.
-    inline: Option<String>,
-}
+/// Fields of such names that are no pointers.
+const NO_POINTERS: &[&str] = &[
+    "AWSElasticBlockStoreVolumeSource.partition",
+    "CustomResourceColumnDefinition.priority",
+    "DeploymentStatus.replicas",
+    "GCEPersistentDiskVolumeSource.partition",
+];
 
-type Messages = HashMap<String, HashMap<u32, Entry>>;
-
-static MESSAGES: LazyLock<Messages> =
-    LazyLock::new(|| read_table(include_str!("protobuf/fields.txt")));
-
-fn read_table(text: &'static str) -> Messages {
-    let mut package = "";
-    let mut messages = Messages::new();
-    for line in text.lines().filter(|l| !l.starts_with('#')) {
-        if let Some(name) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
-            package = name;
-            continue;
-        }
-        let mut words = line.split(' ');
-        let Some(message) = words.next() else {
-            continue;
-        };
-        let mut number = 0;
-        let mut fields = HashMap::new();
-        for word in words {
-            let (explicit, rest) = word
-                .split_once('=')
-                .map_or((None, word), |(n, rest)| (n.parse().ok(), rest));
-            number = explicit.unwrap_or(number + 1);
-            let (name, inline) = rest
-                .split_once('>')
-                .map_or((rest, None), |(name, of)| (name, Some(of)));
-            let inline = inline.map(|of| {
-                if of.contains('.') {
-                    of.to_owned()
-                } else {
-                    format!("{package}.{of}")
-                }
-            });
-            fields.insert(number, Entry { name, inline });
-        }
-        messages.insert(format!("{package}.{message}"), fields);
-    }
-    messages
+fn is_pointer(message: &str, field: &str) -> bool {
+    let short = message.rsplit('.').next().unwrap_or(message);
+    let full = format!("{short}.{field}");
+    (POINTERS.contains(&field) || POINTERS.contains(&full.as_str()))
+        && !NO_POINTERS.contains(&full.as_str())
 }
 
 /// Reads a body.
@@ -208,7 +225,7 @@ fn message(
             continue;
         };
         match (type_.field(entry.name), &entry.inline, wire) {
-            (Some(field), _, wire) => put(field, wire, out, depth)?,
+            (Some(field), _, wire) => put(name, field, wire, out, depth)?,
             (None, Some(inline), Wire::Bytes(bytes)) => message(type_, inline, bytes, out, depth)?,
             _ => {}
         }
@@ -217,6 +234,7 @@ fn message(
 }
 
 fn put(
+    message: &str,
     field: Field<'_>,
     wire: Wire<'_>,
     out: &mut Map<String, Value>,
@@ -247,7 +265,7 @@ fn put(
             let zero = matches!(&value, Value::Bool(false))
                 || value.as_str() == Some("")
                 || value.as_f64().is_some_and(|n| n == 0.0);
-            if !zero || field.required() || POINTERS.contains(&field.name()) {
+            if !zero || field.required() || is_pointer(message, field.name()) {
                 out.insert(field.name().to_owned(), value);
             }
         }
@@ -319,7 +337,11 @@ fn single(type_: Type<'_>, wire: Wire<'_>, depth: usize) -> Result<Option<Value>
             time(bytes)?.map(|t| balsa_api::object::format_micro_time(t).into())
         }
         (Shape::Struct(_), Wire::Bytes(bytes)) => Some(struct_value(type_, bytes, depth)?),
-        // RawExtension, FieldsV1: a message around JSON.
+        (Shape::SchemaOr(schema, other), Wire::Bytes(bytes)) => {
+            schema_or(schema, other, bytes, depth)?
+        }
+        // RawExtension, FieldsV1, JSON: a message around JSON; or one without fields.
+        (Shape::Any, Wire::Bytes(_)) if is_empty_message(type_) => Some(Map::new().into()),
         (Shape::Any, Wire::Bytes(bytes)) => {
             let json = bytes_field(bytes, 1)?;
             if json.is_empty() {
@@ -329,6 +351,40 @@ fn single(type_: Type<'_>, wire: Wire<'_>, depth: usize) -> Result<Option<Value>
             }
         }
         _ => None,
+    })
+}
+
+fn is_empty_message(type_: Type<'_>) -> bool {
+    type_
+        .definition()
+        .is_some_and(|d| d.name().ends_with(".CustomResourceSubresourceStatus"))
+}
+
+/// `JSONSchemaPropsOrArray`, `OrBool`, `OrStringArray`: in field 1 the schema and in 2 the list; or in field 1 the
+/// boolean and in 2 the schema.
+fn schema_or(
+    schema: Type<'_>,
+    other: Type<'_>,
+    bytes: &[u8],
+    depth: usize,
+) -> Result<Option<Value>, String> {
+    let depth = depth.checked_sub(1).ok_or("it is nested too deeply")?;
+    let mut items = Vec::new();
+    let mut found = None;
+    for field in Fields(bytes) {
+        match (field?, other.shape()) {
+            ((2, wire), Shape::List(list)) => push(list.item(), wire, &mut items, depth)?,
+            ((1, Wire::Number(n)), Shape::Boolean) => found = found.or(Some((n != 0).into())),
+            ((2, Wire::Bytes(bytes)), Shape::Boolean) | ((1, Wire::Bytes(bytes)), _) => {
+                found = Some(struct_value(schema, bytes, depth)?);
+            }
+            _ => {}
+        }
+    }
+    Ok(match (found, other.shape()) {
+        (None, Shape::List(_)) => Some(Value::Array(items)),
+        (None, _) => Some(Value::Bool(false)),
+        (found, _) => found,
     })
 }
 

@@ -15,6 +15,7 @@ use http::header::{
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 
+use super::protobuf;
 use crate::cache::Stored;
 use crate::seam::ResponseBody;
 
@@ -61,12 +62,35 @@ pub fn with_body(
     response
 }
 
-/// A JSON document.
+/// An object that was made for the answer: an error, a Status. Clients get it in the format that they like
+/// best ([`as_protobuf`]).
 #[must_use]
 pub fn json(code: u16, value: &serde_json::Value) -> Response<ResponseBody> {
     let mut body = serde_json::to_vec(value).unwrap_or_default();
     body.push(b'\n');
-    bytes(code, JSON, body)
+    let body = Bytes::from(body);
+    let mut response = bytes(code, JSON, body.clone());
+    response.extensions_mut().insert(Made(body));
+    response
+}
+
+/// JSON of a response of [`json`].
+#[derive(Clone)]
+struct Made(Bytes);
+
+/// A response of [`json`] in protobuf, if its object can be written so; all others as they are.
+#[must_use]
+pub fn as_protobuf(mut response: Response<ResponseBody>) -> Response<ResponseBody> {
+    let Some(Made(json)) = response.extensions_mut().remove() else {
+        return response;
+    };
+    if let Some(written) = protobuf::object(&json) {
+        *response.body_mut() = full(written);
+        response
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static(protobuf::MEDIA_TYPE));
+    }
+    response
 }
 
 /// Plain text.

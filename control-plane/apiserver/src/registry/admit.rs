@@ -1,6 +1,6 @@
 //! From a client's bytes to a checked object: decoding against the schema, defaults, admission, validation.
 
-use balsa_api::schema::decode::{Expected, Parsed, decode};
+use balsa_api::schema::decode::{Expected, FieldValidation, Parsed, decode};
 use balsa_api::schema::{Schema, Type};
 use balsa_api::status::{FieldErrors, Status};
 use bytes::Bytes;
@@ -28,7 +28,14 @@ pub fn object_of(cx: &Context, target: &Target, body: &Bytes) -> Result<Value, S
 /// 400 in the words of upstream's decoder.
 pub fn conform(cx: &Context, target: &Target, parsed: Parsed) -> Result<Value, Status> {
     let kind = &target.kind;
-    let Some(type_) = target.type_ else {
+    if let Some(custom) = &target.custom {
+        let (value, warnings) = custom.conform(parsed, cx.field_validation()?)?;
+        for warning in warnings {
+            cx.warn(warning);
+        }
+        return Ok(value);
+    }
+    let Some(type_) = target.type_() else {
         let mut value = parsed.value;
         metadata::check_type_as(&kind.kind, &api_version(kind), &mut value)?;
         return Ok(value);
@@ -113,17 +120,134 @@ pub struct Question<'a> {
     pub user: &'a User,
     /// Nothing will be written.
     pub dry_run: bool,
+    /// The request, where there is one: its options, and where warnings go.
+    pub cx: Option<&'a Context>,
+    /// Group, version and kind of the object when it is not of the target's kind.
+    pub object_kind: Option<(&'a str, &'a str, &'a str)>,
+    /// The request's options when they did not come in the query.
+    pub options: Option<&'a Value>,
+}
+
+impl<'a> Question<'a> {
+    /// About the target itself.
+    #[must_use]
+    pub fn new(cx: &'a Context, target: &'a Target, operation: Operation, dry_run: bool) -> Self {
+        Self {
+            operation,
+            target,
+            subresource: "",
+            user: &cx.user,
+            dry_run,
+            cx: Some(cx),
+            object_kind: None,
+            options: None,
+        }
+    }
+
+    /// About a subresource.
+    #[must_use]
+    pub fn on(self, subresource: &'a str) -> Self {
+        Self {
+            subresource,
+            ..self
+        }
+    }
+
+    /// With an object of another kind than the target's.
+    #[must_use]
+    pub fn of_kind(self, group: &'a str, version: &'a str, kind: &'a str) -> Self {
+        Self {
+            object_kind: Some((group, version, kind)),
+            ..self
+        }
+    }
+
+    fn options(&self) -> Value {
+        match (self.options, self.cx) {
+            (Some(options), _) => options.clone(),
+            (None, Some(cx)) => options_of(cx),
+            (None, None) => Value::Null,
+        }
+    }
+
+    /// See [`AdmissionRequest::renormalise`].
+    fn renormalise(&self, object: &mut Value) -> Result<(), Status> {
+        if matches!(self.operation, Operation::Delete | Operation::Connect) {
+            return Ok(());
+        }
+        let target = self.target;
+        let taken = Parsed {
+            value: object.take(),
+            duplicates: Vec::new(),
+        };
+        if let Some((group, version, kind)) = self.object_kind {
+            let expected = Expected {
+                group,
+                version,
+                kind,
+            };
+            *object = match Schema::builtin().kind(group, version, kind) {
+                Some(type_) => decode(expected, type_, taken, FieldValidation::Ignore)?.0,
+                None => taken.value,
+            };
+            return Ok(());
+        }
+        let expected = Expected {
+            group: &target.kind.group,
+            version: &target.kind.version,
+            kind: &target.kind.kind,
+        };
+        *object = match (&target.custom, target.type_()) {
+            (Some(custom), _) => custom.conform(taken, FieldValidation::Ignore)?.0,
+            (None, Some(type_)) => decode(expected, type_, taken, FieldValidation::Ignore)?.0,
+            (None, None) => taken.value,
+        };
+        if !object["metadata"].is_object() {
+            object["metadata"] = Value::Object(serde_json::Map::new());
+        }
+        target.kind.strategy.default(object);
+        Ok(())
+    }
+}
+
+/// A write's options from its query.
+fn options_of(cx: &Context) -> Value {
+    let kind = match cx.info.verb {
+        "create" => "CreateOptions",
+        "patch" => "PatchOptions",
+        "update" => "UpdateOptions",
+        "delete" | "deletecollection" => "DeleteOptions",
+        _ => return Value::Null,
+    };
+    let mut options = serde_json::Map::new();
+    options.insert("kind".into(), kind.into());
+    options.insert("apiVersion".into(), "meta.k8s.io/v1".into());
+    let dry_run: Vec<&str> = cx.query.all("dryRun").filter(|v| !v.is_empty()).collect();
+    if !dry_run.is_empty() {
+        options.insert("dryRun".into(), dry_run.into());
+    }
+    for field in ["fieldManager", "fieldValidation"] {
+        if let Some(value) = cx.query.some(field) {
+            options.insert(field.into(), value.into());
+        }
+    }
+    if let Some(force) = cx.query.tristate("force") {
+        options.insert("force".into(), force.into());
+    }
+    Value::Object(options)
 }
 
 impl Registry {
     /// Runs the mutating halves of admission.
-    pub(super) async fn mutate(
+    pub async fn mutate(
         &self,
         question: Question<'_>,
         object: Option<&mut Value>,
         old: Option<&Value>,
     ) -> Result<(), Status> {
-        let mut request = request(question, object, old);
+        let tools = Tools::of(&question);
+        let (warn, annotate, renormalise) = tools.closures();
+        let mut request = tools.request(object, old, (&warn, &annotate, &renormalise));
         for admission in &self.admission {
             admission.mutate(&mut request).await?;
         }
@@ -137,7 +261,9 @@ impl Registry {
         object: Option<&mut Value>,
         old: Option<&Value>,
     ) -> Result<(), Status> {
-        let request = request(question, object, old);
+        let tools = Tools::of(&question);
+        let (warn, annotate, renormalise) = tools.closures();
+        let request = tools.request(object, old, (&warn, &annotate, &renormalise));
         for admission in &self.admission {
             admission.validate(&request).await?;
         }
@@ -145,20 +271,74 @@ impl Registry {
     }
 }
 
-fn request<'a>(
-    question: Question<'a>,
-    object: Option<&'a mut Value>,
-    old: Option<&'a Value>,
-) -> AdmissionRequest<'a> {
-    AdmissionRequest {
-        operation: question.operation,
-        kind: &question.target.kind,
-        subresource: question.subresource,
-        namespace: &question.target.namespace,
-        name: &question.target.name,
-        object,
-        old,
-        user: question.user,
-        dry_run: question.dry_run,
+type Warn<'a> = &'a (dyn Fn(String) + Send + Sync);
+type Annotate<'a> = &'a (dyn Fn(String, String) + Send + Sync);
+type Renormalise<'a> = &'a (dyn Fn(&mut Value) -> Result<(), Status> + Send + Sync);
+
+/// What a question's plugins are handed, kept while they run.
+struct Tools<'a> {
+    question: &'a Question<'a>,
+    options: Value,
+}
+
+impl<'a> Tools<'a> {
+    fn of(question: &'a Question<'a>) -> Self {
+        Self {
+            question,
+            options: question.options(),
+        }
+    }
+
+    fn closures(
+        &self,
+    ) -> (
+        impl Fn(String) + Send + Sync + 'a,
+        impl Fn(String, String) + Send + Sync + 'a,
+        impl Fn(&mut Value) -> Result<(), Status> + Send + Sync + 'a,
+    ) {
+        let question = self.question;
+        (
+            move |text: String| {
+                if let Some(cx) = question.cx {
+                    cx.warn(text);
+                }
+            },
+            move |key: String, value: String| {
+                if let Some(cx) = question.cx {
+                    cx.annotate(key, value);
+                }
+            },
+            move |object: &mut Value| question.renormalise(object),
+        )
+    }
+
+    fn request<'r>(
+        &'r self,
+        object: Option<&'r mut Value>,
+        old: Option<&'r Value>,
+        (warn, annotate, renormalise): (Warn<'r>, Annotate<'r>, Renormalise<'r>),
+    ) -> AdmissionRequest<'r> {
+        let question = self.question;
+        let kind = &question.target.kind;
+        AdmissionRequest {
+            operation: question.operation,
+            kind,
+            subresource: question.subresource,
+            namespace: &question.target.namespace,
+            name: &question.target.name,
+            object,
+            old,
+            user: question.user,
+            dry_run: question.dry_run,
+            object_kind: question.object_kind.unwrap_or((
+                &*kind.group,
+                &*kind.version,
+                &*kind.kind,
+            )),
+            options: &self.options,
+            warn,
+            annotate,
+            renormalise,
+        }
     }
 }

@@ -33,13 +33,9 @@ impl Registry {
         let pod = pod.named(&name);
         let node = check(&binding, &name)?;
         let dry_run = cx.dry_run()?;
-        let question = Question {
-            operation: Operation::Create,
-            target: &pod,
-            subresource: "binding",
-            user: &cx.user,
-            dry_run,
-        };
+        let question = Question::new(cx, &pod, Operation::Create, dry_run)
+            .on("binding")
+            .of_kind("", "v1", "Binding");
         self.mutate(question, Some(&mut binding), None).await?;
         self.validate_admission(question, Some(&mut binding), None)
             .await?;
@@ -47,6 +43,7 @@ impl Registry {
         let produce = |old: &Value| assign(&pod, old, &binding, &node, &now);
         let change = Change {
             how: How::Own,
+            lens: None,
             subresource: "binding",
             produce: &produce,
             track: true,

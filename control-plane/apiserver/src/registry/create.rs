@@ -11,7 +11,7 @@ use super::admit::{self, Question};
 use super::{Plan, Registry, Target, metadata, shape};
 use crate::adapter;
 use crate::backend::{BackendError, Compare, Op, Txn, TxnOutcome};
-use crate::cache::stored::splice;
+use crate::cache::stored::{encode_for_store, splice};
 use crate::http::context::Context;
 use crate::seam::{Operation, ResponseBody};
 
@@ -132,13 +132,7 @@ impl Registry {
         strategy.default(&mut object);
         metadata::before_create(&mut object, jiff::Timestamp::now());
         let named = target.named(object::name(&object));
-        let question = Question {
-            operation: Operation::Create,
-            target: &named,
-            subresource: "",
-            user: &cx.user,
-            dry_run,
-        };
+        let question = Question::new(cx, &named, Operation::Create, dry_run);
         self.mutate(question, Some(&mut object), None).await?;
         strategy.default(&mut object);
         strategy.prepare_create(&mut object);
@@ -183,16 +177,24 @@ impl Registry {
         let (planned, errors): (Vec<Compare>, Vec<Option<Status>>) =
             write.plan.compares.into_iter().unzip();
         let compares: Vec<Compare> = std::iter::once(own).chain(planned).collect();
+        // What the client sees, and what is stored: two versions of a custom resource, else the same.
         let raw = write.object.map(|object| write.target.encode(object));
+        let stored = match (&raw, write.object, &write.target.custom) {
+            (Some(raw), Some(object), Some(custom)) => match custom.to_storage(object).await? {
+                Some(other) => Some(Bytes::from(encode_for_store(&other))),
+                None => Some(raw.clone()),
+            },
+            _ => raw.clone(),
+        };
         loop {
             let lease = match &raw {
                 Some(_) => self.leases.lease_for(write.target, &*self.backend).await?,
                 None => None,
             };
-            let first = match &raw {
-                Some(raw) => Op::Put {
+            let first = match &stored {
+                Some(stored) => Op::Put {
                     key: key.clone(),
-                    value: raw.clone(),
+                    value: stored.clone(),
                     lease,
                 },
                 None => Op::Delete { key: key.clone() },

@@ -82,11 +82,12 @@ impl Registry {
             let tried = current.as_ref().map(|s| s.revision);
             let result = match current {
                 Some(stored) => {
+                    let shown = target.present(&stored).await?;
                     self.attempt_delete(
                         cx,
                         target,
                         options,
-                        (&target.decode(&stored), stored.revision),
+                        (&target.decode(&shown), stored.revision),
                         attempt,
                     )
                     .await
@@ -121,12 +122,10 @@ impl Registry {
             return Err(target.conflict(&why));
         }
         let dry_run = options.is_dry_run();
+        let shown = options.to_json();
         let question = Question {
-            operation: Operation::Delete,
-            target,
-            subresource: "",
-            user: &cx.user,
-            dry_run,
+            options: Some(&shown),
+            ..Question::new(cx, target, Operation::Delete, dry_run)
         };
         self.mutate(question, None, Some(old)).await?;
         self.validate_admission(question, None, Some(old)).await?;

@@ -7,7 +7,7 @@ use balsa_api::object;
 use balsa_api::status::{FieldErrors, Status};
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::http::query::Query;
 
@@ -94,6 +94,34 @@ impl DeleteOptions {
         } else {
             Err(Status::invalid("DeleteOptions", "meta.k8s.io", "", &errors))
         }
+    }
+
+    /// As a `DeleteOptions` object.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let mut options = json!({"kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1"});
+        let mut set = |field: &str, value: Value| {
+            if !value.is_null() {
+                options[field] = value;
+            }
+        };
+        set("gracePeriodSeconds", json!(self.grace_period_seconds));
+        set("orphanDependents", json!(self.orphan_dependents));
+        set("propagationPolicy", json!(self.propagation_policy));
+        if !self.dry_run.is_empty() {
+            set("dryRun", json!(self.dry_run));
+        }
+        if let Some(wanted) = &self.preconditions {
+            let mut preconditions = json!({});
+            if let Some(uid) = &wanted.uid {
+                preconditions["uid"] = uid.as_str().into();
+            }
+            if let Some(version) = &wanted.resource_version {
+                preconditions["resourceVersion"] = version.as_str().into();
+            }
+            set("preconditions", preconditions);
+        }
+        options
     }
 
     /// Nothing shall be written.

@@ -17,10 +17,11 @@ use crate::cache::resource::Resource;
 use crate::cache::stored::encode_for_store;
 use crate::cache::{Cache, Stored, keys};
 use crate::http::metrics::Metrics;
-use crate::seam::Admission;
+use crate::seam::{Admission, Custom};
 
 pub mod admit;
 pub mod binding;
+pub mod connect;
 pub mod create;
 pub mod delete;
 pub mod deletion;
@@ -45,10 +46,12 @@ pub struct Target {
     pub kind: Arc<Kind>,
     /// Its objects.
     pub resource: Arc<Resource>,
-    /// Its schema, where there is one.
-    pub type_: Option<Type<'static>>,
+    /// The type of a built-in kind's objects.
+    pub builtin_type: Option<Type<'static>>,
     /// How its objects are stored, when as another kind.
     pub convert: Option<&'static dyn Convert>,
+    /// The version of a custom resource that it is.
+    pub custom: Option<Arc<dyn Custom>>,
     /// Namespace or empty.
     pub namespace: String,
     /// Name or empty.
@@ -56,6 +59,42 @@ pub struct Target {
 }
 
 impl Target {
+    /// The type of its objects, where there is one.
+    #[must_use]
+    pub fn type_(&self) -> Option<Type<'_>> {
+        match &self.custom {
+            Some(custom) => custom.type_(),
+            None => self.builtin_type,
+        }
+    }
+
+    /// Stored objects as the target's version shows them. Only custom resources have more than one shape here;
+    /// built-in kinds that are stored as others go through [`Target::decode`] and [`Target::view`].
+    ///
+    /// # Errors
+    /// 500 when a conversion fails.
+    pub async fn present_all(&self, stored: Vec<Arc<Stored>>) -> Result<Vec<Arc<Stored>>, Status> {
+        match &self.custom {
+            Some(custom) => custom.present(stored).await,
+            None => Ok(stored),
+        }
+    }
+
+    /// One stored object as the target's version shows it.
+    ///
+    /// # Errors
+    /// As [`Target::present_all`].
+    pub async fn present(&self, stored: &Arc<Stored>) -> Result<Arc<Stored>, Status> {
+        if self.custom.is_none() {
+            return Ok(Arc::clone(stored));
+        }
+        let shown = self.present_all(vec![Arc::clone(stored)]).await?;
+        shown
+            .into_iter()
+            .next()
+            .ok_or_else(|| Status::internal("a conversion lost its object"))
+    }
+
     /// Key within the resource.
     #[must_use]
     pub fn key(&self) -> String {

@@ -69,6 +69,7 @@ impl Registry {
         };
         let change = Change {
             how: How::Own,
+            lens: None,
             subresource: "finalize",
             produce: &produce,
             track: false,

@@ -35,7 +35,7 @@ impl Registry {
         };
         let form = PatchType::from_content_type(
             negotiate::raw_content_type(&cx.headers),
-            target.type_.is_some(),
+            target.custom.is_none() && target.builtin_type.is_some(),
         )?;
         if form == PatchType::Apply {
             let (code, bytes) = self.apply(cx, target, body, how).await?;
@@ -43,7 +43,7 @@ impl Registry {
         }
         check_options(&cx.field_manager(), cx.query.tristate("force"), false)?;
         let produce = |old: &Value| {
-            let value = apply_patch(form, target.type_, old.clone(), body)?;
+            let value = apply_patch(form, target.type_(), old.clone(), body)?;
             admit::conform(
                 cx,
                 target,
@@ -55,6 +55,7 @@ impl Registry {
         };
         let change = Change {
             how,
+            lens: None,
             subresource,
             produce: &produce,
             track: true,
@@ -83,6 +84,7 @@ impl Registry {
             |old: &Value| adapter::apply(target, Some(old), &applied, manager, subresource, force);
         let change = Change {
             how,
+            lens: None,
             subresource,
             produce: &produce,
             track: false,

@@ -64,6 +64,7 @@ impl Registry {
             .resource
             .get(&target.key())
             .ok_or_else(|| target.not_found())?;
+        let stored = target.present(&stored).await?;
         shape::object(
             200,
             &target.kind,
@@ -105,13 +106,14 @@ impl Registry {
         };
         let freshness = at.unwrap_or(Freshness::Latest);
         let before = self.freshen(freshness).await?;
-        if let Some(listed) = Self::by_name(target, filter, before, freshness) {
+        if let Some(listed) = Self::by_name(target, filter, before, freshness).await? {
             return Ok(listed);
         }
         let snapshot = target.resource.snapshot(&target.namespace, start);
         match freshness {
             Freshness::Exact(revision) if snapshot.changed > revision => {
                 self.select_at(target, filter, options, revision, start)
+                    .await
             }
             _ => {
                 // All changes up to `before` are in the snapshot, and it is the state right after `changed`.
@@ -119,38 +121,45 @@ impl Registry {
                     Freshness::Exact(revision) => revision,
                     _ => before.max(snapshot.changed),
                 };
-                Ok(cut(snapshot.objects, filter, options.limit, revision))
+                let objects = target.present_all(snapshot.objects).await?;
+                Ok(cut(objects, filter, options.limit, revision))
             }
         }
     }
 
     /// A list that can only show one object is a lookup.
-    fn by_name(
+    async fn by_name(
         target: &Target,
         filter: &Filter,
         before: u64,
         freshness: Freshness,
-    ) -> Option<Listed> {
-        let name = filter.name()?;
+    ) -> Result<Option<Listed>, Status> {
+        let Some(name) = filter.name() else {
+            return Ok(None);
+        };
         let alone = !target.namespace.is_empty() || !target.is_namespaced();
         if !alone || matches!(freshness, Freshness::Exact(_)) {
-            return None;
+            return Ok(None);
         }
         let stored = target
             .resource
             .get(&keys::object_key(&target.namespace, name));
+        let stored = match stored {
+            Some(stored) => Some(target.present(&stored).await?),
+            None => None,
+        };
         let revision = stored.as_ref().map_or(before, |s| s.revision.max(before));
         let objects = stored.into_iter().filter(|s| filter.matches(s)).collect();
-        Some(Listed {
+        Ok(Some(Listed {
             objects,
             meta: ListMeta {
                 revision,
                 ..ListMeta::default()
             },
-        })
+        }))
     }
 
-    fn select_at(
+    async fn select_at(
         &self,
         target: &Target,
         filter: &Filter,
@@ -173,18 +182,20 @@ impl Registry {
                 .backend
                 .range(prefix.as_bytes(), &from, STORE_PAGE, revision)
                 .map_err(|e| gone(e, options))?;
-            for kv in &page.kvs {
-                let Some(stored) = load(&target.resource, &kv.key, &kv.value, kv.mod_revision)
-                else {
-                    continue;
-                };
+            let loaded = page
+                .kvs
+                .iter()
+                .filter_map(|kv| load(&target.resource, &kv.key, &kv.value, kv.mod_revision))
+                .map(Arc::new)
+                .collect();
+            for stored in target.present_all(loaded).await? {
                 if !filter.matches(&stored) {
                     continue;
                 }
                 if objects.len() == limit {
                     return Ok(chunk(objects, revision, None));
                 }
-                objects.push(Arc::new(stored));
+                objects.push(stored);
             }
             match page.kvs.last() {
                 Some(last) if page.more => from = [last.key.as_ref(), b"\0"].concat(),

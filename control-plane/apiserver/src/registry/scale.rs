@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::Response;
 use serde_json::{Value, json};
 
-use super::update::{Change, How};
+use super::update::{Change, How, Lens};
 use super::{Registry, Target, admit, options, shape};
 use crate::http::context::Context;
 use crate::http::negotiate;
@@ -148,6 +148,7 @@ impl Registry {
             .resource
             .get(&target.key())
             .ok_or_else(|| target.not_found())?;
+        let stored = target.present(&stored).await?;
         let bytes = serde_json::to_vec(&scale_of(&stored.decode(), &paths)).unwrap_or_default();
         shape::document(200, bytes.into(), accepted.format)
     }
@@ -186,6 +187,11 @@ impl Registry {
         };
         let change = Change {
             how: How::Main,
+            lens: Some(Lens {
+                kind: ("autoscaling", "v1", "Scale"),
+                show: &|object| scale_of(object, &paths),
+                put: &|object, scale| with_scale(target, object, scale, &paths),
+            }),
             subresource: "scale",
             produce: &produce,
             track: true,

@@ -29,12 +29,11 @@ impl Filter {
             .map_err(|e| Status::bad_request(format!("unable to parse requirement: {e}")))?;
         let fields = FieldSelector::parse(query.get("fieldSelector").unwrap_or_default())
             .map_err(|e| Status::bad_request(e.to_string()))?;
-        let known = kind.strategy.selectable_field_names();
         for requirement in fields.requirements() {
             let field = requirement.field.as_str();
             let common = field == "metadata.name"
                 || (field == "metadata.namespace" && kind.scope == KindScope::Namespaced);
-            if !common && !known.contains(&field) {
+            if !common && !kind.strategy.selects(field) {
                 return Err(Status::bad_request(format!(
                     "field label not supported: {field}"
                 )));

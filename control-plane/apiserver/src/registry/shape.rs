@@ -13,6 +13,7 @@ use super::Target;
 use crate::cache::Stored;
 use crate::http::decode::to_yaml;
 use crate::http::negotiate::{Accepted, Format, Shape};
+use crate::http::protobuf;
 use crate::http::query::Query;
 use crate::http::respond::{self, JSON, ListBody, YAML};
 use crate::render::{self, Include, ListMeta};
@@ -38,7 +39,7 @@ pub fn include(query: &Query) -> Result<Include, Status> {
 /// One object.
 ///
 /// # Errors
-/// 422 for bad Table options, 500 when it cannot be written as YAML.
+/// 422 for bad Table options, 500 when it cannot be written in the format.
 pub fn object(
     code: u16,
     kind: &Kind,
@@ -47,6 +48,10 @@ pub fn object(
     query: &Query,
 ) -> Result<Response<ResponseBody>, Status> {
     let bytes = match accepted.shape {
+        Shape::Metadata if accepted.format == Format::Protobuf => {
+            let written = protobuf::metadata(&object).ok_or_else(unwritable)?;
+            return Ok(respond::bytes(code, protobuf::MEDIA_TYPE, written));
+        }
         Shape::Plain => object,
         Shape::Table => render::table_of_one(kind, &object, include(query)?, true).into(),
         Shape::Metadata => render::partial_metadata(&object).into(),
@@ -57,12 +62,21 @@ pub fn object(
 /// A document that is already JSON.
 ///
 /// # Errors
-/// 500 when it cannot be written as YAML.
+/// 500 when it cannot be written in the format.
 pub fn document(code: u16, json: Bytes, format: Format) -> Result<Response<ResponseBody>, Status> {
     Ok(match format {
         Format::Json => respond::bytes(code, JSON, json),
         Format::Yaml => respond::bytes(code, YAML, as_yaml(&json)?),
+        Format::Protobuf => {
+            let written = protobuf::object(&json).ok_or_else(unwritable)?;
+            respond::bytes(code, protobuf::MEDIA_TYPE, written)
+        }
     })
+}
+
+/// 500: an object that is not what its kind says. Nothing of ours writes such.
+fn unwritable() -> Status {
+    Status::internal("the object could not be written in protobuf")
 }
 
 fn as_yaml(json: &[u8]) -> Result<Vec<u8>, Status> {
@@ -86,6 +100,9 @@ pub fn list(
             *stored = Arc::new(stored.with_bytes(target.view(stored.bytes.clone())));
         }
     }
+    if accepted.format == Format::Protobuf && accepted.shape != Shape::Table {
+        return protobuf_list(kind, &objects, meta, accepted.shape);
+    }
     let bytes: Bytes = match accepted.shape {
         Shape::Plain if accepted.format == Format::Json => {
             let body = ListBody::new(render::list_frame(kind, meta), objects);
@@ -104,6 +121,41 @@ pub fn list(
         Shape::Table => render::table(kind, &objects, meta, include(query)?).into(),
     };
     document(200, bytes, accepted.format)
+}
+
+/// A list in protobuf. It says its length before its items, so it is put together as a whole.
+fn protobuf_list(
+    kind: &Kind,
+    objects: &[Arc<Stored>],
+    meta: &ListMeta,
+    shape: Shape,
+) -> Result<Response<ResponseBody>, Status> {
+    let items = objects.iter().map(|o| o.bytes.as_ref());
+    let write = || {
+        match shape {
+            Shape::Metadata => protobuf::metadata_list(meta, items),
+            _ => protobuf::list(&kind.group, &kind.version, &kind.kind, meta, items),
+        }
+        .ok_or_else(unwritable)
+    };
+    let written = if objects.len() < LARGE_LIST {
+        write()
+    } else {
+        blocking(write)
+    }?;
+    Ok(respond::bytes(200, protobuf::MEDIA_TYPE, written))
+}
+
+/// Objects whose encoding takes so long that other requests should not wait behind it.
+const LARGE_LIST: usize = 500;
+
+/// Runs something long on a thread that may be slow, where there are several.
+fn blocking<T>(work: impl FnOnce() -> T) -> T {
+    use tokio::runtime::{Handle, RuntimeFlavor};
+    match Handle::try_current().map(|h| h.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
+    }
 }
 
 fn joined((head, tail): (Bytes, Bytes), items: impl Iterator<Item = Bytes>) -> Bytes {

@@ -43,9 +43,21 @@ pub(super) enum How {
 /// Makes the new state from the old one.
 pub(super) type Produce<'a> = dyn Fn(&Value) -> Result<Value, Status> + Send + Sync + 'a;
 
+/// How admission sees an object of which a subresource shows another kind (`Scale`).
+pub(super) struct Lens<'a> {
+    /// Group, version and kind of what is shown.
+    pub kind: (&'static str, &'static str, &'static str),
+    /// What is shown of an object.
+    pub show: &'a (dyn Fn(&Value) -> Value + Send + Sync),
+    /// The object with what is shown put back.
+    pub put: &'a (dyn Fn(&Value, &Value) -> Result<Value, Status> + Send + Sync),
+}
+
 /// A change of one object.
 pub(super) struct Change<'a> {
     pub how: How,
+    /// See [`Lens`]; `None` when admission sees the object itself.
+    pub lens: Option<Lens<'a>>,
     pub subresource: &'a str,
     pub produce: &'a Produce<'a>,
     /// Record who changed which fields. Off for what records it itself (apply) and for the registry's changes.
@@ -85,6 +97,7 @@ impl Registry {
         };
         let change = Change {
             how,
+            lens: None,
             subresource,
             produce: &produce,
             track: true,
@@ -149,7 +162,8 @@ impl Registry {
         (attempt, dry_run): (usize, bool),
     ) -> Result<Option<Bytes>, Status> {
         let stored = current.ok_or_else(|| target.not_found())?;
-        let old = target.decode(stored);
+        let shown = target.present(stored).await?;
+        let old = target.decode(&shown);
         let mut new = (change.produce)(&old)?;
         check_preconditions(target, &new, &old)?;
         metadata::before_update(&mut new, &old);
@@ -165,7 +179,7 @@ impl Registry {
             );
         }
         if metadata::same(&new, &old) {
-            return Ok(Some(target.view(stored.bytes.clone())));
+            return Ok(Some(target.view(shown.bytes.clone())));
         }
         let gone = is_finished(&new, &old, target);
         let plan = if gone {
@@ -205,15 +219,9 @@ impl Registry {
             return Ok(());
         }
         let strategy = &target.kind.strategy;
-        let question = Question {
-            operation: Operation::Update,
-            target,
-            subresource: change.subresource,
-            user: &cx.user,
-            dry_run,
-        };
+        let question = Question::new(cx, target, Operation::Update, dry_run).on(change.subresource);
         strategy.default(new);
-        self.mutate(question, Some(new), Some(old)).await?;
+        self.mutate_through(change, question, new, old).await?;
         strategy.default(new);
         let mut errors = validate_metadata_update(&target.kind, new, old);
         if change.how == How::Main {
@@ -224,8 +232,39 @@ impl Registry {
             errors.extend(strategy.validate_status_update(new, old));
         }
         admit::valid(target, &target.name, &errors)?;
-        self.validate_admission(question, Some(new), Some(old))
+        let Some(lens) = &change.lens else {
+            return self
+                .validate_admission(question, Some(new), Some(old))
+                .await;
+        };
+        let (group, version, kind) = lens.kind;
+        let mut shown = (lens.show)(new);
+        let question = question.of_kind(group, version, kind);
+        self.validate_admission(question, Some(&mut shown), Some(&(lens.show)(old)))
             .await
+    }
+
+    /// The mutating half of admission, on the object or on what the subresource shows of it.
+    async fn mutate_through(
+        &self,
+        change: &Change<'_>,
+        question: Question<'_>,
+        new: &mut Value,
+        old: &Value,
+    ) -> Result<(), Status> {
+        let Some(lens) = &change.lens else {
+            return self.mutate(question, Some(new), Some(old)).await;
+        };
+        let (group, version, kind) = lens.kind;
+        let mut shown = (lens.show)(new);
+        let before = shown.clone();
+        let question = question.of_kind(group, version, kind);
+        self.mutate(question, Some(&mut shown), Some(&(lens.show)(old)))
+            .await?;
+        if shown != before {
+            *new = (lens.put)(new, &shown)?;
+        }
+        Ok(())
     }
 }
 

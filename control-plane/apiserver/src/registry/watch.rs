@@ -25,10 +25,11 @@ use super::{Registry, Target, converted, shape};
 use crate::cache::{Cache, Encoding, EventType, Stored, Subscription, WatchEvent};
 use crate::http::context::Context;
 use crate::http::metrics::Metrics;
-use crate::http::negotiate::{Format, Shape, not_acceptable};
+use crate::http::negotiate::{Accepted, Format, Shape, not_acceptable};
+use crate::http::protobuf;
 use crate::http::respond::{self, JSON};
 use crate::render::{self, Include, api_version};
-use crate::seam::ResponseBody;
+use crate::seam::{Custom, ResponseBody};
 
 /// A watch without timeoutSeconds ends after this plus up to as much again, so that clients spread out.
 const LIFE: Duration = Duration::from_secs(1800);
@@ -44,12 +45,42 @@ enum Style {
 }
 
 impl Style {
-    fn of(shape: Shape, include: Include) -> Self {
-        match (shape, include) {
-            (Shape::Plain, _) => Self::Kept(Encoding::Json),
-            (Shape::Metadata, _) => Self::Kept(Encoding::Metadata),
-            (Shape::Table, Include::Metadata) => Self::Kept(Encoding::Table),
-            (Shape::Table, include) => Self::Table(include),
+    /// `None` for formats that no watch has.
+    fn of(accepted: Accepted, include: Include) -> Option<Self> {
+        Some(match (accepted.shape, accepted.format) {
+            (_, Format::Yaml) | (Shape::Table, Format::Protobuf) => return None,
+            (Shape::Plain, Format::Protobuf) => Self::Kept(Encoding::Protobuf),
+            (Shape::Metadata, Format::Protobuf) => Self::Kept(Encoding::ProtobufMetadata),
+            (Shape::Plain, Format::Json) => Self::Kept(Encoding::Json),
+            (Shape::Metadata, Format::Json) => Self::Kept(Encoding::Metadata),
+            (Shape::Table, Format::Json) if include == Include::Metadata => {
+                Self::Kept(Encoding::Table)
+            }
+            (Shape::Table, Format::Json) => Self::Table(include),
+        })
+    }
+
+    fn is_protobuf(self) -> bool {
+        matches!(
+            self,
+            Self::Kept(Encoding::Protobuf | Encoding::ProtobufMetadata)
+        )
+    }
+
+    fn media_type(self) -> &'static str {
+        if self.is_protobuf() {
+            protobuf::WATCH_MEDIA_TYPE
+        } else {
+            JSON
+        }
+    }
+
+    fn error(self, status: &Status) -> Bytes {
+        let json = status.body().to_string().into_bytes();
+        if self.is_protobuf() {
+            protobuf::watch_frame("ERROR", &protobuf::object(&json).unwrap_or_default())
+        } else {
+            render::watch_line("ERROR", &json)
         }
     }
 }
@@ -76,11 +107,8 @@ impl Form {
             render::watch_line(type_, &render::table_of_one(kind, object, include, first))
         };
         match self.style {
-            Style::Kept(Encoding::Json) => render::watch_line(type_, object),
-            Style::Kept(Encoding::Metadata) => {
-                render::watch_line(type_, &render::partial_metadata(object))
-            }
             Style::Kept(Encoding::Table) => table(Include::Metadata),
+            Style::Kept(encoding) => encoding.event(kind, type_, object).unwrap_or_default(),
             Style::Table(include) => table(include),
         }
     }
@@ -105,13 +133,20 @@ impl Form {
                 .into_bytes()
         };
         let object = match self.style {
-            Style::Kept(Encoding::Json) => plain(&kind.kind, &api_version(kind), &metadata),
-            Style::Kept(Encoding::Metadata) => {
+            Style::Kept(Encoding::Json | Encoding::Protobuf) => {
+                plain(&kind.kind, &api_version(kind), &metadata)
+            }
+            Style::Kept(Encoding::Metadata | Encoding::ProtobufMetadata) => {
                 plain("PartialObjectMetadata", "meta.k8s.io/v1", &metadata)
             }
             Style::Kept(Encoding::Table) | Style::Table(_) => render::empty_table(kind, &metadata),
         };
-        render::watch_line("BOOKMARK", &object)
+        match self.style {
+            Style::Kept(encoding @ (Encoding::Protobuf | Encoding::ProtobufMetadata)) => encoding
+                .event(kind, "BOOKMARK", &object)
+                .unwrap_or_default(),
+            _ => render::watch_line("BOOKMARK", &object),
+        }
     }
 }
 
@@ -135,6 +170,8 @@ struct Watcher {
     /// Nothing older is sent again.
     sent: u64,
     first: bool,
+    /// Set for custom resources, whose objects are shown in the version that was asked for.
+    custom: Option<Arc<dyn Custom>>,
     stop: CancellationToken,
     over: bool,
 }
@@ -153,20 +190,22 @@ impl Registry {
         target: &Target,
     ) -> Result<Response<ResponseBody>, Status> {
         let accepted = cx.accepted(true)?;
-        if accepted.format != Format::Json {
-            return Err(not_acceptable());
-        }
         let filter = Filter::parse(&cx.query, target)?;
         let options = WatchOptions::parse(&cx.query)?;
         let form = Form {
-            style: Style::of(accepted.shape, shape::include(&cx.query)?),
+            style: Style::of(accepted, shape::include(&cx.query)?).ok_or_else(not_acceptable)?,
             convert: target.convert,
         };
         let opened = match self.open(target, &filter, &options).await {
             Ok(opened) => opened,
             // Upstream answers 200 with one ERROR event, and clients are written for that.
             Err(status) if status.code == 410 => {
-                return Ok(respond::bytes(200, JSON, error_line(&status)));
+                let style = form.style;
+                return Ok(respond::bytes(
+                    200,
+                    style.media_type(),
+                    style.error(&status),
+                ));
             }
             Err(status) => return Err(status),
         };
@@ -177,7 +216,7 @@ impl Registry {
         });
         Ok(respond::with_body(
             200,
-            JSON,
+            form.style.media_type(),
             StreamBody::new(chunks).boxed_unsync(),
         ))
     }
@@ -201,6 +240,7 @@ impl Registry {
                     .max()
                     .unwrap_or_default()
                     .max(before);
+                let state = target.present_all(state).await?;
                 let state: Vec<_> = state.into_iter().filter(|s| filter.matches(s)).collect();
                 let closing = (closing && options.bookmarks).then_some(newest);
                 Ok(Opened {
@@ -270,7 +310,12 @@ impl Registry {
             end: Instant::now() + life,
             sent: opened.sent,
             first: true,
-            stop: self.stop.clone(),
+            stop: target
+                .custom
+                .as_ref()
+                .map_or(&self.stop, |c| c.retired())
+                .clone(),
+            custom: target.custom.clone(),
             over: false,
         }
     }
@@ -284,15 +329,16 @@ struct Opened {
     sent: u64,
 }
 
-fn error_line(status: &Status) -> Bytes {
-    render::watch_line("ERROR", status.body().to_string().as_bytes())
-}
-
 impl Watcher {
     async fn next_chunk(&mut self) -> Option<Bytes> {
         if self.over {
             return None;
         }
+        let missed = std::mem::take(&mut self.missed);
+        self.missed = match self.shown(missed.into()).await {
+            Ok(missed) => missed.into(),
+            Err(status) => return Some(self.fail(&status)),
+        };
         if let Some(chunk) = self.initial() {
             return Some(chunk);
         }
@@ -304,13 +350,17 @@ impl Watcher {
                     if received == 0 {
                         return Some(self.cut_off());
                     }
-                    if let Some(chunk) = self.encode(batch.drain(..)) {
+                    let shown = match self.shown(std::mem::take(&mut batch)).await {
+                        Ok(shown) => shown,
+                        Err(status) => return Some(self.fail(&status)),
+                    };
+                    if let Some(chunk) = self.encode(shown.into_iter()) {
                         return Some(chunk);
                     }
                 }
-                _ = self.ticker.tick(), if self.bookmarks => return Some(self.bookmark()),
-                () = tokio::time::sleep_until(self.end) => return self.finish(),
-                () = self.stop.cancelled() => return self.finish(),
+                _ = self.ticker.tick(), if self.bookmarks => return Some(self.bookmark().await),
+                () = tokio::time::sleep_until(self.end) => return self.finish().await,
+                () = self.stop.cancelled() => return self.finish().await,
             }
         }
     }
@@ -375,27 +425,58 @@ impl Watcher {
     }
 
     /// A bookmark at the cache's revision, after everything that is queued up to it.
-    fn bookmark(&mut self) -> Bytes {
+    async fn bookmark(&mut self) -> Bytes {
         // Read before the queue: what the cache counts as applied is in the queue already.
         let revision = self.cache.revision();
         let mut queued = Vec::new();
         while let Ok(event) = self.subscription.changes.try_recv() {
             queued.push(event);
         }
+        let queued = match self.shown(queued).await {
+            Ok(queued) => queued,
+            Err(status) => return self.fail(&status),
+        };
         let lines = self.encode(queued.into_iter()).unwrap_or_default();
         self.sent = self.sent.max(revision);
         let mark = self.form.bookmark(&self.kind, self.sent, false);
         [lines, mark].concat().into()
     }
 
-    fn finish(&mut self) -> Option<Bytes> {
+    async fn finish(&mut self) -> Option<Bytes> {
         self.over = true;
-        self.bookmarks.then(|| self.bookmark())
+        if self.bookmarks {
+            Some(self.bookmark().await)
+        } else {
+            None
+        }
+    }
+
+    /// Events as the watcher's version shows them.
+    async fn shown(&self, events: Vec<Arc<WatchEvent>>) -> Result<Vec<Arc<WatchEvent>>, Status> {
+        let Some(custom) = &self.custom else {
+            return Ok(events);
+        };
+        let mut shown = Vec::with_capacity(events.len());
+        for event in events {
+            let sides: Vec<Arc<Stored>> = event.old.iter().chain(&event.new).cloned().collect();
+            let mut sides = custom.present(sides).await?.into_iter();
+            let old = event.old.as_ref().and_then(|_| sides.next());
+            let new = event.new.as_ref().and_then(|_| sides.next());
+            shown.push(Arc::new(WatchEvent::new(event.revision, new, old)));
+        }
+        Ok(shown)
+    }
+
+    fn fail(&mut self, status: &Status) -> Bytes {
+        self.over = true;
+        self.form.style.error(status)
     }
 
     fn cut_off(&mut self) -> Bytes {
         self.over = true;
         self.metrics.slow_watchers.inc();
-        error_line(&options::expired(self.sent, self.cache.revision()))
+        self.form
+            .style
+            .error(&options::expired(self.sent, self.cache.revision()))
     }
 }

@@ -136,7 +136,79 @@ async fn objects_come_as_table_metadata_and_yaml() {
         .header("accept", "application/vnd.kubernetes.protobuf")
         .send()
         .await;
-    assert_eq!(protobuf.code, 406);
+    assert_eq!(protobuf.code, 200);
+    assert!(protobuf.raw.starts_with(b"k8s\0"));
+}
+
+#[tokio::test]
+async fn go_clients_speak_protobuf_all_the_way() {
+    use crate::http::protobuf;
+    let h = Harness::new();
+    let send = async |method: Method, path: &str, body: Option<Value>| {
+        let mut ask = h
+            .ask(method, path)
+            .header("accept", "application/vnd.kubernetes.protobuf");
+        if let Some(body) = body {
+            let body = protobuf::object(body.to_string().as_bytes()).unwrap();
+            ask = ask
+                .bytes(body.to_vec())
+                .header("content-type", "application/vnd.kubernetes.protobuf");
+        }
+        let answer = ask.send().await;
+        assert_eq!(
+            answer.headers["content-type"],
+            "application/vnd.kubernetes.protobuf"
+        );
+        (
+            answer.code,
+            protobuf::parse(&answer.raw)
+                .map(|p| p.value)
+                .unwrap_or_default(),
+        )
+    };
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}, "data": {"k": "v"}});
+    let (code, made) = send(Method::POST, MAPS, Some(map.clone())).await;
+    assert_eq!((code, &made["data"]), (201, &map["data"]));
+    let (code, again) = send(Method::POST, MAPS, Some(map)).await;
+    assert_eq!((code, &again["reason"]), (409, &json!("AlreadyExists")));
+    let (_, list) = send(Method::GET, MAPS, None).await;
+    assert_eq!(list["items"][0]["metadata"]["name"], "m");
+    let (_, gone) = send(Method::DELETE, &format!("{MAPS}/m"), None).await;
+    assert_eq!(gone["status"], "Success");
+    let (_, missing) = send(Method::GET, &format!("{MAPS}/m"), None).await;
+    assert_eq!(missing["details"]["name"], "m");
+}
+
+#[tokio::test]
+async fn a_protobuf_watch_is_a_stream_of_frames() {
+    let h = Harness::new();
+    let response = h
+        .ask(Method::GET, &format!("{MAPS}?watch=true"))
+        .header(
+            "accept",
+            "application/vnd.kubernetes.protobuf,application/json",
+        )
+        .raw()
+        .await;
+    assert_eq!(
+        response.headers()["content-type"],
+        "application/vnd.kubernetes.protobuf;stream=watch"
+    );
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}});
+    h.post(MAPS, map).await.expect(201);
+    let mut body = response.into_body();
+    let frame = http_body_util::BodyExt::frame(&mut body)
+        .await
+        .unwrap()
+        .unwrap();
+    let frame = frame.into_data().unwrap();
+    let length = u32::from_be_bytes(frame[..4].try_into().unwrap()) as usize;
+    assert_eq!(length, frame.len() - 4);
+    // The type, then an object in its own envelope.
+    assert_eq!(&frame[4..11], b"\x0a\x05ADDED");
+    let at = frame.windows(4).position(|w| w == b"k8s\0").unwrap();
+    let object = crate::http::protobuf::parse(&frame[at..]).unwrap().value;
+    assert_eq!(object["metadata"]["name"], "m");
 }
 
 #[tokio::test]
