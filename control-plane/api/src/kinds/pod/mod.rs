@@ -29,11 +29,13 @@ pub(super) fn kind() -> Arc<Kind> {
         .categories(&["all"])
         .sub("attach", ["", "v1", "PodAttachOptions"], STREAM)
         .sub("binding", ["", "v1", "Binding"], &["create"])
+        .own_sub("ephemeralcontainers", &["get", "patch", "update"])
         .sub("eviction", ["policy", "v1", "Eviction"], &["create"])
         .sub("exec", ["", "v1", "PodExecOptions"], STREAM)
         .own_sub("log", &["get"])
         .sub("portforward", ["", "v1", "PodPortForwardOptions"], STREAM)
         .sub("proxy", ["", "v1", "PodProxyOptions"], PROXY)
+        .own_sub("resize", &["get", "patch", "update"])
         .status()
         .build()
 }
@@ -72,6 +74,29 @@ impl Strategy for Pods {
         if let Some(status) = child(object, "status") {
             // The class is settled at creation; a status without it would lose it.
             carry_over(status, &old["status"], "qosClass");
+        }
+    }
+
+    fn prepare_subresource_update(&self, subresource: &str, object: &mut Value, old: &Value) {
+        match subresource {
+            "ephemeralcontainers" => {
+                validate::subresources::take_ephemeral_containers(object, old);
+            }
+            "resize" => validate::subresources::take_resources(object, old),
+            _ => self.prepare_status_update(object, old),
+        }
+    }
+
+    fn validate_subresource_update(
+        &self,
+        subresource: &str,
+        object: &Value,
+        old: &Value,
+    ) -> FieldErrors {
+        match subresource {
+            "ephemeralcontainers" => validate::validate_ephemeral_containers_update(object, old),
+            "resize" => validate::validate_resize(object, old),
+            _ => self.validate_status_update(object, old),
         }
     }
 

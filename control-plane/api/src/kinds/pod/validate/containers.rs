@@ -54,9 +54,77 @@ pub(super) fn validate_all(spec: &Value, volumes: &Volumes, path: &Path, errors:
         }
         host_ports(std::slice::from_ref(container), &list, errors);
     }
-    validate_ephemeral(&spec["ephemeralContainers"], &pod, &mut seen, path, errors);
+    let targets: Vec<&str> = containers
+        .iter()
+        .chain(spec["initContainers"].items())
+        .map(|c| c["name"].text())
+        .collect();
+    let ephemeral = (&spec["ephemeralContainers"], targets.as_slice());
+    validate_ephemeral(ephemeral, &pod, &mut seen, path, errors);
     if spec["resources"].present() {
-        validate_resources(&spec["resources"], &path.child("resources"), errors);
+        validate_pod_resources(spec, path, errors);
+    }
+}
+
+/// Resources of the pod as a whole (KEP-2837): no less than its containers ask for, no limit below theirs.
+fn validate_pod_resources(spec: &Value, spec_path: &Path, errors: &mut FieldErrors) {
+    let (resources, path) = (&spec["resources"], &spec_path.child("resources"));
+    validate_resources(resources, path, errors);
+    if resources["claims"].present() {
+        errors.forbidden(
+            path.child("claims"),
+            "claims may not be set for Resources at pod-level",
+        );
+    }
+    for side in ["limits", "requests"] {
+        for (name, _) in resources[side].entries() {
+            if !matches!(name.as_str(), "cpu" | "memory") && !name.starts_with("hugepages-") {
+                errors.not_supported(
+                    path.child(side).key(name),
+                    name.as_str(),
+                    &["cpu", "memory", "hugepages-"],
+                );
+            }
+        }
+    }
+    let mut containers_only = serde_json::json!({"spec": spec});
+    if let Some(spec) = crate::kinds::walk::get_mut(&mut containers_only, "spec") {
+        crate::kinds::walk::remove(spec, "resources");
+        crate::kinds::walk::remove(spec, "overhead");
+    }
+    for (name, sum) in crate::kinds::pod::resources::pod_requests(&containers_only) {
+        let Some(own) = amounts::amount(&resources["requests"][name.as_str()]) else {
+            continue;
+        };
+        if own < sum {
+            errors.invalid(
+                path.child("requests").key(&name),
+                own.to_string(),
+                format!("must be greater than or equal to aggregate container requests of {sum}"),
+            );
+        }
+    }
+    for (i, container) in spec["containers"].items().iter().enumerate() {
+        for (name, value) in container["resources"]["limits"].entries() {
+            let limits = (
+                amounts::amount(value),
+                amounts::amount(&resources["limits"][name.as_str()]),
+            );
+            if let (Some(limit), Some(whole)) = limits
+                && limit > whole
+            {
+                errors.invalid(
+                    spec_path
+                        .child("containers")
+                        .index(i)
+                        .child("resources")
+                        .child("limits")
+                        .key(name),
+                    limit.to_string(),
+                    format!("must be less than or equal to pod limits of {whole}"),
+                );
+            }
+        }
     }
 }
 
@@ -132,6 +200,44 @@ fn validate_container(container: &Value, pod: &Pod<'_>, path: &Path, errors: &mu
         &path.child("restartPolicy"),
         errors,
     );
+    restart_rules(container, path, errors);
+}
+
+/// When a container is restarted in spite of its pod's policy (KEP-5307).
+fn restart_rules(container: &Value, path: &Path, errors: &mut FieldErrors) {
+    const RULES_LIMIT: usize = 20;
+    const VALUES_LIMIT: usize = 255;
+    let (rules, list) = (
+        container["restartPolicyRules"].items(),
+        path.child("restartPolicyRules"),
+    );
+    if !rules.is_empty() && container["restartPolicy"].is_null() {
+        errors.required(
+            path.child("restartPolicy"),
+            "must specify restartPolicy when restart rules are used",
+        );
+    }
+    if rules.len() > RULES_LIMIT {
+        errors.too_long(&list, RULES_LIMIT);
+    }
+    for (i, rule) in rules.iter().enumerate() {
+        let path = list.index(i);
+        one_of(&rule["action"], &["Restart"], &path.child("action"), errors);
+        let (codes, path) = (&rule["exitCodes"], path.child("exitCodes"));
+        if codes.is_null() {
+            errors.required(path, "must be specified");
+            continue;
+        }
+        one_of(
+            &codes["operator"],
+            &["In", "NotIn"],
+            &path.child("operator"),
+            errors,
+        );
+        if codes["values"].items().len() > VALUES_LIMIT {
+            errors.too_long(path.child("values"), VALUES_LIMIT);
+        }
+    }
 }
 
 /// Containers that keep running have hooks and probes.
@@ -162,7 +268,7 @@ fn validate_init(container: &Value, path: &Path, errors: &mut FieldErrors) {
 }
 
 fn validate_ephemeral<'a>(
-    list: &'a Value,
+    (list, targets): (&'a Value, &[&str]),
     pod: &Pod<'_>,
     seen: &mut BTreeSet<&'a str>,
     path: &Path,
@@ -172,6 +278,20 @@ fn validate_ephemeral<'a>(
         let path = path.child("ephemeralContainers").index(i);
         validate_container(container, pod, &path, errors);
         unique_name(container, seen, &path, errors);
+        let target = container["targetContainerName"].text();
+        if !target.is_empty() && !targets.contains(&target) {
+            errors.not_found(path.child("targetContainerName"), target);
+        }
+        for (j, mount) in container["volumeMounts"].items().iter().enumerate() {
+            for field in ["subPath", "subPathExpr"] {
+                if !mount[field].is_empty() {
+                    errors.forbidden(
+                        path.child("volumeMounts").index(j).child(field),
+                        "cannot be set for an Ephemeral Container",
+                    );
+                }
+            }
+        }
         for field in [
             "ports",
             "livenessProbe",

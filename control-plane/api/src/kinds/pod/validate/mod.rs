@@ -7,6 +7,7 @@ mod env;
 mod probes;
 mod scheduling;
 mod security;
+pub(in crate::kinds::pod) mod subresources;
 mod update;
 mod volumes;
 
@@ -24,6 +25,7 @@ use crate::validation::selector::selector_matches;
 use crate::validation::{Path, each_invalid, names, one_of, one_of_or_none};
 
 pub use scheduling::validate_node_selector;
+pub use subresources::{validate_ephemeral_containers_update, validate_resize};
 pub use update::{validate_pod_status_update, validate_pod_update};
 
 /// Problems of a new Pod, beside those of its metadata.
@@ -151,6 +153,7 @@ pub fn validate_pod_spec(spec: &Value, path: &Path, errors: &mut FieldErrors) {
         errors,
     );
     validate_overhead(&spec["overhead"], &path.child("overhead"), errors);
+    validate_hostname_override(spec, path, errors);
     if spec["os"].present() {
         one_of(
             &spec["os"]["name"],
@@ -179,6 +182,27 @@ fn validate_names(spec: &Value, path: &Path, errors: &mut FieldErrors) {
             each_invalid(&path.child(field), name, rule(name), errors);
         }
     }
+}
+
+/// KEP-4762: the node's name, or that of the FQDN, cannot be overridden at once.
+fn validate_hostname_override(spec: &Value, path: &Path, errors: &mut FieldErrors) {
+    const LIMIT: usize = 64;
+    let (Some(name), path) = (
+        spec["hostnameOverride"].as_str(),
+        path.child("hostnameOverride"),
+    ) else {
+        return;
+    };
+    if spec["setHostnameAsFQDN"].is_true() {
+        errors.forbidden(&path, "must not be set when `setHostnameAsFQDN` is true");
+    }
+    if spec["hostNetwork"].is_true() {
+        errors.forbidden(&path, "must not be set when `hostNetwork` is true");
+    }
+    if name.len() > LIMIT {
+        errors.too_long(&path, LIMIT);
+    }
+    each_invalid(&path, name, names::dns1123_subdomain(name), errors);
 }
 
 fn validate_overhead(overhead: &Value, path: &Path, errors: &mut FieldErrors) {

@@ -177,7 +177,7 @@ fn narrower_affinity(munged: &mut Value, old: &Value) -> bool {
 }
 
 /// The changed fields, one line each, for people to find what they changed.
-fn changes(new: &Value, old: &Value) -> Vec<String> {
+pub(super) fn changes(new: &Value, old: &Value) -> Vec<String> {
     let mut lines = Vec::new();
     diff(new, old, "spec", &mut lines);
     lines
