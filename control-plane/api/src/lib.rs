@@ -2,6 +2,7 @@
 //! patches and tables. Pure functions over JSON values; no I/O, no async runtime.
 
 pub mod apply;
+pub mod crd;
 pub mod discovery;
 pub mod duration;
 pub mod kind;

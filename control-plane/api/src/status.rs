@@ -217,6 +217,8 @@ pub enum ErrorKind {
     Required,
     /// `Invalid value`
     Invalid,
+    /// `Invalid value`, because it is of another type
+    TypeInvalid,
     /// `Duplicate value`
     Duplicate,
     /// `Forbidden`
@@ -238,6 +240,7 @@ impl ErrorKind {
         match self {
             Self::Required => "FieldValueRequired",
             Self::Invalid => "FieldValueInvalid",
+            Self::TypeInvalid => "FieldValueTypeInvalid",
             Self::Duplicate => "FieldValueDuplicate",
             Self::Forbidden => "FieldValueForbidden",
             Self::NotSupported => "FieldValueNotSupported",
@@ -250,7 +253,7 @@ impl ErrorKind {
     fn label(self) -> &'static str {
         match self {
             Self::Required => "Required value",
-            Self::Invalid => "Invalid value",
+            Self::Invalid | Self::TypeInvalid => "Invalid value",
             Self::Duplicate => "Duplicate value",
             Self::Forbidden => "Forbidden",
             Self::NotSupported => "Unsupported value",
@@ -282,6 +285,7 @@ impl FieldError {
         let shows_value = matches!(
             self.kind,
             ErrorKind::Invalid
+                | ErrorKind::TypeInvalid
                 | ErrorKind::Duplicate
                 | ErrorKind::NotSupported
                 | ErrorKind::NotFound
@@ -343,6 +347,26 @@ impl FieldErrors {
         detail: impl Into<String>,
     ) {
         self.push(ErrorKind::Invalid, field, Some(value.into()), detail);
+    }
+
+    /// A value of another type than the schema says.
+    pub fn type_invalid(
+        &mut self,
+        field: impl Into<String>,
+        value: impl Into<Value>,
+        detail: impl Into<String>,
+    ) {
+        self.push(ErrorKind::TypeInvalid, field, Some(value.into()), detail);
+    }
+
+    /// A list or map with more than `limit` members.
+    pub fn too_many(&mut self, field: impl Into<String>, count: usize, limit: usize) {
+        self.push(
+            ErrorKind::TooMany,
+            field,
+            Some(count.into()),
+            format!("{count}: must have at most {limit} items"),
+        );
     }
 
     /// A value that stands twice.

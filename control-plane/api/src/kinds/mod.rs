@@ -15,6 +15,7 @@ mod cron_job;
 mod csi_driver;
 mod csi_node;
 mod csi_storage_capacity;
+mod custom_resource_definition;
 mod daemon_set;
 mod declare;
 mod deployment;
@@ -111,6 +112,7 @@ pub fn builtin() -> Vec<Arc<Kind>> {
         api_service::kind(),
         horizontal_pod_autoscaler::kind(),
         horizontal_pod_autoscaler::v1::kind(),
+        custom_resource_definition::kind(),
         cron_job::kind(),
         job::kind(),
         certificate_signing_request::kind(),
