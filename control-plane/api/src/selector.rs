@@ -168,7 +168,7 @@ impl Selector {
             let value = value.as_str().unwrap_or_default().to_owned();
             requirements.push(parse::requirement(
                 key,
-                Operator::In,
+                Operator::Equals,
                 BTreeSet::from([value]),
             )?);
         }
