@@ -5,6 +5,7 @@
 
 mod decide;
 mod indexes;
+mod per_index;
 mod pod;
 mod policy;
 mod sync;

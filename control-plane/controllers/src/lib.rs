@@ -6,6 +6,7 @@
 mod clusterrole_aggregation;
 mod config;
 mod context;
+mod cronjob;
 mod daemonset;
 mod deployment;
 mod endpoints;
@@ -83,6 +84,7 @@ async fn run(context: Shared) {
     add("daemonset", boxed(daemonset::run));
     add("statefulset", boxed(statefulset::run));
     add("job", boxed(job::run));
+    add("cronjob", boxed(cronjob::run));
     add("endpoints", boxed(endpoints::run_endpoints));
     add("endpointslice", boxed(endpoints::run_slices));
     add("endpointslice-mirroring", boxed(endpoints::run_mirroring));

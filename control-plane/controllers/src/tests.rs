@@ -467,6 +467,20 @@ async fn a_job_counts_each_pod_once_and_completes() {
 }
 
 #[tokio::test]
+async fn failed_indexes_do_not_hold_up_the_others() {
+    let cluster = Cluster::start();
+    let mut spec = job_spec("exit 1");
+    spec["completionMode"] = json!("Indexed");
+    spec["backoffLimit"] = json!(100);
+    spec["backoffLimitPerIndex"] = json!(0);
+    let job = run_job(&cluster, spec).await;
+    assert_eq!(job["status"]["failedIndexes"], "0-4");
+    assert_eq!(job["status"]["failed"], 5);
+    let conditions = job["status"]["conditions"].as_array().unwrap();
+    assert_eq!(conditions.last().unwrap()["reason"], "FailedIndexes");
+}
+
+#[tokio::test]
 async fn a_failing_job_reaches_its_limit() {
     let cluster = Cluster::start();
     let job = run_job(&cluster, job_spec("exit 1")).await;

@@ -9,15 +9,15 @@ use k8s_openapi::api::batch::v1::{Job, JobSpec, JobStatus};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
-use super::indexes;
 use super::policy::{self, Meaning};
+use super::{indexes, per_index};
 use crate::support::pods;
 
 /// Keeps a finished pod until it has been counted.
 pub(super) const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
 
-const BACKOFF_FIRST: Duration = Duration::from_secs(10);
-const BACKOFF_MAX: Duration = Duration::from_secs(600);
+pub(super) const BACKOFF_FIRST: Duration = Duration::from_secs(10);
+pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(600);
 
 /// A Job with its pods, as they count.
 pub(super) struct Tally {
@@ -33,6 +33,8 @@ pub(super) struct Tally {
     pub(super) failed: i32,
     /// Indexes with a succeeded pod, for indexed Jobs.
     pub(super) succeeded_indexes: BTreeSet<u32>,
+    /// Indexes that are given up, by `backoffLimitPerIndex`.
+    pub(super) failed_indexes: BTreeSet<u32>,
     /// By podFailurePolicy.
     pub(super) fail_job: Option<String>,
 }
@@ -45,6 +47,8 @@ pub(super) struct Finished {
     pub(super) succeeded: bool,
     /// False for failures that policy ignores.
     pub(super) counts: bool,
+    /// Waits for its successor, which takes over how often the index has failed.
+    pub(super) held: bool,
 }
 
 pub(super) fn is_indexed(spec: &JobSpec) -> bool {
@@ -69,7 +73,7 @@ pub(super) fn has_finalizer(pod: &Pod) -> bool {
 }
 
 /// True for a pod that will not succeed any more.
-fn has_failed(spec: &JobSpec, pod: &Pod) -> bool {
+pub(super) fn has_failed(spec: &JobSpec, pod: &Pod) -> bool {
     match pods::phase(pod) {
         "Failed" => true,
         "Succeeded" => false,
@@ -100,6 +104,10 @@ pub(super) fn tally(
     } else {
         BTreeSet::new()
     };
+    let mut failed_indexes = match &status.failed_indexes {
+        Some(text) if indexed => indexes::parse(text, limit),
+        _ => BTreeSet::new(),
+    };
     let mut finished = Vec::new();
     let (mut new_succeeded, mut new_failed) = (0, 0);
     let mut fail_job = None;
@@ -120,8 +128,12 @@ pub(super) fn tally(
                 None => counts = false,
             }
         } else if !succeeded {
-            match policy::meaning(job, pod) {
-                Meaning::Count => {}
+            let meaning = policy::meaning(job, pod);
+            if indexed && per_index::gives_up(spec, pod, &meaning) {
+                failed_indexes.extend(indexes::index(pod).filter(|index| *index < limit));
+            }
+            match meaning {
+                Meaning::Count | Meaning::FailIndex => {}
                 Meaning::Ignore => counts = false,
                 Meaning::FailJob(message) => {
                     fail_job.get_or_insert(message);
@@ -140,7 +152,13 @@ pub(super) fn tally(
             uid,
             succeeded,
             counts,
+            held: false,
         });
+    }
+    let ended = succeeded_indexes.union(&failed_indexes).copied().collect();
+    let held = per_index::held(spec, owned, &ended);
+    for finished in &mut finished {
+        finished.held = held.contains(&finished.uid);
     }
     let count = |list: &[String]| i32::try_from(list.len()).unwrap_or(i32::MAX);
     let active: Vec<Arc<Pod>> = owned
@@ -164,6 +182,7 @@ pub(super) fn tally(
         created: 0,
         finished,
         succeeded_indexes,
+        failed_indexes,
         fail_job,
     }
 }
@@ -194,7 +213,8 @@ pub(super) fn ending(job: &Job, spec: &JobSpec, tally: &Tally, now: Timestamp) -
     if let Some(message) = &tally.fail_job {
         return Ending::new(false, "PodFailurePolicy", message.clone());
     }
-    let limit = spec.backoff_limit.unwrap_or(6);
+    let default = spec.backoff_limit_per_index.map_or(6, |_| i32::MAX);
+    let limit = spec.backoff_limit.unwrap_or(default);
     if tally.failed > limit || restarts_exceed(spec, tally, limit) {
         return Ending::new(
             false,
@@ -208,6 +228,9 @@ pub(super) fn ending(job: &Job, spec: &JobSpec, tally: &Tally, now: Timestamp) -
             "DeadlineExceeded",
             "Job was active longer than specified deadline",
         );
+    }
+    if let Some(failed) = indexes_failed(spec, tally) {
+        return Some(failed);
     }
     if let Some(policy) = spec.success_policy.as_ref().filter(|_| is_indexed(spec))
         && let Some(message) = policy::success(policy, &tally.succeeded_indexes, completions(spec))
@@ -223,6 +246,26 @@ pub(super) fn ending(job: &Job, spec: &JobSpec, tally: &Tally, now: Timestamp) -
     complete
         .then(|| Ending::new(true, "CompletionsReached", reached))
         .flatten()
+}
+
+/// Too many indexes are given up, or all others have succeeded.
+fn indexes_failed(spec: &JobSpec, tally: &Tally) -> Option<Ending> {
+    let failed = tally.failed_indexes.len();
+    let max = spec
+        .max_failed_indexes
+        .and_then(|max| usize::try_from(max).ok());
+    if max.is_some_and(|max| failed > max) {
+        return Ending::new(
+            false,
+            "MaxFailedIndexesExceeded",
+            "Job has exceeded the specified maximal number of failed indexes",
+        );
+    }
+    let all = usize::try_from(completions(spec)).unwrap_or(usize::MAX);
+    if failed > 0 && failed + tally.succeeded_indexes.len() >= all {
+        return Ending::new(false, "FailedIndexes", "Job has failed indexes");
+    }
+    None
 }
 
 /// An ending that an earlier reconcile has decided on and written down.
@@ -285,7 +328,8 @@ pub(super) fn wanted_active(spec: &JobSpec, tally: &Tally) -> usize {
         None if tally.succeeded > 0 => tally.active.len().min(parallelism),
         None => parallelism,
         Some(completions) => {
-            parallelism.min(usize::try_from(completions - tally.succeeded).unwrap_or_default())
+            let left = usize::try_from(completions - tally.succeeded).unwrap_or_default();
+            parallelism.min(left.saturating_sub(tally.failed_indexes.len()))
         }
     }
 }
@@ -307,6 +351,7 @@ pub(super) fn plan(spec: &JobSpec, tally: &Tally, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
     let mut active = tally.active.clone();
     let mut busy = tally.succeeded_indexes.clone();
+    busy.extend(&tally.failed_indexes);
     if is_indexed(spec) {
         // Of several pods for one index, and of those without a valid one, only the best stays.
         active.sort_by_cached_key(|pod| std::cmp::Reverse(pods::deletion_rank(pod, 0, now)));
@@ -365,7 +410,7 @@ pub(super) fn backoff_left(owned: &[Arc<Pod>], now: Timestamp) -> Duration {
     backoff.saturating_sub(waited)
 }
 
-fn finish_time(pod: &Pod) -> Option<Timestamp> {
+pub(super) fn finish_time(pod: &Pod) -> Option<Timestamp> {
     let statuses = pod
         .status
         .as_ref()

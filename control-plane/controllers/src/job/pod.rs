@@ -6,19 +6,37 @@ use kube::ResourceExt;
 
 use super::decide::FINALIZER;
 use super::indexes::INDEX;
+use super::per_index::{FAILURES, IGNORED};
 use crate::support::pod_control::from_template;
 
 const INDEX_VARIABLE: &str = "JOB_COMPLETION_INDEX";
 
-/// A new pod; with an index for indexed Jobs.
-pub(super) fn new_pod(job: &Job, spec: &JobSpec, index: Option<u32>) -> Pod {
+/// Which of an indexed Job's pods it is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    pub(super) index: u32,
+    /// Counted and ignored failures before, with `backoffLimitPerIndex`.
+    pub(super) failures: Option<(u32, u32)>,
+}
+
+/// A new pod; with a place for indexed Jobs.
+pub(super) fn new_pod(job: &Job, spec: &JobSpec, place: Option<Place>) -> Pod {
     let mut pod = from_template(job, &spec.template);
     pod.finalizers_mut().push(FINALIZER.into());
-    let Some(index) = index else { return pod };
+    let Some(Place { index, failures }) = place else {
+        return pod;
+    };
     let name = job.name_any();
     pod.metadata.generate_name = Some(format!("{name}-{index}-"));
     pod.annotations_mut()
         .insert(INDEX.into(), index.to_string());
+    if let Some((failures, ignored)) = failures {
+        let annotations = pod.annotations_mut();
+        annotations.insert(FAILURES.into(), failures.to_string());
+        if spec.pod_failure_policy.is_some() && ignored > 0 {
+            annotations.insert(IGNORED.into(), ignored.to_string());
+        }
+    }
     pod.labels_mut().insert(INDEX.into(), index.to_string());
     if let Some(spec) = &mut pod.spec {
         spec.hostname = Some(format!("{name}-{index}"));

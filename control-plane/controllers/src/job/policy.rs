@@ -16,6 +16,8 @@ pub(super) enum Meaning {
     Count,
     /// It does not.
     Ignore,
+    /// It counts, and its index is given up.
+    FailIndex,
     /// The whole Job fails, with this message.
     FailJob(String),
 }
@@ -38,6 +40,7 @@ pub(super) fn meaning(job: &Job, pod: &Pod) -> Meaning {
         };
         return match rule.action.as_str() {
             "Ignore" => Meaning::Ignore,
+            "FailIndex" => Meaning::FailIndex,
             "FailJob" => Meaning::FailJob(format!(
                 "{because} matching FailJob rule at index {position}"
             )),

@@ -14,7 +14,8 @@ use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 
 use super::decide::{self, Ending, Finished, Tally};
-use super::{Controller, indexes, with_finalizer};
+use super::pod::Place;
+use super::{Controller, indexes, per_index, with_finalizer};
 use crate::error::{self, Result, unless_gone};
 use crate::support::batches::slow_start;
 
@@ -89,20 +90,28 @@ impl Controller {
         owned: &[Arc<Pod>],
         now: Timestamp,
     ) -> Result<Option<Duration>> {
-        let plan = decide::plan(spec, tally, now);
+        let mut plan = decide::plan(spec, tally, now);
         if !plan.delete.is_empty() {
             self.delete(key, job, &plan.delete, tally).await?;
         }
         if plan.create == 0 {
             return Ok(None);
         }
-        let wait = decide::backoff_left(owned, now);
-        if !wait.is_zero() {
-            return Ok(Some(wait));
+        let wait = if spec.backoff_limit_per_index.is_some() {
+            hold_back_indexes(&mut plan, spec, owned, now)
+        } else {
+            Some(decide::backoff_left(owned, now)).filter(|wait| !wait.is_zero())
+        };
+        if plan.create == 0 || (wait.is_some() && spec.backoff_limit_per_index.is_none()) {
+            return Ok(wait);
         }
         self.expectations.expect(key, plan.create, HashSet::new());
         let done = slow_start(plan.create, |i| {
-            let pod = super::pod::new_pod(job, spec, plan.indexes.get(i).copied());
+            let place = plan
+                .indexes
+                .get(i)
+                .map(|index| place(job, spec, owned, *index));
+            let pod = super::pod::new_pod(job, spec, place);
             async move {
                 match self.pods.create(job, &pod).await {
                     Ok(_) => Ok(()),
@@ -120,7 +129,7 @@ impl Controller {
         .await;
         self.expectations.created(key, done.skipped);
         tally.created = done.succeeded;
-        done.error.map_or(Ok(None), Err)
+        done.error.map_or(Ok(wait), Err)
     }
 
     /// Nobody is to go on when the Job has ended.
@@ -185,8 +194,14 @@ impl Controller {
             .collect();
         let status = job.status.get_or_insert_default();
         decide::settle(status, &still);
-        let batch: Vec<Finished> = tally.finished.iter().take(MAX_UNCOUNTED).cloned().collect();
-        if note_finished(status, spec, &batch) {
+        let due = |finished: &&Finished| !finished.held || ending.is_some();
+        let due: Vec<&Finished> = tally.finished.iter().filter(due).collect();
+        let batch: Vec<Finished> = due
+            .iter()
+            .take(MAX_UNCOUNTED)
+            .map(|finished| (*finished).clone())
+            .collect();
+        if note_finished(status, spec, &batch) | note_failed_indexes(status, spec, tally) {
             self.put_status(job).await?;
         }
         let kept = self.release(key, &batch).await;
@@ -197,7 +212,12 @@ impl Controller {
             decide::nonzero(i32::try_from(tally.active.len() + tally.created).unwrap_or(i32::MAX));
         status.ready = Some(i32::try_from(tally.ready).unwrap_or(i32::MAX));
         status.terminating = Some(i32::try_from(tally.terminating).unwrap_or(i32::MAX));
-        let all_counted = batch.len() == tally.finished.len() && kept.is_empty();
+        if decide::is_indexed(spec) {
+            let completed = status.completed_indexes.as_deref().unwrap_or_default();
+            let completed = indexes::parse(completed, decide::completions(spec)).len();
+            status.succeeded = decide::nonzero(i32::try_from(completed).unwrap_or(i32::MAX));
+        }
+        let all_counted = batch.len() == due.len() && kept.is_empty();
         let event = ending.and_then(|ending| {
             let stopped = tally.active.is_empty() && tally.terminating == 0 && all_counted;
             end(status, ending, stopped, now)
@@ -288,6 +308,11 @@ fn note_finished(status: &mut JobStatus, spec: &JobSpec, batch: &[Finished]) -> 
     let uncounted = status.uncounted_terminated_pods.get_or_insert_default();
     let mut completed = BTreeSet::new();
     for finished in batch.iter().filter(|finished| finished.counts) {
+        // The index is enough not to count a success twice.
+        if finished.succeeded && decide::is_indexed(spec) {
+            completed.extend(indexes::index(&finished.pod));
+            continue;
+        }
         let list = if finished.succeeded {
             &mut uncounted.succeeded
         } else {
@@ -297,9 +322,6 @@ fn note_finished(status: &mut JobStatus, spec: &JobSpec, batch: &[Finished]) -> 
         if !list.contains(&finished.uid) {
             list.push(finished.uid.clone());
         }
-        if finished.succeeded {
-            completed.extend(indexes::index(&finished.pod));
-        }
     }
     if decide::is_indexed(spec) {
         let known = status.completed_indexes.as_deref().unwrap_or_default();
@@ -308,6 +330,43 @@ fn note_finished(status: &mut JobStatus, spec: &JobSpec, batch: &[Finished]) -> 
         status.completed_indexes = (!text.is_empty()).then_some(text);
     }
     *status != before
+}
+
+/// Writes the indexes that are given up. True when that is news.
+fn note_failed_indexes(status: &mut JobStatus, spec: &JobSpec, tally: &Tally) -> bool {
+    if spec.backoff_limit_per_index.is_none() {
+        return false;
+    }
+    let text = Some(indexes::format(&tally.failed_indexes));
+    let news = status.failed_indexes != text;
+    status.failed_indexes = text;
+    news
+}
+
+/// With `backoffLimitPerIndex`: leaves out the indexes that have to wait; returns the shortest wait.
+fn hold_back_indexes(
+    plan: &mut decide::Plan,
+    spec: &JobSpec,
+    owned: &[Arc<Pod>],
+    now: Timestamp,
+) -> Option<Duration> {
+    let mut shortest: Option<Duration> = None;
+    plan.indexes.retain(|index| {
+        let wait = per_index::wait(spec, owned, *index, now);
+        if !wait.is_zero() {
+            shortest = Some(shortest.map_or(wait, |shortest| shortest.min(wait)));
+        }
+        wait.is_zero()
+    });
+    plan.create = plan.indexes.len();
+    shortest
+}
+
+fn place(job: &Job, spec: &JobSpec, owned: &[Arc<Pod>], index: u32) -> Place {
+    let failures = spec
+        .backoff_limit_per_index
+        .map(|_| per_index::counts(job, spec, owned, index));
+    Place { index, failures }
 }
 
 /// Start time and the `Suspended` condition; returns the event to write when it changed.
