@@ -301,7 +301,9 @@ impl Core {
         let registry = &self.registry;
         match info.subresource.as_str() {
             "" => {}
-            "status" if has_subresource(target, "status") => {
+            "status" | "approval" | "ephemeralcontainers" | "resize"
+                if has_subresource(target, &info.subresource) =>
+            {
                 return match info.verb {
                     "get" => registry.get(cx, target).await,
                     "update" => registry.update(cx, target, body).await,
