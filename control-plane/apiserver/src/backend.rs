@@ -6,6 +6,8 @@ use async_trait::async_trait;
 pub use balsa_store::{Compare, Event, KeyValue, LeaseId, Op, Revision, Txn, TxnOutcome};
 
 use balsa_api::status::Status;
+use bytes::Bytes;
+use futures::FutureExt;
 
 /// What one page of a range is.
 pub struct Page {
@@ -85,6 +87,16 @@ pub trait Backend: Send + Sync + 'static {
         limit: usize,
         at: Revision,
     ) -> Result<Page, BackendError>;
+    /// The changes of keys under `prefix` after revision `after`, up to and including revision `to`, which this
+    /// member has applied. At most `limit`: [`BackendError::Compacted`] when there are more, as when they are
+    /// not all known any more.
+    fn changes(
+        &self,
+        prefix: &[u8],
+        after: Revision,
+        to: Revision,
+        limit: usize,
+    ) -> Result<Vec<Event>, BackendError>;
     /// Makes a lease; keys put with it are deleted after `ttl`.
     async fn lease_grant(&self, ttl: Duration) -> Result<LeaseId, BackendError>;
     /// Who leads now.
@@ -116,6 +128,29 @@ impl Backend for balsa_store::Store {
             kvs: outcome.kvs,
             more: outcome.more,
         })
+    }
+
+    fn changes(
+        &self,
+        prefix: &[u8],
+        after: Revision,
+        to: Revision,
+        limit: usize,
+    ) -> Result<Vec<Event>, BackendError> {
+        let mut watch = self.watch(Bytes::copy_from_slice(prefix), after + 1)?;
+        let mut found = Vec::new();
+        // It waits only once everything that has been applied was told.
+        while let Some(changes) = watch.next().now_or_never() {
+            let changes = changes?;
+            if changes.revision > to {
+                break;
+            }
+            found.extend(changes.events);
+            if found.len() > limit {
+                return Err(BackendError::Compacted);
+            }
+        }
+        Ok(found)
     }
 
     async fn lease_grant(&self, ttl: Duration) -> Result<LeaseId, BackendError> {

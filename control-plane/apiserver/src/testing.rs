@@ -188,6 +188,45 @@ impl Backend for MemoryBackend {
         Ok(Page { kvs, more })
     }
 
+    fn changes(
+        &self,
+        prefix: &[u8],
+        after: Revision,
+        to: Revision,
+        limit: usize,
+    ) -> Result<Vec<Event>, BackendError> {
+        let state = self.state.lock();
+        if after < state.compacted {
+            return Err(BackendError::Compacted);
+        }
+        let mut found = Vec::new();
+        for (key, versions) in &state.history {
+            let mut previous: Option<&KeyValue> = None;
+            for (revision, now) in versions.iter().filter(|_| key.starts_with(prefix)) {
+                if *revision > after && *revision <= to {
+                    found.push(match (now, previous) {
+                        (Some(kv), previous) => Event::Put {
+                            kv: kv.clone(),
+                            previous: previous.cloned(),
+                        },
+                        (None, Some(previous)) => Event::Delete {
+                            key: key.clone(),
+                            revision: *revision,
+                            previous: previous.clone(),
+                        },
+                        (None, None) => continue,
+                    });
+                }
+                previous = now.as_ref();
+            }
+        }
+        found.sort_by_key(Event::revision);
+        if found.len() > limit {
+            return Err(BackendError::Compacted);
+        }
+        Ok(found)
+    }
+
     async fn lease_grant(&self, _ttl: Duration) -> Result<LeaseId, BackendError> {
         Ok(self.leases.fetch_add(1, Ordering::Relaxed))
     }

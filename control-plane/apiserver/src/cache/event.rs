@@ -6,7 +6,9 @@ use std::time::Instant;
 use balsa_api::kind::Kind;
 use bytes::Bytes;
 
+use super::keys;
 use super::stored::Stored;
+use crate::backend::{Event, KeyValue};
 use crate::http::protobuf;
 use crate::render;
 
@@ -93,6 +95,19 @@ impl WatchEvent {
             json: Lines::default(),
             others: OnceLock::new(),
         }
+    }
+
+    /// A change as the store tells it. `None` for keys and values that are no objects.
+    #[must_use]
+    pub fn from_store(kind: &Kind, event: &Event) -> Option<Self> {
+        let (_, key) = keys::split(event.key())?;
+        let stored =
+            |kv: &KeyValue| Stored::new(kind, key, &kv.value, kv.mod_revision).map(Arc::new);
+        let (new, old) = match event {
+            Event::Put { kv, previous } => (Some(stored(kv)?), previous.as_ref().and_then(stored)),
+            Event::Delete { previous, .. } => (None, Some(stored(previous)?)),
+        };
+        Some(Self::new(event.revision(), new, old))
     }
 
     /// What the change is to a watcher that sees only objects that satisfy `matches`.

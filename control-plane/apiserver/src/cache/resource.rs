@@ -193,6 +193,18 @@ impl Resource {
         self.register(&mut self.state.write(), scope, namespace)
     }
 
+    /// Registers a watcher for changes from now on; also says after which change that is.
+    #[must_use]
+    pub fn subscribe_now(
+        self: &Arc<Self>,
+        scope: Scope,
+        namespace: &str,
+    ) -> (Subscription, u64) {
+        let mut state = self.state.write();
+        let changed = state.changed;
+        (self.register(&mut state, scope, namespace), changed)
+    }
+
     /// Registers a watcher for changes after `revision`; those that happened already come in the second part.
     ///
     /// # Errors

@@ -158,6 +158,11 @@ impl Documents {
         })
     }
 
+    /// Whether there is a discovery document at a path.
+    pub(crate) fn knows(&self, path: &str) -> bool {
+        self.discovery(path.trim_end_matches('/')).is_some()
+    }
+
     fn discovery(&self, path: &str) -> Option<Document> {
         let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
         let set = self.kinds.set();

@@ -111,7 +111,9 @@ impl Registry {
         }
         let snapshot = target.resource.snapshot(&target.namespace, start);
         match freshness {
-            Freshness::Exact(revision) if snapshot.changed > revision => {
+            Freshness::Exact(revision)
+                if snapshot.changed > revision || self.is_compacted(target, revision) =>
+            {
                 self.select_at(target, filter, options, revision, start)
                     .await
             }
@@ -125,6 +127,16 @@ impl Registry {
                 Ok(cut(objects, filter, options.limit, revision))
             }
         }
+    }
+
+    /// Has the store given up a revision? Then nobody may list it, whether or not the cache happens to have the
+    /// same objects still: tokens expire after the same time everywhere.
+    fn is_compacted(&self, target: &Target, revision: u64) -> bool {
+        let prefix = target.resource.prefix.as_bytes();
+        matches!(
+            self.backend.range(prefix, b"", 1, revision),
+            Err(BackendError::Compacted)
+        )
     }
 
     /// A list that can only show one object is a lookup.

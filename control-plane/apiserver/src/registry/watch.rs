@@ -22,7 +22,8 @@ use tokio_util::sync::CancellationToken;
 use super::options::{self, Freshness, Start, WatchOptions};
 use super::select::Filter;
 use super::{Registry, Target, converted, shape};
-use crate::cache::{Cache, Encoding, EventType, Stored, Subscription, WatchEvent};
+use crate::backend::BackendError;
+use crate::cache::{Cache, Encoding, EventType, Scope, Stored, Subscription, TooOld, WatchEvent};
 use crate::http::context::Context;
 use crate::http::metrics::Metrics;
 use crate::http::negotiate::{Accepted, Format, Shape, not_acceptable};
@@ -35,6 +36,8 @@ use crate::seam::{Custom, ResponseBody};
 const LIFE: Duration = Duration::from_secs(1800);
 const CHUNK: usize = 64 * 1024;
 const BATCH: usize = 256;
+/// Changes that are read from the store's history for one watcher; one that missed more lists again.
+const MAX_MISSED: usize = 20_000;
 
 /// How a watcher wants its events.
 #[derive(Clone, Copy)]
@@ -253,14 +256,20 @@ impl Registry {
             }
             Start::After(revision) => {
                 self.freshen(Freshness::NotOlderThan(revision)).await?;
-                let (subscription, missed) = target
-                    .resource
-                    .subscribe_from(scope, &target.namespace, revision)
-                    .map_err(|too_old| options::expired(revision, too_old.0))?;
+                let recent =
+                    target
+                        .resource
+                        .subscribe_from(scope.clone(), &target.namespace, revision);
+                let (subscription, missed) = match recent {
+                    Ok((subscription, missed)) => (subscription, missed.into()),
+                    Err(TooOld(oldest)) => {
+                        self.subscribe_long_ago(target, scope, revision, oldest)?
+                    }
+                };
                 Ok(Opened {
                     subscription,
                     state: Vec::new(),
-                    missed: missed.into(),
+                    missed,
                     closing: None,
                     sent: revision,
                 })
@@ -277,6 +286,36 @@ impl Registry {
                 })
             }
         }
+    }
+
+    /// Subscribes after a revision that the cache no longer knows, or not yet did when this server started: what
+    /// was missed comes from the store's history.
+    fn subscribe_long_ago(
+        &self,
+        target: &Target,
+        scope: Scope,
+        revision: u64,
+        oldest: u64,
+    ) -> Result<(Subscription, VecDeque<Arc<WatchEvent>>), Status> {
+        let resource = &target.resource;
+        let (subscription, changed) = resource.subscribe_now(scope, &target.namespace);
+        let prefix = if target.namespace.is_empty() {
+            resource.prefix.clone()
+        } else {
+            format!("{}{}/", resource.prefix, target.namespace)
+        };
+        let events = self
+            .backend
+            .changes(prefix.as_bytes(), revision, changed, MAX_MISSED)
+            .map_err(|error| match error {
+                BackendError::Compacted => options::expired(revision, oldest),
+                other => other.into(),
+            })?;
+        let missed = events
+            .iter()
+            .filter_map(|event| WatchEvent::from_store(&resource.kind, event).map(Arc::new))
+            .collect();
+        Ok((subscription, missed))
     }
 
     fn watcher(
@@ -381,8 +420,9 @@ impl Watcher {
             self.first = false;
             self.sent = self.sent.max(stored.revision);
         }
-        if out.is_empty() && !self.missed.is_empty() {
-            let missed = std::mem::take(&mut self.missed);
+        while out.is_empty() && !self.missed.is_empty() {
+            let rest = self.missed.split_off(BATCH.min(self.missed.len()));
+            let missed = std::mem::replace(&mut self.missed, rest);
             if let Some(chunk) = self.encode(missed.into_iter()) {
                 return Some(chunk);
             }

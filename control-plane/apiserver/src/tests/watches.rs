@@ -146,19 +146,50 @@ async fn bookmarks_come_by_and_by_and_a_watch_ends_in_time() {
     assert_eq!(last["object"]["metadata"]["resourceVersion"], current);
 }
 
+/// As after a restart: the cache does not know what happened before.
+fn forget(h: &Harness) {
+    let keep: Vec<_> = h
+        .backend
+        .keys("/registry/core/configmaps/")
+        .iter()
+        .filter_map(|key| h.backend.value(key))
+        .collect();
+    let revision = h.api.core.cache.revision();
+    h.api.core.cache.reset(revision, |prefix| {
+        keep.iter()
+            .filter(|kv| kv.key.starts_with(prefix.as_bytes()))
+            .cloned()
+            .collect()
+    });
+}
+
+#[tokio::test]
+async fn a_watch_from_before_a_restart_is_served_from_the_stores_history() {
+    let h = Harness::new();
+    h.post(MAPS, config_map("a", json!({}))).await.expect(201);
+    h.delete(&format!("{MAPS}/a")).await.expect(200);
+    h.post(MAPS, config_map("b", json!({}))).await.expect(201);
+    forget(&h);
+    let mut watch = h
+        .watch(&format!("{MAPS}?watch=true&resourceVersion=1"))
+        .await;
+    h.post(MAPS, config_map("c", json!({}))).await.expect(201);
+    for (type_, name) in [
+        ("ADDED", "a"),
+        ("DELETED", "a"),
+        ("ADDED", "b"),
+        ("ADDED", "c"),
+    ] {
+        assert_eq!(watch.brief().await, (type_.into(), name.into()));
+    }
+}
+
 #[tokio::test]
 async fn a_version_that_is_gone_is_410_in_the_stream() {
     let h = Harness::new();
     h.post(MAPS, config_map("a", json!({}))).await.expect(201);
-    // As after a restart: what happened before is not known.
-    let keep = h.backend.value("/registry/core/configmaps/d/a").unwrap();
-    h.api.core.cache.reset(2, |prefix| {
-        if keep.key.starts_with(prefix.as_bytes()) {
-            vec![keep.clone()]
-        } else {
-            Vec::new()
-        }
-    });
+    forget(&h);
+    h.backend.compact();
     let mut watch = h
         .watch(&format!("{MAPS}?watch=true&resourceVersion=1"))
         .await;
