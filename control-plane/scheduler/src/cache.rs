@@ -1,10 +1,13 @@
 //! What runs where: the scheduler's picture of the nodes, with pods it has just placed assumed there
 //! until the watch says so too.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, Taint};
+use k8s_openapi::api::core::v1::{
+    Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Taint,
+};
+use k8s_openapi::api::storage::v1::StorageClass;
 
 use crate::pod::{HostPort, PodInfo, Resources};
 
@@ -30,7 +33,11 @@ pub struct NodeInfo {
     /// Number of pods by owner UID.
     pub owners: HashMap<String, i64>,
     /// Size in bytes of each image present, by name.
-    pub images: HashMap<String, i64>,
+    pub images: Arc<HashMap<String, i64>>,
+    /// Its pods by UID.
+    pub running: HashMap<String, Arc<PodInfo>>,
+    /// How many of them say something of other pods.
+    pub opinionated: usize,
 }
 
 impl NodeInfo {
@@ -45,7 +52,9 @@ impl NodeInfo {
             ports: Vec::new(),
             pods: 0,
             owners: HashMap::new(),
-            images: HashMap::new(),
+            images: Arc::default(),
+            running: HashMap::new(),
+            opinionated: 0,
         }
     }
 
@@ -57,7 +66,7 @@ impl NodeInfo {
             .and_then(|list| list.get("pods"))
             .and_then(|q| q.0.parse::<balsa_api::quantity::Quantity>().ok())
             .map_or(0, |q| q.value());
-        self.images = status
+        let images = status
             .iter()
             .flat_map(|s| s.images.iter().flatten())
             .flat_map(|image| {
@@ -69,6 +78,7 @@ impl NodeInfo {
                     .map(move |name| (name.clone(), size))
             })
             .collect();
+        self.images = Arc::new(images);
         self.node = Some(node);
     }
 
@@ -90,7 +100,10 @@ impl NodeInfo {
             .unwrap_or(false)
     }
 
-    fn add(&mut self, pod: &PodInfo) {
+    /// Counts a pod as being here.
+    pub fn add(&mut self, pod: &Arc<PodInfo>) {
+        self.opinionated += usize::from(pod.terms.concerns_others());
+        self.running.insert(pod.uid.clone(), Arc::clone(pod));
         self.requested.add(&pod.requests);
         self.nonzero.0 += pod.nonzero.0;
         self.nonzero.1 += pod.nonzero.1;
@@ -101,7 +114,10 @@ impl NodeInfo {
         }
     }
 
-    fn remove(&mut self, pod: &PodInfo) {
+    /// Counts a pod, which was counted before, as gone.
+    pub fn remove(&mut self, pod: &PodInfo) {
+        self.opinionated -= usize::from(pod.terms.concerns_others());
+        self.running.remove(&pod.uid);
         self.requested.remove(&pod.requests);
         self.nonzero.0 -= pod.nonzero.0;
         self.nonzero.1 -= pod.nonzero.1;
@@ -120,12 +136,84 @@ impl NodeInfo {
     }
 }
 
+/// Claims, volumes and classes.
+#[derive(Debug, Default)]
+pub struct Storage {
+    /// By `namespace/name`.
+    pub claims: HashMap<String, Arc<PersistentVolumeClaim>>,
+    /// By name.
+    pub volumes: HashMap<String, Arc<PersistentVolume>>,
+    /// By name.
+    pub classes: HashMap<String, Arc<StorageClass>>,
+    /// Volumes that a decision gave to a claim (by key) and that the API does not show so yet.
+    promised: HashMap<String, String>,
+}
+
+/// `namespace/name` of a claim.
+#[must_use]
+pub fn claim_key(claim: &PersistentVolumeClaim) -> String {
+    let meta = &claim.metadata;
+    format!(
+        "{}/{}",
+        meta.namespace.as_deref().unwrap_or_default(),
+        meta.name.as_deref().unwrap_or_default()
+    )
+}
+
+impl Storage {
+    /// A claim appeared or changed.
+    pub fn set_claim(&mut self, claim: Arc<PersistentVolumeClaim>) {
+        self.claims.insert(claim_key(&claim), claim);
+    }
+
+    /// A volume appeared or changed.
+    pub fn set_volume(&mut self, volume: Arc<PersistentVolume>) {
+        let name = volume.metadata.name.clone().unwrap_or_default();
+        self.volumes.insert(name, volume);
+    }
+
+    /// A class appeared or changed.
+    pub fn set_class(&mut self, class: Arc<StorageClass>) {
+        let name = class.metadata.name.clone().unwrap_or_default();
+        self.classes.insert(name, class);
+    }
+
+    /// Keeps a volume for a claim until it is written, or could not be.
+    pub fn promise(&mut self, volume: &PersistentVolume, claim: &PersistentVolumeClaim) {
+        let name = volume.metadata.name.clone().unwrap_or_default();
+        self.promised.insert(name, claim_key(claim));
+    }
+
+    /// The promise was kept, or is void.
+    pub fn release(&mut self, volume: &PersistentVolume) {
+        self.promised
+            .remove(volume.metadata.name.as_deref().unwrap_or_default());
+    }
+
+    /// True when the volume is kept for another claim.
+    #[must_use]
+    pub fn is_promised(&self, volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
+        let name = volume.metadata.name.as_deref().unwrap_or_default();
+        self.promised
+            .get(name)
+            .is_some_and(|holder| *holder != claim_key(claim))
+    }
+}
+
 /// All nodes with their pods.
 #[derive(Debug, Default)]
 pub struct Cache {
     nodes: HashMap<String, NodeInfo>,
     /// Every counted pod: UID to (digest, node). Assumed ones are here before the API says so.
-    pods: HashMap<String, (PodInfo, String)>,
+    pods: HashMap<String, (Arc<PodInfo>, String)>,
+    /// Pods that wait for room which others are making for them on a node, by UID.
+    nominated: HashMap<String, (Arc<PodInfo>, String)>,
+    /// Labels of namespaces.
+    namespaces: HashMap<String, BTreeMap<String, String>>,
+    /// How many pods on nodes say something of other pods.
+    opinionated: usize,
+    /// What persistent volumes there are.
+    pub storage: Storage,
     /// Names of real nodes in a stable order; filtering starts at a rotating place in it.
     order: Vec<String>,
 }
@@ -156,8 +244,10 @@ impl Cache {
     }
 
     /// A pod is, or is assumed to be, on a node.
-    pub fn set_pod(&mut self, pod: PodInfo, node: &str) {
+    pub fn set_pod(&mut self, pod: Arc<PodInfo>, node: &str) {
         self.remove_pod(&pod.uid);
+        self.nominated.remove(&pod.uid);
+        self.opinionated += usize::from(pod.terms.concerns_others());
         self.nodes
             .entry(node.to_owned())
             .or_insert_with(|| NodeInfo::empty(node))
@@ -170,6 +260,7 @@ impl Cache {
         let Some((pod, node)) = self.pods.remove(uid) else {
             return false;
         };
+        self.opinionated -= usize::from(pod.terms.concerns_others());
         if let Some(info) = self.nodes.get_mut(&node) {
             info.remove(&pod);
             if info.node.is_none() && info.pods <= 0 {
@@ -177,6 +268,58 @@ impl Cache {
             }
         }
         true
+    }
+
+    /// How many pods on nodes say something of other pods.
+    #[must_use]
+    pub fn opinionated(&self) -> usize {
+        self.opinionated
+    }
+
+    /// A pod waits for room on a node, or (`None`) does so no more.
+    pub fn nominate(&mut self, pod: &Arc<PodInfo>, node: Option<&str>) {
+        match node {
+            Some(node) => {
+                let entry = (Arc::clone(pod), node.to_owned());
+                self.nominated.insert(pod.uid.clone(), entry);
+            }
+            None => {
+                self.nominated.remove(&pod.uid);
+            }
+        }
+    }
+
+    /// Pods that wait for room on a node and go before `pod`.
+    pub fn nominated_before<'a>(
+        &'a self,
+        pod: &'a PodInfo,
+        node: &'a str,
+    ) -> impl Iterator<Item = &'a Arc<PodInfo>> {
+        let all = self.nominated.values();
+        all.filter(move |(other, at)| {
+            at == node && other.uid != pod.uid && other.priority >= pod.priority
+        })
+        .map(|(other, _)| other)
+    }
+
+    /// True when no pod waits for room that others are making.
+    #[must_use]
+    pub fn nobody_nominated(&self) -> bool {
+        self.nominated.is_empty()
+    }
+
+    /// A namespace appeared or changed.
+    pub fn set_namespace(&mut self, namespace: &Namespace) {
+        let meta = &namespace.metadata;
+        let labels = meta.labels.clone().unwrap_or_default();
+        self.namespaces
+            .insert(meta.name.clone().unwrap_or_default(), labels);
+    }
+
+    /// Labels of a pod's namespace.
+    #[must_use]
+    pub fn namespace(&self, pod: &Pod) -> Option<&BTreeMap<String, String>> {
+        self.namespaces.get(pod.metadata.namespace.as_deref()?)
     }
 
     /// Node that a pod is counted on.
@@ -222,8 +365,8 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn pod(uid: &str) -> PodInfo {
-        PodInfo::new(Arc::new(
+    fn pod(uid: &str) -> Arc<PodInfo> {
+        Arc::new(PodInfo::new(Arc::new(
             serde_json::from_value(json!({
                 "metadata": {"name": uid, "uid": uid,
                     "ownerReferences": [{"apiVersion": "v1", "kind": "R", "name": "r", "uid": "o", "controller": true}]},
@@ -231,7 +374,7 @@ mod tests {
                     "ports": [{"containerPort": 80, "hostPort": 80}]}]},
             }))
             .unwrap(),
-        ))
+        )))
     }
 
     fn node(name: &str) -> Arc<Node> {

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::cache::{Cache, NodeInfo};
-use crate::framework::{ClusterEvent, Filter, Rejection, Score, ScoreContext};
+use crate::context::Context;
+use crate::framework::{ClusterEvent, Filter, Rejection, Score};
 use crate::pod::PodInfo;
 
 /// Filters and scores in use.
@@ -32,6 +33,20 @@ pub struct NoFit {
     pub reasons: BTreeMap<String, usize>,
     /// Filters that rejected, by index in the profile: only events they wait for wake the pod.
     pub rejected_by: Vec<usize>,
+    /// Nodes where making room could help.
+    pub resolvable: Vec<String>,
+    /// Why no room can be made; empty while nobody has tried.
+    pub preemption: String,
+}
+
+/// `N reason` for each reason, as upstream sorts them.
+pub(crate) fn counted(reasons: &BTreeMap<String, usize>) -> String {
+    let mut parts: Vec<String> = reasons
+        .iter()
+        .map(|(reason, count)| format!("{count} {reason}"))
+        .collect();
+    parts.sort();
+    parts.join(", ")
 }
 
 impl std::fmt::Display for NoFit {
@@ -39,14 +54,12 @@ impl std::fmt::Display for NoFit {
         if self.nodes == 0 {
             return f.write_str("no nodes available to schedule pods");
         }
-        write!(f, "0/{} nodes are available:", self.nodes)?;
-        let mut parts: Vec<String> = self
-            .reasons
-            .iter()
-            .map(|(reason, count)| format!("{count} {reason}"))
-            .collect();
-        parts.sort();
-        write!(f, " {}.", parts.join(", "))
+        let reasons = counted(&self.reasons);
+        write!(f, "0/{} nodes are available: {reasons}.", self.nodes)?;
+        if !self.preemption.is_empty() {
+            write!(f, " preemption: {}", self.preemption)?;
+        }
+        Ok(())
     }
 }
 
@@ -73,6 +86,7 @@ impl Profile {
         cache: &'c Cache,
         start: usize,
     ) -> Result<&'c NodeInfo, NoFit> {
+        let context = Context::new(pod, cache);
         let total = cache.len();
         let want = enough(total);
         let mut feasible = Vec::with_capacity(want);
@@ -84,37 +98,61 @@ impl Profile {
             let Some(node) = cache.node_at(start + offset) else {
                 continue;
             };
-            match self.reject(pod, node) {
+            match self.reject(pod, node, &context) {
                 None => {
                     feasible.push(node);
                     if feasible.len() >= want {
                         break;
                     }
                 }
-                Some((filter, rejections)) => failure.count(filter, rejections),
+                Some((filter, rejections)) => failure.count(node, filter, rejections),
             }
         }
         match feasible.as_slice() {
             [] => Err(failure),
             [only] => Ok(*only),
-            _ => Ok(self.best(pod, &feasible, total)),
+            _ => Ok(self.best(pod, &feasible, &context)),
         }
     }
 
-    fn reject(&self, pod: &PodInfo, node: &NodeInfo) -> Option<(usize, Vec<Rejection>)> {
-        self.filters.iter().enumerate().find_map(|(index, filter)| {
-            let rejections = filter.filter(pod, node);
-            (!rejections.is_empty()).then_some((index, rejections))
-        })
+    /// The first filter that rejects a node, with its reasons. Pods that wait for room there and go first count as
+    /// if they were there already.
+    #[must_use]
+    pub fn reject(
+        &self,
+        pod: &PodInfo,
+        node: &NodeInfo,
+        context: &Context<'_>,
+    ) -> Option<(usize, Vec<Rejection>)> {
+        let ask = |node: &NodeInfo| {
+            self.filters.iter().enumerate().find_map(|(index, filter)| {
+                let rejections = filter.filter(pod, node, context);
+                (!rejections.is_empty()).then_some((index, rejections))
+            })
+        };
+        if !context.cache.nobody_nominated() {
+            let mut crowded = None;
+            for other in context.cache.nominated_before(pod, &node.name) {
+                crowded.get_or_insert_with(|| node.clone()).add(other);
+            }
+            if let Some(rejected) = crowded.as_ref().and_then(ask) {
+                return Some(rejected);
+            }
+        }
+        ask(node)
     }
 
-    fn best<'c>(&self, pod: &PodInfo, nodes: &[&'c NodeInfo], total: usize) -> &'c NodeInfo {
-        let context = ScoreContext { nodes: total };
+    fn best<'c>(
+        &self,
+        pod: &PodInfo,
+        nodes: &[&'c NodeInfo],
+        context: &Context<'_>,
+    ) -> &'c NodeInfo {
         let mut sums = vec![0i64; nodes.len()];
         for plugin in &self.scores {
             let mut scores: Vec<i64> = nodes
                 .iter()
-                .map(|n| plugin.score(pod, n, &context))
+                .map(|n| plugin.score(pod, n, context))
                 .collect();
             plugin.normalize(&mut scores);
             for (sum, score) in sums.iter_mut().zip(scores) {
@@ -145,7 +183,10 @@ impl Profile {
 }
 
 impl NoFit {
-    fn count(&mut self, filter: usize, rejections: Vec<Rejection>) {
+    fn count(&mut self, node: &NodeInfo, filter: usize, rejections: Vec<Rejection>) {
+        if rejections.iter().all(|r| !r.unresolvable) {
+            self.resolvable.push(node.name.clone());
+        }
         for rejection in rejections {
             *self.reasons.entry(rejection.reason).or_default() += 1;
         }
@@ -179,11 +220,11 @@ mod tests {
         cache
     }
 
-    fn owned(uid: &str) -> PodInfo {
+    fn owned(uid: &str) -> Arc<PodInfo> {
         let pod = json!({"metadata": {"name": uid, "uid": uid, "ownerReferences": [
             {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "o", "controller": true}]},
             "spec": {"containers": [{"name": "c"}]}});
-        PodInfo::new(Arc::new(serde_json::from_value(pod).unwrap()))
+        Arc::new(PodInfo::new(Arc::new(serde_json::from_value(pod).unwrap())))
     }
 
     #[test]

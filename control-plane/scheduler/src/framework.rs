@@ -1,6 +1,7 @@
 //! What a scheduling plugin is. Plugins are pure: a pod and a node in, a verdict or a score out.
 
 use crate::cache::NodeInfo;
+use crate::context::Context;
 use crate::pod::PodInfo;
 
 /// Why a node does not take a pod.
@@ -37,10 +38,14 @@ impl Rejection {
 pub enum ClusterEvent {
     /// A pod left or ended, so its node has more room.
     PodGone,
+    /// A pod came to a node or its labels changed: one that others want to be near.
+    PodPlaced,
     /// A node appeared.
     NodeAdded,
     /// Labels, taints, room or `unschedulable` of a node changed.
     NodeChanged,
+    /// A claim, a volume or a storage class came or changed.
+    StorageChanged,
 }
 
 /// Says whether a node takes a pod at all.
@@ -48,7 +53,7 @@ pub trait Filter: Send + Sync {
     /// Name as upstream's, for logs and tests.
     fn name(&self) -> &'static str;
     /// All reasons against, none when the node fits.
-    fn filter(&self, pod: &PodInfo, node: &NodeInfo) -> Vec<Rejection>;
+    fn filter(&self, pod: &PodInfo, node: &NodeInfo, context: &Context<'_>) -> Vec<Rejection>;
     /// Whether an event could turn this plugin's rejection around.
     fn wakes(&self, event: ClusterEvent) -> bool;
 }
@@ -60,20 +65,28 @@ pub trait Score: Send + Sync {
     /// How much the plugin counts.
     fn weight(&self) -> i64;
     /// Raw score; the range is the plugin's own.
-    fn score(&self, pod: &PodInfo, node: &NodeInfo, context: &ScoreContext) -> i64;
+    fn score(&self, pod: &PodInfo, node: &NodeInfo, context: &Context<'_>) -> i64;
     /// Turns raw scores of all candidates into 0..=100.
     fn normalize(&self, _scores: &mut [i64]) {}
 }
 
-/// What scores need beyond the one node.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct ScoreContext {
-    /// Number of nodes in the cluster.
-    pub nodes: usize,
-}
-
 /// Highest normalised score.
 pub const MAX_SCORE: i64 = 100;
+
+/// Scales raw scores so that the highest becomes 100 and the lowest, which may be negative, 0.
+pub fn stretch(scores: &mut [i64]) {
+    let (Some(min), Some(max)) = (scores.iter().min().copied(), scores.iter().max().copied())
+    else {
+        return;
+    };
+    for score in scores {
+        *score = if max == min {
+            0
+        } else {
+            (*score - min) * MAX_SCORE / (max - min)
+        };
+    }
+}
 
 /// Scales raw scores so that the highest becomes 100; `reverse` makes the lowest the best.
 pub fn scale(scores: &mut [i64], reverse: bool) {

@@ -4,12 +4,16 @@
 //! informers and binds through `pods/binding`. A placed pod is assumed on its node at once, so the next
 //! decision does not wait for the API.
 
+mod act;
 pub mod cache;
+pub mod context;
 pub mod cycle;
 pub mod framework;
 pub mod plugins;
 pub mod pod;
+pub mod preempt;
 pub mod queue;
 mod service;
+pub mod terms;
 
 pub use service::{Options, Scheduler};

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Affinity, Container, Pod, Toleration};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
+use crate::terms::Terms;
+
 /// Amounts of resources. CPU in millicores, memory and ephemeral storage in bytes, the rest in units.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Resources {
@@ -124,6 +126,10 @@ pub struct PodInfo {
     pub owner: String,
     /// Images it runs.
     pub images: Vec<String>,
+    /// What it says of other pods.
+    pub terms: Terms,
+    /// Names of the claims it mounts, those of its ephemeral volumes too.
+    pub claims: Vec<String>,
 }
 
 impl PodInfo {
@@ -155,6 +161,8 @@ impl PodInfo {
             priority: spec.and_then(|s| s.priority).unwrap_or(0),
             owner,
             images: containers.iter().filter_map(|c| c.image.clone()).collect(),
+            terms: Terms::new(&pod),
+            claims: claims(&pod),
             pod,
         }
     }
@@ -198,6 +206,20 @@ impl PodInfo {
             .and_then(|s| s.tolerations.as_deref())
             .unwrap_or_default()
     }
+}
+
+/// An ephemeral volume's claim is named after the pod and the volume (core/v1 EphemeralVolumeSource).
+fn claims(pod: &Pod) -> Vec<String> {
+    let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
+    volumes
+        .filter_map(|volume| {
+            let own = volume.ephemeral.as_ref().and(pod.metadata.name.as_ref());
+            let named = volume.persistent_volume_claim.as_ref();
+            named
+                .map(|claim| claim.claim_name.clone())
+                .or_else(|| own.map(|pod| format!("{pod}-{}", volume.name)))
+        })
+        .collect()
 }
 
 fn container_requests(container: &Container) -> Resources {

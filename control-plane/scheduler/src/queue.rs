@@ -2,7 +2,8 @@
 //! them, and each failure makes the wait after such an event longer (1 s doubling to 10 s, as upstream).
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::pod::PodInfo;
@@ -17,7 +18,7 @@ type Order = (Reverse<i32>, u64);
 /// A pod in the queue.
 #[derive(Debug, Clone)]
 struct Waiting {
-    pod: PodInfo,
+    pod: Arc<PodInfo>,
     /// Times it was tried in vain.
     attempts: u32,
     /// Order of arrival.
@@ -48,6 +49,8 @@ pub struct Queue {
     pods: HashMap<String, Waiting>,
     active: BTreeSet<(Order, String)>,
     backoff: BTreeMap<(Instant, u64), String>,
+    /// Pods that events matter to: in flight, or waiting for one.
+    parked: HashSet<String>,
     arrivals: u64,
 }
 
@@ -59,7 +62,7 @@ fn backoff(attempts: u32) -> Duration {
 
 impl Queue {
     /// A pending pod appeared or changed. A changed one is worth a new try.
-    pub fn add(&mut self, pod: PodInfo) {
+    pub fn add(&mut self, pod: Arc<PodInfo>) {
         let uid = pod.uid.clone();
         if let Some(waiting) = self.pods.get_mut(&uid) {
             if let Place::InFlight { moved } = &mut waiting.place {
@@ -76,7 +79,7 @@ impl Queue {
         }
     }
 
-    fn insert_active(&mut self, pod: PodInfo, attempts: u32, arrived: u64) {
+    fn insert_active(&mut self, pod: Arc<PodInfo>, attempts: u32, arrived: u64) {
         self.active
             .insert(((Reverse(pod.priority), arrived), pod.uid.clone()));
         let uid = pod.uid.clone();
@@ -96,6 +99,7 @@ impl Queue {
         let Some(waiting) = self.pods.remove(uid) else {
             return;
         };
+        self.parked.remove(uid);
         match waiting.place {
             Place::Active => {
                 self.active.remove(&(
@@ -111,13 +115,15 @@ impl Queue {
     }
 
     /// The next pod to try.
-    pub fn pop(&mut self, now: Instant) -> Option<PodInfo> {
+    pub fn pop(&mut self, now: Instant) -> Option<Arc<PodInfo>> {
         self.wake_backoff(now);
         let (_, uid) = self.active.pop_first()?;
         let waiting = self.pods.get_mut(&uid)?;
         waiting.place = Place::InFlight { moved: false };
         waiting.attempts += 1;
-        Some(waiting.pod.clone())
+        let pod = Arc::clone(&waiting.pod);
+        self.parked.insert(uid);
+        Some(pod)
     }
 
     fn wake_backoff(&mut self, now: Instant) {
@@ -131,6 +137,7 @@ impl Queue {
     }
 
     fn activate(&mut self, uid: &str) {
+        self.parked.remove(uid);
         if let Some(waiting) = self.pods.get_mut(uid) {
             waiting.place = Place::Active;
             self.active.insert((
@@ -141,6 +148,7 @@ impl Queue {
     }
 
     fn back_off(&mut self, uid: &str, until: Instant) {
+        self.parked.remove(uid);
         if let Some(waiting) = self.pods.get_mut(uid) {
             waiting.place = Place::Backoff { until };
             self.backoff
@@ -177,7 +185,10 @@ impl Queue {
     /// Something changed: pods for which `matters` says yes move on. Returns how many.
     pub fn wake(&mut self, now: Instant, matters: impl Fn(&[usize]) -> bool) -> usize {
         let mut woken = Vec::new();
-        for (uid, waiting) in &mut self.pods {
+        for uid in &self.parked {
+            let Some(waiting) = self.pods.get_mut(uid) else {
+                continue;
+            };
             match &mut waiting.place {
                 Place::InFlight { moved } => *moved = true,
                 Place::Unschedulable {
@@ -226,16 +237,15 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use serde_json::json;
-    use std::sync::Arc;
 
-    fn pod(uid: &str, priority: i32) -> PodInfo {
+    fn pod(uid: &str, priority: i32) -> Arc<PodInfo> {
         let pod = json!({"metadata": {"name": uid, "uid": uid},
             "spec": {"containers": [{"name": "c"}], "priority": priority}});
-        PodInfo::new(Arc::new(serde_json::from_value(pod).unwrap()))
+        Arc::new(PodInfo::new(Arc::new(serde_json::from_value(pod).unwrap())))
     }
 
     fn popped(queue: &mut Queue, now: Instant) -> Option<String> {
-        queue.pop(now).map(|p| p.uid)
+        queue.pop(now).map(|p| p.uid.clone())
     }
 
     #[test]

@@ -1,21 +1,26 @@
 //! The running scheduler: informers in, decisions out, bindings in the background.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use balsa_client::{Delta, EventRecorder, EventType, Informer, InformerOptions};
-use k8s_openapi::api::core::v1::{Binding, Node, ObjectReference, Pod};
-use kube::api::{Api, ObjectMeta, PostParams};
+use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::storage::v1::StorageClass;
+use kube::api::Api;
 use parking_lot::Mutex;
-use serde_json::json;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info_span, warn};
 
-use crate::cache::Cache;
+use crate::act;
+use crate::cache::{Cache, claim_key};
 use crate::cycle::{NoFit, Profile};
 use crate::framework::ClusterEvent;
+use crate::plugins::volumes::{self, Need};
 use crate::pod::PodInfo;
+use crate::preempt::{self, Budget, Plan};
 use crate::queue::Queue;
 
 /// What a scheduler needs.
@@ -40,10 +45,12 @@ impl Options {
     }
 }
 
-/// One binding may take this long.
-const BIND: Duration = Duration::from_secs(10);
 /// Even without any event the queue is looked at this often.
 const IDLE: Duration = Duration::from_secs(30);
+/// How long a pod's volumes may take to be bound or made (upstream's bindTimeoutSeconds).
+const VOLUMES: Duration = Duration::from_secs(600);
+/// Pods that wait for volumes at a time.
+const WAITING_FOR_VOLUMES: usize = 1024;
 
 /// The scheduler as a task.
 pub struct Scheduler {
@@ -53,21 +60,26 @@ pub struct Scheduler {
     /// Held only for a decision or an update, never across I/O.
     state: Mutex<State>,
     wake: Notify,
+    /// Rung when a claim, a volume or a class changed.
+    storage: Notify,
     events: EventRecorder,
     bindings: Arc<Semaphore>,
+    volumes: Arc<Semaphore>,
 }
 
 #[derive(Default)]
 struct State {
     cache: Cache,
     queue: Queue,
+    /// By `namespace/name`.
+    budgets: HashMap<String, Budget>,
     /// Where in the order of nodes the next decision begins.
     start: usize,
 }
 
 enum Decision {
-    Bind(PodInfo, String),
-    Refuse(PodInfo, NoFit),
+    Bind(Arc<PodInfo>, String, Vec<Need>),
+    Refuse(Arc<PodInfo>, NoFit, Option<Plan>),
     Wait(Option<Instant>),
 }
 
@@ -81,7 +93,9 @@ impl Scheduler {
             profile: Profile::default(),
             state: Mutex::default(),
             wake: Notify::new(),
+            storage: Notify::new(),
             bindings: Arc::new(Semaphore::new(options.bindings)),
+            volumes: Arc::new(Semaphore::new(WAITING_FOR_VOLUMES)),
             client: options.client,
             name: options.name,
         });
@@ -89,37 +103,68 @@ impl Scheduler {
         scheduler.work(stop).instrument(span).await;
     }
 
+    fn informer<K>(
+        self: &Arc<Self>,
+        stop: &CancellationToken,
+        changed: fn(&Self, &Delta<K>),
+    ) -> Informer<K>
+    where
+        K: kube::Resource<DynamicType = ()>
+            + Clone
+            + std::fmt::Debug
+            + serde::de::DeserializeOwned
+            + Send
+            + Sync
+            + 'static,
+    {
+        let informer = Informer::start(
+            Api::all(self.client.clone()),
+            InformerOptions::default(),
+            stop.clone(),
+        );
+        let this = Arc::clone(self);
+        informer.on_change(move |delta| changed(&this, delta));
+        informer
+    }
+
     async fn work(self: Arc<Self>, stop: CancellationToken) {
-        let nodes: Informer<Node> = Informer::start(
-            Api::all(self.client.clone()),
-            InformerOptions::default(),
-            stop.clone(),
-        );
-        let pods: Informer<Pod> = Informer::start(
-            Api::all(self.client.clone()),
-            InformerOptions::default(),
-            stop.clone(),
-        );
-        let this = Arc::clone(&self);
-        nodes.on_change(move |delta| this.node_changed(delta));
-        let this = Arc::clone(&self);
-        pods.on_change(move |delta| this.pod_changed(delta));
+        let nodes = self.informer(&stop, Self::node_changed);
+        let pods = self.informer(&stop, Self::pod_changed);
+        let namespaces = self.informer(&stop, Self::namespace_changed);
+        let budgets = self.informer(&stop, Self::budget_changed);
+        let claims = self.informer(&stop, Self::claim_changed);
+        let volumes = self.informer(&stop, Self::volume_changed);
+        let classes = self.informer(&stop, Self::class_changed);
+        let synced = async {
+            tokio::join!(
+                nodes.synced(),
+                pods.synced(),
+                namespaces.synced(),
+                budgets.synced(),
+                claims.synced(),
+                volumes.synced(),
+                classes.synced(),
+            );
+        };
         tokio::select! {
             () = stop.cancelled() => return,
-            () = async { nodes.synced().await; pods.synced().await } => {}
+            () = synced => {}
         }
         loop {
             let decision = self.decide(Instant::now());
             match decision {
-                Decision::Bind(pod, node) => self.bind_later(pod, node, &stop).await,
-                Decision::Refuse(pod, failure) => self.refuse_later(pod, failure),
+                Decision::Bind(pod, node, needs) => self.bind_later(pod, node, needs, &stop).await,
+                Decision::Refuse(pod, failure, plan) => self.refuse_later(pod, &failure, plan),
                 Decision::Wait(until) => {
                     let pause =
                         until.map_or(IDLE, |at| at.saturating_duration_since(Instant::now()));
                     tokio::select! {
                         () = stop.cancelled() => return,
                         () = self.wake.notified() => {}
-                        () = tokio::time::sleep(pause) => {}
+                        // Nobody woke it: pods that were forgotten have another try.
+                        () = tokio::time::sleep(pause) => {
+                            self.state.lock().queue.wake(Instant::now(), |_| false);
+                        }
                     }
                 }
             }
@@ -132,6 +177,7 @@ impl Scheduler {
     /// Takes the next pod and decides; an accepted pod is assumed on its node before the lock is released.
     fn decide(&self, now: Instant) -> Decision {
         let mut state = self.state.lock();
+        let state = &mut *state;
         let Some(pod) = state.queue.pop(now) else {
             return Decision::Wait(state.queue.next_wake());
         };
@@ -139,48 +185,88 @@ impl Scheduler {
         match self.profile.choose(&pod, &state.cache, start) {
             Ok(node) => {
                 let name = node.name.clone();
+                let needs = needs(&pod, &state.cache, &name);
+                for need in &needs {
+                    if let Need::Bind(claim, volume) = need {
+                        state.cache.storage.promise(volume, claim);
+                    }
+                }
                 state.start = (start + 1) % state.cache.len().max(1);
-                state.cache.set_pod(pod.clone(), &name);
-                Decision::Bind(pod, name)
+                state.cache.set_pod(Arc::clone(&pod), &name);
+                Decision::Bind(pod, name, needs)
             }
-            Err(failure) => {
-                state
-                    .queue
-                    .unschedulable(&pod.uid, failure.rejected_by.clone(), now);
-                Decision::Refuse(pod, failure)
+            Err(mut failure) => {
+                let plan = self.make_room(state, &pod, &mut failure);
+                let rejected_by = failure.rejected_by.clone();
+                state.queue.unschedulable(&pod.uid, rejected_by, now);
+                Decision::Refuse(pod, failure, plan)
             }
         }
     }
 
-    async fn bind_later(self: &Arc<Self>, pod: PodInfo, node: String, stop: &CancellationToken) {
+    /// Finds whom to evict for a pod that fits nowhere, and keeps the room for it.
+    fn make_room(
+        &self,
+        state: &mut State,
+        pod: &Arc<PodInfo>,
+        failure: &mut NoFit,
+    ) -> Option<Plan> {
+        if failure.nodes == 0 || !preempt::may(pod, &state.cache) {
+            return None;
+        }
+        let budgets: Vec<Budget> = state.budgets.values().cloned().collect();
+        match preempt::plan(&self.profile, pod, &state.cache, failure, &budgets) {
+            Ok(plan) => {
+                state.cache.nominate(pod, Some(&plan.node));
+                Some(plan)
+            }
+            Err(why) => {
+                failure.preemption = why;
+                None
+            }
+        }
+    }
+
+    async fn bind_later(
+        self: &Arc<Self>,
+        pod: Arc<PodInfo>,
+        node: String,
+        needs: Vec<Need>,
+        stop: &CancellationToken,
+    ) {
+        // Volumes may take minutes; pods without must not wait behind them.
+        let queue = if needs.is_empty() {
+            &self.bindings
+        } else {
+            &self.volumes
+        };
         let permit = tokio::select! {
             () = stop.cancelled() => return,
-            permit = Arc::clone(&self.bindings).acquire_owned() => permit,
+            permit = Arc::clone(queue).acquire_owned() => permit,
         };
         let (this, stop) = (Arc::clone(self), stop.clone());
         let span = info_span!("bind", pod = %pod.key, node);
         let task = async move {
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = this.bind(&pod, &node) => {}
+                () = this.bind(&pod, &node, &needs) => {}
             }
             drop(permit);
         };
         tokio::spawn(task.instrument(span));
     }
 
-    async fn bind(&self, pod: &PodInfo, node: &str) {
-        let bound = tokio::time::timeout(BIND, self.post_binding(pod, node)).await;
-        let error = match bound {
-            Ok(Ok(())) => {
-                let message = format!("Successfully assigned {} to {node}", pod.key);
-                self.events
-                    .event(&*pod.pod, EventType::Normal, "Scheduled", message);
-                self.state.lock().queue.remove(&pod.uid);
-                return;
-            }
-            Ok(Err(error)) => error,
-            Err(_) => kube::Error::Service("the binding was not answered in time".into()),
+    async fn bind(&self, pod: &Arc<PodInfo>, node: &str, needs: &[Need]) {
+        let mut outcome = self.provide(pod, node, needs).await;
+        if outcome.is_ok() {
+            outcome = act::within(act::bind(&self.client, pod, node)).await;
+        }
+        let Err(error) = outcome else {
+            let message = format!("Successfully assigned {} to {node}", pod.key);
+            self.events
+                .event(&*pod.pod, EventType::Normal, "Scheduled", message);
+            self.state.lock().queue.remove(&pod.uid);
+            return;
         };
         let mut state = self.state.lock();
         state.cache.remove_pod(&pod.uid);
@@ -196,34 +282,48 @@ impl Scheduler {
         self.wake.notify_one();
     }
 
-    async fn post_binding(&self, pod: &PodInfo, node: &str) -> Result<(), kube::Error> {
-        let meta = &pod.pod.metadata;
-        let name = meta.name.clone().unwrap_or_default();
-        let binding = Binding {
-            metadata: ObjectMeta {
-                name: meta.name.clone(),
-                namespace: meta.namespace.clone(),
-                uid: meta.uid.clone(),
-                ..ObjectMeta::default()
-            },
-            target: ObjectReference {
-                kind: Some("Node".to_owned()),
-                name: Some(node.to_owned()),
-                ..ObjectReference::default()
-            },
+    /// Has the pod's claims bound; returns when they are.
+    async fn provide(&self, pod: &PodInfo, node: &str, needs: &[Need]) -> Result<(), kube::Error> {
+        for need in needs {
+            let done = act::within(act::provide(&self.client, need, node)).await;
+            if let (Need::Bind(_, volume), Err(_)) = (need, &done) {
+                self.state.lock().cache.storage.release(volume);
+            }
+            // A volume that somebody took meanwhile is no reason to forget the pod.
+            done.map_err(|error| kube::Error::Service(Box::new(error)))?;
+        }
+        let bound = async {
+            loop {
+                let changed = self.storage.notified();
+                if self.claims_are_bound(pod) {
+                    return;
+                }
+                // The bell may ring between the look and the wait.
+                let _ = tokio::time::timeout(Duration::from_secs(1), changed).await;
+            }
         };
-        let pods: Api<Pod> = Api::namespaced(
-            self.client.clone(),
-            meta.namespace.as_deref().unwrap_or_default(),
-        );
-
-        let _: serde_json::Value = pods
-            .create_subresource("binding", &name, &PostParams::default(), &binding)
-            .await?;
-        Ok(())
+        if needs.is_empty() || tokio::time::timeout(VOLUMES, bound).await.is_ok() {
+            return Ok(());
+        }
+        Err(kube::Error::Service(
+            "its volumes were not bound in time".into(),
+        ))
     }
 
-    fn refuse_later(self: &Arc<Self>, pod: PodInfo, failure: NoFit) {
+    fn claims_are_bound(&self, pod: &PodInfo) -> bool {
+        let state = self.state.lock();
+        let namespace = pod.pod.metadata.namespace.as_deref().unwrap_or_default();
+        pod.claims.iter().all(|claim| {
+            let claim = state
+                .cache
+                .storage
+                .claims
+                .get(&format!("{namespace}/{claim}"));
+            claim.is_some_and(|c| volumes::is_bound(c))
+        })
+    }
+
+    fn refuse_later(self: &Arc<Self>, pod: Arc<PodInfo>, failure: &NoFit, plan: Option<Plan>) {
         let message = failure.to_string();
         self.events.event(
             &*pod.pod,
@@ -231,41 +331,36 @@ impl Scheduler {
             "FailedScheduling",
             message.clone(),
         );
-        if says_already(&pod.pod, &message) {
+        if plan.is_none() && says_already(&pod.pod, &message) {
             return;
         }
         let this = Arc::clone(self);
         let span = info_span!("refuse", pod = %pod.key);
         let task = async move {
-            let outcome = tokio::time::timeout(BIND, this.post_unschedulable(&pod, &message)).await;
-            if let Ok(Err(error)) = outcome {
+            let node = plan.as_ref().map(|p| p.node.as_str());
+            let told = act::within(act::tell(&this.client, &pod, &message, node)).await;
+            if let Err(error) = told {
                 debug!(%error, "the PodScheduled condition was not written");
+            }
+            if let Some(plan) = &plan {
+                this.evict(&pod, plan).await;
             }
         };
         tokio::spawn(task.instrument(span));
     }
 
-    async fn post_unschedulable(&self, pod: &PodInfo, message: &str) -> Result<(), kube::Error> {
-        let meta = &pod.pod.metadata;
-        let pods: Api<Pod> = Api::namespaced(
-            self.client.clone(),
-            meta.namespace.as_deref().unwrap_or_default(),
-        );
-        let patch = json!({
-            "metadata": {"uid": meta.uid},
-            "status": {"conditions": [{
-                "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
-                "lastProbeTime": null, "lastTransitionTime": balsa_client::time::now(),
-            }]},
-        });
-        let patch = kube::api::Patch::Strategic(patch);
-        pods.patch_status(
-            meta.name.as_deref().unwrap_or_default(),
-            &Default::default(),
-            &patch,
-        )
-        .await?;
-        Ok(())
+    async fn evict(&self, pod: &Arc<PodInfo>, plan: &Plan) {
+        for victim in &plan.victims {
+            let ended = act::within(act::evict(&self.client, victim, &self.name)).await;
+            if let Err(error) = ended {
+                warn!(%error, victim = %victim.key, "no room could be made");
+                self.state.lock().cache.nominate(pod, None);
+                return;
+            }
+            let message = format!("Preempted by pod {} on node {}", pod.uid, plan.node);
+            self.events
+                .event(&*victim.pod, EventType::Normal, "Preempted", message);
+        }
     }
 
     fn node_changed(&self, delta: &Delta<Node>) {
@@ -297,21 +392,95 @@ impl Scheduler {
 
     fn pod_changed(&self, delta: &Delta<Pod>) {
         let mut state = self.state.lock();
-        let pod = PodInfo::new(Arc::clone(delta.object()));
+        let pod = Arc::new(PodInfo::new(Arc::clone(delta.object())));
         if delta.is_delete() || pod.finished() {
             state.queue.remove(&pod.uid);
+            state.cache.nominate(&pod, None);
             if state.cache.remove_pod(&pod.uid) {
                 self.wake_for(&mut state, ClusterEvent::PodGone);
             }
         } else if let Some(node) = pod.node().map(str::to_owned) {
             state.queue.remove(&pod.uid);
+            let news = state.cache.node_of(&pod.uid).is_none() || relabelled(delta);
             state.cache.set_pod(pod, &node);
+            if news {
+                self.wake_for(&mut state, ClusterEvent::PodPlaced);
+            }
         } else if pod.pod.metadata.deletion_timestamp.is_some() {
             state.queue.remove(&pod.uid);
+            state.cache.nominate(&pod, None);
         } else if self.is_ours(&pod) && state.cache.node_of(&pod.uid).is_none() && !is_echo(delta) {
             state.queue.add(pod);
         }
         drop(state);
+        self.wake.notify_one();
+    }
+
+    fn namespace_changed(&self, delta: &Delta<Namespace>) {
+        self.state.lock().cache.set_namespace(delta.object());
+    }
+
+    fn budget_changed(&self, delta: &Delta<PodDisruptionBudget>) {
+        let budget = delta.object();
+        let meta = &budget.metadata;
+        let key = format!(
+            "{}/{}",
+            meta.namespace.as_deref().unwrap_or_default(),
+            meta.name.as_deref().unwrap_or_default()
+        );
+        let mut state = self.state.lock();
+        if delta.is_delete() {
+            state.budgets.remove(&key);
+        } else {
+            state.budgets.insert(key, Budget::new(budget));
+        }
+    }
+
+    fn claim_changed(&self, delta: &Delta<PersistentVolumeClaim>) {
+        let claim = Arc::clone(delta.object());
+        self.storage_changed(|cache| {
+            if delta.is_delete() {
+                cache.storage.claims.remove(&claim_key(&claim));
+            } else {
+                cache.storage.set_claim(claim);
+            }
+        });
+    }
+
+    fn volume_changed(&self, delta: &Delta<PersistentVolume>) {
+        let volume = Arc::clone(delta.object());
+        self.storage_changed(|cache| {
+            let claimed = volume.spec.as_ref().is_some_and(|s| s.claim_ref.is_some());
+            if claimed || delta.is_delete() {
+                cache.storage.release(&volume);
+            }
+            if delta.is_delete() {
+                let name = volume.metadata.name.as_deref().unwrap_or_default();
+                cache.storage.volumes.remove(name);
+            } else {
+                cache.storage.set_volume(volume);
+            }
+        });
+    }
+
+    fn class_changed(&self, delta: &Delta<StorageClass>) {
+        let class = Arc::clone(delta.object());
+        self.storage_changed(|cache| {
+            if delta.is_delete() {
+                let name = class.metadata.name.as_deref().unwrap_or_default();
+                cache.storage.classes.remove(name);
+            } else {
+                cache.storage.set_class(class);
+            }
+        });
+    }
+
+    fn storage_changed(&self, change: impl FnOnce(&mut Cache)) {
+        let mut state = self.state.lock();
+        change(&mut state.cache);
+        self.wake_for(&mut state, ClusterEvent::StorageChanged);
+        drop(state);
+        self.storage.notify_waiters();
         self.wake.notify_one();
     }
 
@@ -331,6 +500,25 @@ impl Scheduler {
             self.profile.wakes(rejected_by, event)
         });
     }
+}
+
+/// What a pod's claims need for it to run on a node; empty when nothing.
+fn needs(pod: &PodInfo, cache: &Cache, node: &str) -> Vec<Need> {
+    let namespace = pod.pod.metadata.namespace.as_deref().unwrap_or_default();
+    let Some(node) = cache.node(node) else {
+        return Vec::new();
+    };
+    let needs = pod
+        .claims
+        .iter()
+        .filter_map(|claim| volumes::need(&cache.storage, namespace, claim, node).ok());
+    needs
+        .filter(|need| !matches!(need, Need::Nothing))
+        .collect()
+}
+
+fn relabelled(delta: &Delta<Pod>) -> bool {
+    matches!(delta, Delta::Updated { old, new } if old.metadata.labels != new.metadata.labels)
 }
 
 /// True when only the status of a waiting pod changed, as our own condition does: no reason to try again.

@@ -1,76 +1,26 @@
 //! `spec.nodeSelector` and node affinity.
 
-use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm};
+use balsa_api::scheduling::{term_matches, wants_node};
 
 use crate::cache::NodeInfo;
-use crate::framework::{ClusterEvent, Filter, Rejection, Score, ScoreContext, scale};
+use crate::context::Context;
+use crate::framework::{ClusterEvent, Filter, Rejection, Score, scale};
 use crate::pod::PodInfo;
 
 /// Rejects nodes that do not match the required terms; prefers those that match the preferred ones.
 pub struct NodeAffinity;
-
-fn label<'a>(node: &'a NodeInfo, key: &str) -> Option<&'a str> {
-    node.node
-        .as_ref()?
-        .metadata
-        .labels
-        .as_ref()?
-        .get(key)
-        .map(String::as_str)
-}
-
-/// One requirement against the value under its key (core/v1 NodeSelectorRequirement).
-fn holds(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
-    let values = requirement.values.as_deref().unwrap_or_default();
-    let compare = |test: fn(i64, i64) -> bool| {
-        let parsed = value
-            .and_then(|v| v.parse().ok())
-            .zip(values.first().and_then(|v| v.parse().ok()));
-        parsed.is_some_and(|(have, want)| test(have, want))
-    };
-    match requirement.operator.as_str() {
-        "In" => value.is_some_and(|v| values.iter().any(|x| x == v)),
-        "NotIn" => value.is_none_or(|v| !values.iter().any(|x| x == v)),
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => compare(|have, want| have > want),
-        "Lt" => compare(|have, want| have < want),
-        _ => false,
-    }
-}
-
-/// A term matches when all its requirements hold; an empty term matches nothing.
-fn matches(term: &NodeSelectorTerm, node: &NodeInfo) -> bool {
-    let expressions = term.match_expressions.as_deref().unwrap_or_default();
-    let fields = term.match_fields.as_deref().unwrap_or_default();
-    if expressions.is_empty() && fields.is_empty() {
-        return false;
-    }
-    expressions.iter().all(|r| holds(r, label(node, &r.key)))
-        && fields
-            .iter()
-            .all(|r| r.key == "metadata.name" && holds(r, Some(&node.name)))
-}
 
 impl Filter for NodeAffinity {
     fn name(&self) -> &'static str {
         "NodeAffinity"
     }
 
-    fn filter(&self, pod: &PodInfo, node: &NodeInfo) -> Vec<Rejection> {
-        let selected = pod
-            .node_selector()
-            .is_none_or(|s| s.iter().all(|(k, v)| label(node, k) == Some(v)));
-        let required = pod
-            .affinity()
-            .and_then(|a| a.node_affinity.as_ref())
-            .and_then(|a| {
-                a.required_during_scheduling_ignored_during_execution
-                    .as_ref()
-            });
-        let affine =
-            required.is_none_or(|r| r.node_selector_terms.iter().any(|t| matches(t, node)));
-        if selected && affine {
+    fn filter(&self, pod: &PodInfo, node: &NodeInfo, _: &Context<'_>) -> Vec<Rejection> {
+        let wanted = match (&pod.pod.spec, &node.node) {
+            (Some(spec), Some(node)) => wants_node(spec, node),
+            _ => true,
+        };
+        if wanted {
             Vec::new()
         } else {
             vec![Rejection::unresolvable(
@@ -93,7 +43,7 @@ impl Score for NodeAffinity {
         2
     }
 
-    fn score(&self, pod: &PodInfo, node: &NodeInfo, _: &ScoreContext) -> i64 {
+    fn score(&self, pod: &PodInfo, node: &NodeInfo, _: &Context<'_>) -> i64 {
         let preferred = pod
             .affinity()
             .and_then(|a| a.node_affinity.as_ref())
@@ -102,9 +52,10 @@ impl Score for NodeAffinity {
                     .as_deref()
             })
             .unwrap_or_default();
+        let labels = node.node.as_ref().and_then(|n| n.metadata.labels.as_ref());
         preferred
             .iter()
-            .filter(|p| matches(&p.preference, node))
+            .filter(|p| term_matches(&p.preference, &node.name, labels))
             .map(|p| i64::from(p.weight))
             .sum()
     }
@@ -117,12 +68,19 @@ impl Score for NodeAffinity {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::Cache;
     use crate::plugins::testing;
     use serde_json::json;
 
     fn fits(spec: serde_json::Value) -> bool {
         let node = testing::node(json!({"metadata": {"labels": {"disk": "ssd", "cores": "8"}}}));
-        NodeAffinity.filter(&testing::pod(spec), &node).is_empty()
+        NodeAffinity
+            .filter(
+                &testing::pod(spec),
+                &node,
+                &testing::context(&Cache::default()),
+            )
+            .is_empty()
     }
 
     fn required(terms: serde_json::Value) -> serde_json::Value {

@@ -1,7 +1,8 @@
 //! Nodes that have the images already start the pod sooner.
 
 use crate::cache::NodeInfo;
-use crate::framework::{MAX_SCORE, Score, ScoreContext};
+use crate::context::Context;
+use crate::framework::{MAX_SCORE, Score};
 use crate::pod::PodInfo;
 
 /// Prefers nodes that hold more bytes of the pod's images.
@@ -21,7 +22,7 @@ impl Score for ImageLocality {
         1
     }
 
-    fn score(&self, pod: &PodInfo, node: &NodeInfo, _: &ScoreContext) -> i64 {
+    fn score(&self, pod: &PodInfo, node: &NodeInfo, _: &Context<'_>) -> i64 {
         let present: i64 = pod.images.iter().map(|name| size(node, name)).sum();
         let most = LARGE * i64::try_from(pod.images.len()).unwrap_or(1).max(1);
         if most <= SMALL {

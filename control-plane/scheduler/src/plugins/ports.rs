@@ -1,6 +1,7 @@
 //! Host ports.
 
 use crate::cache::NodeInfo;
+use crate::context::Context;
 use crate::framework::{ClusterEvent, Filter, Rejection};
 use crate::pod::PodInfo;
 
@@ -12,7 +13,7 @@ impl Filter for NodePorts {
         "NodePorts"
     }
 
-    fn filter(&self, pod: &PodInfo, node: &NodeInfo) -> Vec<Rejection> {
+    fn filter(&self, pod: &PodInfo, node: &NodeInfo, _: &Context<'_>) -> Vec<Rejection> {
         let taken = pod
             .ports
             .iter()

@@ -1,7 +1,8 @@
 //! Room on the node: does the pod fit, and where does it fit best.
 
 use crate::cache::NodeInfo;
-use crate::framework::{ClusterEvent, Filter, MAX_SCORE, Rejection, Score, ScoreContext};
+use crate::context::Context;
+use crate::framework::{ClusterEvent, Filter, MAX_SCORE, Rejection, Score};
 use crate::pod::PodInfo;
 
 /// Rejects nodes without room for the pod's requests.
@@ -12,7 +13,7 @@ impl Filter for Fit {
         "NodeResourcesFit"
     }
 
-    fn filter(&self, pod: &PodInfo, node: &NodeInfo) -> Vec<Rejection> {
+    fn filter(&self, pod: &PodInfo, node: &NodeInfo, _: &Context<'_>) -> Vec<Rejection> {
         let mut rejections = Vec::new();
         if node.pods + 1 > node.allowed_pods {
             rejections.push(Rejection::resolvable("Too many pods"));
@@ -73,7 +74,7 @@ impl Score for LeastAllocated {
         1
     }
 
-    fn score(&self, pod: &PodInfo, node: &NodeInfo, _: &ScoreContext) -> i64 {
+    fn score(&self, pod: &PodInfo, node: &NodeInfo, _: &Context<'_>) -> i64 {
         let free = |(requested, all): (i64, i64)| {
             if all <= 0 || requested > all {
                 0
@@ -100,7 +101,7 @@ impl Score for BalancedAllocation {
     }
 
     #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
-    fn score(&self, pod: &PodInfo, node: &NodeInfo, _: &ScoreContext) -> i64 {
+    fn score(&self, pod: &PodInfo, node: &NodeInfo, _: &Context<'_>) -> i64 {
         let fraction = |(requested, all): (i64, i64)| {
             if all <= 0 {
                 1.0
@@ -118,6 +119,7 @@ impl Score for BalancedAllocation {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::Cache;
     use crate::plugins::testing;
     use serde_json::json;
 
@@ -136,7 +138,11 @@ mod tests {
     #[test]
     fn what_is_missing_is_named_and_all_of_it() {
         let rejected: Vec<String> = Fit
-            .filter(&wants("2"), &has("1", "0"))
+            .filter(
+                &wants("2"),
+                &has("1", "0"),
+                &testing::context(&Cache::default()),
+            )
             .into_iter()
             .map(|r| r.reason)
             .collect();
@@ -145,18 +151,30 @@ mod tests {
 
     #[test]
     fn a_pod_larger_than_the_node_cannot_be_helped_by_evictions() {
-        let rejected = Fit.filter(&wants("2"), &has("1", "10"));
+        let rejected = Fit.filter(
+            &wants("2"),
+            &has("1", "10"),
+            &testing::context(&Cache::default()),
+        );
         assert!(rejected.iter().all(|r| r.unresolvable));
     }
 
     #[test]
     fn a_pod_that_fits_exactly_fits() {
-        assert!(Fit.filter(&wants("1"), &has("1", "1")).is_empty());
+        assert!(
+            Fit.filter(
+                &wants("1"),
+                &has("1", "1"),
+                &testing::context(&Cache::default())
+            )
+            .is_empty()
+        );
     }
 
     #[test]
     fn the_emptier_node_scores_higher() {
-        let context = ScoreContext::default();
+        let cache = Cache::default();
+        let context = testing::context(&cache);
         let (small, large) = (has("1", "9"), has("8", "9"));
         let pod = wants("500m");
         let score = |node| LeastAllocated.score(&pod, node, &context);

@@ -1,7 +1,8 @@
 //! Pods of one owner go to different nodes where they can.
 
 use crate::cache::NodeInfo;
-use crate::framework::{Score, ScoreContext, scale};
+use crate::context::Context;
+use crate::framework::{Score, scale};
 use crate::pod::PodInfo;
 
 /// Prefers nodes with fewer pods of the same controller. It weighs enough that two replicas land on two
@@ -17,7 +18,7 @@ impl Score for OwnerSpread {
         2
     }
 
-    fn score(&self, pod: &PodInfo, node: &NodeInfo, _: &ScoreContext) -> i64 {
+    fn score(&self, pod: &PodInfo, node: &NodeInfo, _: &Context<'_>) -> i64 {
         if pod.owner.is_empty() {
             return 0;
         }

@@ -1,8 +1,10 @@
 //! Cordoned nodes take no pods.
 
+use balsa_api::scheduling::tolerates;
+
 use crate::cache::NodeInfo;
+use crate::context::Context;
 use crate::framework::{ClusterEvent, Filter, Rejection};
-use crate::plugins::taints::tolerates;
 use crate::pod::PodInfo;
 
 /// Rejects nodes with `spec.unschedulable`, unless the pod tolerates the taint that goes with it.
@@ -13,7 +15,7 @@ impl Filter for NodeUnschedulable {
         "NodeUnschedulable"
     }
 
-    fn filter(&self, pod: &PodInfo, node: &NodeInfo) -> Vec<Rejection> {
+    fn filter(&self, pod: &PodInfo, node: &NodeInfo, _: &Context<'_>) -> Vec<Rejection> {
         let taint = k8s_openapi::api::core::v1::Taint {
             key: "node.kubernetes.io/unschedulable".into(),
             effect: "NoSchedule".into(),
