@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use balsa_client::{EventRecorder, Informer, InformerOptions};
+use balsa_client::{Delta, EventRecorder, Informer, InformerOptions};
 use balsa_cri::{Containerd, CriClient, Runtime, Streams};
 use balsa_link::agent::StreamHandler;
 use balsa_link::protocol::StreamRequest;
@@ -15,6 +15,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
+use crate::cgroups::Cgroups;
 use crate::cluster::KubeCluster;
 use crate::config::{AgentConfig, RuntimeChoice};
 use crate::containerd::{Supervisor, import_pause};
@@ -24,7 +25,7 @@ use crate::logs::Rotator;
 use crate::net;
 use crate::node::{Keeper, facts};
 use crate::objects::Objects;
-use crate::pods::admission::Offer;
+use crate::pods::capacity::{Capacity, Gates, Offer};
 use crate::pods::sandbox::parse_resolv_conf;
 use crate::pods::{Context, Manager, Routes};
 use crate::streams::{self, Reader, Refusal, Server, Writer};
@@ -150,6 +151,9 @@ impl Agent {
             objects: Objects::new(self.client.clone(), Arc::new(on_change)),
             services: services.clone(),
         };
+        let gates = Gates {
+            allowed_sysctls: config.allowed_unsafe_sysctls.clone(),
+        };
         let context = Arc::new(Context {
             config: config.clone(),
             paths: paths.clone(),
@@ -164,15 +168,24 @@ impl Agent {
                 &std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
             ),
             host_ips: vec![config.node_ip.to_string()],
-            cpu_milli: facts.cpu_milli,
             memory: facts.memory,
+            capacity: Capacity::new(Offer::default(), gates),
+            cgroups: Cgroups::new(&config.cgroup_root),
         });
-        let offer = Offer {
-            cpu_milli: facts.cpu_milli,
-            memory: facts.memory - facts::RESERVED_MEMORY,
-            pods: i64::from(config.max_pods),
-            labels: node.metadata.labels.clone().unwrap_or_default(),
-        };
+        if let Err(error) = context.cgroups.make_classes() {
+            warn!(%error, "cannot set up the control groups of pods");
+        }
+        context.capacity.node_is(&node);
+        let books = Arc::downgrade(&context);
+        let own = config.node_name.clone();
+        nodes.on_change(move |delta| {
+            if let Delta::Added(node) | Delta::Updated { new: node, .. } = delta
+                && node.metadata.name.as_ref() == Some(&own)
+                && let Some(context) = books.upgrade()
+            {
+                context.capacity.node_is(node);
+            }
+        });
 
         let watched = net::Watched {
             nodes: nodes.clone(),
@@ -185,7 +198,7 @@ impl Agent {
         obstacle.send_replace(None);
         info!("the node is up");
 
-        let manager = Manager::new(Arc::clone(&context), offer, pods, stop.clone());
+        let manager = Manager::new(Arc::clone(&context), pods, stop.clone());
         *changed.lock() = Some(Arc::clone(&manager));
         let server = Server {
             context,

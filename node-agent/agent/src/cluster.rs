@@ -6,7 +6,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use balsa_client::Informer;
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    PersistentVolume, PersistentVolumeClaim, Pod, Service, ServiceAccount,
+};
+use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::Value;
@@ -46,6 +49,13 @@ pub(crate) struct Token {
     pub(crate) expires: jiff::Timestamp,
 }
 
+/// A claim with the volume that it is bound to.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Bound {
+    pub(crate) claim: PersistentVolumeClaim,
+    pub(crate) volume: PersistentVolume,
+}
+
 /// What pod workers need of the API.
 #[async_trait]
 pub(crate) trait Cluster: Send + Sync + 'static {
@@ -64,6 +74,12 @@ pub(crate) trait Cluster: Send + Sync + 'static {
     fn release(&self, uid: &str);
     /// Environment variables about Services.
     async fn service_variables(&self, namespace: &str, links: bool) -> BTreeMap<String, String>;
+    /// The runtime's handler that a RuntimeClass names; the error is for people.
+    async fn runtime_handler(&self, class: &str) -> Result<String, String>;
+    /// A claim with the volume that it is bound to; the error is for people.
+    async fn claim(&self, namespace: &str, name: &str) -> Result<Bound, String>;
+    /// Runs a pod's mirror: makes the object that shows a static pod to the API's users.
+    async fn create_mirror(&self, pod: &Pod) -> Result<(), ApiError>;
     /// A token of the pod's service account, bound to the pod.
     async fn token(&self, pod: &Pod, want: &TokenWant) -> Result<Token, String>;
 }
@@ -134,6 +150,56 @@ impl Cluster for KubeCluster {
         };
         services.extend(self.services.get("default", "kubernetes"));
         env::service_variables(services.iter().map(|service| &**service), namespace, links)
+    }
+
+    async fn runtime_handler(&self, class: &str) -> Result<String, String> {
+        let api: Api<RuntimeClass> = Api::all(self.client.clone());
+        match within(api.get_opt(class)).await {
+            Ok(Some(found)) => Ok(found.handler),
+            Ok(None) => Err(format!(
+                "failed to get sandbox runtime: RuntimeClass \"{class}\" not found"
+            )),
+            Err(error) => Err(format!("failed to get sandbox runtime: {error}")),
+        }
+    }
+
+    async fn claim(&self, namespace: &str, name: &str) -> Result<Bound, String> {
+        let wrong = |why: String| format!("error processing PVC {namespace}/{name}: {why}");
+        let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), namespace);
+        let claim = within(claims.get(name)).await;
+        let claim = claim
+            .map_err(|error| wrong(format!("failed to fetch PVC from API server: {error}")))?;
+        let phase = claim
+            .status
+            .as_ref()
+            .and_then(|status| status.phase.as_deref());
+        let volume = claim
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.volume_name.clone());
+        let Some(volume) = volume.filter(|_| phase == Some("Bound")) else {
+            return Err(wrong("PVC is not bound".to_owned()));
+        };
+        let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
+        let volume = within(volumes.get(&volume)).await;
+        let volume = volume
+            .map_err(|error| wrong(format!("failed to fetch PV from API server: {error}")))?;
+        let reference = volume
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.claim_ref.as_ref());
+        if reference.and_then(|claim| claim.uid.as_ref()) != claim.metadata.uid.as_ref() {
+            return Err(wrong("PV is bound to another claim".to_owned()));
+        }
+        Ok(Bound { claim, volume })
+    }
+
+    async fn create_mirror(&self, pod: &Pod) -> Result<(), ApiError> {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        within(api.create(&PostParams::default(), pod))
+            .await
+            .map(|_| ())
     }
 
     async fn token(&self, pod: &Pod, want: &TokenWant) -> Result<Token, String> {

@@ -64,6 +64,45 @@ pub struct AgentConfig {
     pub upstream_dns: Vec<IpAddr>,
     /// Run the overlay, the Services and DNS of this node. Off only in tests of the rest.
     pub network: bool,
+    /// Folder of pods that run without the API (static pods); none when `None`.
+    pub static_pods: Option<PathBuf>,
+    /// Kernel settings beyond the safe ones that pods may make; `*` at the end stands for anything.
+    pub allowed_unsafe_sysctls: Vec<String>,
+    /// Most processes of a pod; the kernel's limit when `None`.
+    pub pod_pids_limit: Option<i64>,
+    /// When pods are thrown out for want of memory, disk or process ids.
+    pub eviction: Eviction,
+    /// CPU in thousandths that pods are not offered.
+    pub reserved_cpu_milli: i64,
+    /// Memory in bytes that pods are not offered, besides what the eviction threshold keeps free.
+    pub reserved_memory: i64,
+}
+
+/// When the node calls itself short of something, and throws pods out (upstream's hard thresholds and defaults).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Eviction {
+    /// Least available memory, in bytes.
+    pub memory_available: u64,
+    /// Least free part of the file systems that pods and images are on, in percent.
+    pub disk_available_percent: f64,
+    /// Least free part of their inodes, in percent.
+    pub inodes_free_percent: f64,
+    /// Least free process ids, in percent of all.
+    pub pids_available_percent: f64,
+    /// How long the node goes on calling itself short of something after it has enough again.
+    pub transition: Duration,
+}
+
+impl Default for Eviction {
+    fn default() -> Self {
+        Self {
+            memory_available: 100 << 20,
+            disk_available_percent: 10.0,
+            inodes_free_percent: 5.0,
+            pids_available_percent: 5.0,
+            transition: Duration::from_secs(300),
+        }
+    }
 }
 
 impl AgentConfig {
@@ -102,6 +141,12 @@ impl AgentConfig {
             vxlan_port: 8472,
             upstream_dns: Vec::new(),
             network: true,
+            static_pods: None,
+            allowed_unsafe_sysctls: Vec::new(),
+            pod_pids_limit: None,
+            eviction: Eviction::default(),
+            reserved_cpu_milli: 0,
+            reserved_memory: 0,
         }
     }
 
@@ -168,6 +213,16 @@ impl Paths {
     /// Volumes and files of one pod.
     pub fn pod(&self, uid: &str) -> PathBuf {
         self.pods().join(uid)
+    }
+
+    /// Seccomp profiles that pods name (`Localhost`).
+    pub fn seccomp(&self) -> PathBuf {
+        self.root.join("seccomp")
+    }
+
+    /// Sockets and volumes of CSI drivers.
+    pub fn plugins(&self) -> PathBuf {
+        self.root.join("plugins")
     }
 
     /// Logs of containers, in `namespace_name_uid/container/attempt.log`.

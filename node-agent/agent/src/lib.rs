@@ -21,5 +21,5 @@ mod streams;
 mod volumes;
 
 pub use agent::Agent;
-pub use config::{AgentConfig, Paths, RuntimeChoice};
+pub use config::{AgentConfig, Eviction, Paths, RuntimeChoice};
 pub use error::Error;

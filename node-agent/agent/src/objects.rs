@@ -58,11 +58,14 @@ impl Sources {
 pub(crate) fn references(pod: &Pod) -> HashSet<Reference> {
     let mut found = HashSet::new();
     let Some(spec) = &pod.spec else { return found };
+    let ephemeral = balsa_pod::spec::ephemeral(spec);
+    let ephemeral = ephemeral.iter().map(|member| &*member.container);
     for container in spec
         .init_containers
         .iter()
         .flatten()
         .chain(&spec.containers)
+        .chain(ephemeral)
     {
         for from in container.env_from.iter().flatten() {
             found.extend(

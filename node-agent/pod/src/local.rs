@@ -86,6 +86,8 @@ pub struct Rejection {
     pub message: String,
     /// It was running and was thrown out: becomes the condition `DisruptionTarget`.
     pub disruption: bool,
+    /// Time for an orderly end; the pod's own when `None`.
+    pub grace: Option<Duration>,
 }
 
 /// Why a resize waits: the condition `PodResizePending`.

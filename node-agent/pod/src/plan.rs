@@ -146,8 +146,9 @@ impl<'a> Planner<'a> {
             return Verdict::Deleting;
         }
         if let Some(rejection) = &self.input.local.rejected {
+            let own = spec::grace_period(self.spec);
             self.stop(&Stop {
-                grace: spec::grace_period(self.spec),
+                grace: rejection.grace.map_or(own, |grace| grace.min(own)),
                 finish: false,
             });
             return Verdict::Failed {

@@ -32,9 +32,6 @@ pub(crate) struct Pressure {
 /// Free memory in bytes below which the node is under pressure.
 const LEAST_MEMORY: u64 = 100 << 20;
 
-/// Memory in bytes that pods are not offered.
-pub(crate) const RESERVED_MEMORY: i64 = 100 << 20;
-
 fn read(path: &str) -> String {
     std::fs::read_to_string(path)
         .map(|text| text.trim().to_owned())

@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde_json::{Value, json};
 
-use super::facts::{Facts, Pressure, RESERVED_MEMORY};
+use super::facts::{Facts, Pressure};
 use crate::config::AgentConfig;
 
 /// Version of Kubernetes whose node this is.
@@ -116,8 +116,8 @@ pub(super) fn status(
             address("InternalIP", config.node_ip.to_string()),
             address("Hostname", config.node_name.clone()),
         ]),
-        capacity: Some(resources(config, facts, 0)),
-        allocatable: Some(resources(config, facts, RESERVED_MEMORY)),
+        capacity: Some(capacity(config, facts)),
+        allocatable: Some(allocatable(config, facts)),
         conditions: Some(conditions(pressure, obstacle, old)),
         daemon_endpoints: Some(NodeDaemonEndpoints::default()),
         images: Some(image_list(images)),
@@ -138,14 +138,48 @@ pub(super) fn status(
     }
 }
 
-fn resources(config: &AgentConfig, facts: &Facts, reserved: i64) -> BTreeMap<String, Quantity> {
-    let memory = (facts.memory - reserved).max(0) / 1024;
+fn capacity(config: &AgentConfig, facts: &Facts) -> BTreeMap<String, Quantity> {
+    resources(config, facts.cpu_milli, facts.memory, facts.disk, "Ki")
+}
+
+/// What is left for pods: without reservations and without what eviction keeps free.
+fn allocatable(config: &AgentConfig, facts: &Facts) -> BTreeMap<String, Quantity> {
+    let eviction = &config.eviction;
+    let kept = i64::try_from(eviction.memory_available).unwrap_or(i64::MAX);
+    let disk = facts.disk as f64 * (1.0 - eviction.disk_available_percent / 100.0);
+    resources(
+        config,
+        facts.cpu_milli - config.reserved_cpu_milli,
+        facts.memory - kept - config.reserved_memory,
+        disk as i64,
+        "",
+    )
+}
+
+/// Disk is told in kibibytes, or in bytes with an empty `disk_unit`, as upstream does.
+fn resources(
+    config: &AgentConfig,
+    cpu_milli: i64,
+    memory: i64,
+    disk: i64,
+    disk_unit: &str,
+) -> BTreeMap<String, Quantity> {
+    let cpu = if cpu_milli % 1000 == 0 {
+        (cpu_milli / 1000).to_string()
+    } else {
+        format!("{cpu_milli}m")
+    };
+    let disk = if disk_unit.is_empty() {
+        disk
+    } else {
+        disk / 1024
+    };
     let list = [
-        ("cpu", (facts.cpu_milli / 1000).to_string()),
-        ("ephemeral-storage", format!("{}Ki", facts.disk / 1024)),
+        ("cpu", cpu),
+        ("ephemeral-storage", format!("{disk}{disk_unit}")),
         ("hugepages-1Gi", "0".to_owned()),
         ("hugepages-2Mi", "0".to_owned()),
-        ("memory", format!("{memory}Ki")),
+        ("memory", format!("{}Ki", memory.max(0) / 1024)),
         ("pods", config.max_pods.to_string()),
     ];
     list.into_iter()

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use balsa_cri::{ContainerConfig, Image, Map, Mount};
+use balsa_cri::{ContainerConfig, Device, Image, Map, Mount, NamespaceMode};
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
 use super::env::expand_all;
@@ -26,6 +26,12 @@ pub(crate) struct Ingredients<'a> {
     pub(crate) pod_dir: &'a Path,
     /// Memory of the node, in bytes.
     pub(crate) node_memory: i64,
+    /// Folder of the node's seccomp profiles.
+    pub(crate) profiles: &'a Path,
+    /// Devices of its volumes.
+    pub(crate) devices: Vec<Device>,
+    /// The running instance whose processes it is to see.
+    pub(crate) target: Option<String>,
 }
 
 /// Log file of an instance, relative to the pod's log folder.
@@ -53,8 +59,15 @@ pub(crate) fn config(from: Ingredients<'_>) -> Result<ContainerConfig, String> {
         mut mounts,
         pod_dir,
         node_memory,
+        profiles,
+        devices,
+        target,
     } = from;
-    let security = security::container(spec, container, image, &[])?;
+    let mut security = security::container(spec, container, image, profiles)?;
+    if let Some(target) = target {
+        security.namespaces.pid = NamespaceMode::Target;
+        security.namespaces.target = target;
+    }
     let mounted =
         |mounts: &[Mount], path: &str| mounts.iter().any(|mount| mount.container_path == path);
     let own_hosts = !balsa_pod::spec::host_network(spec) || spec.host_aliases.is_some();
@@ -92,7 +105,7 @@ pub(crate) fn config(from: Ingredients<'_>) -> Result<ContainerConfig, String> {
         args: expand_all(container.args.as_ref(), &env),
         working_dir: container.working_dir.clone().unwrap_or_default(),
         mounts,
-        devices: Vec::new(),
+        devices,
         labels,
         annotations: annotations(container, attempt, message_file),
         log_path: log_path(&container.name, attempt),
@@ -146,6 +159,9 @@ mod tests {
             mounts: Vec::new(),
             pod_dir: Path::new("/d/pods/u"),
             node_memory: 1 << 30,
+            profiles: Path::new("/d/seccomp"),
+            devices: Vec::new(),
+            target: None,
         })
         .unwrap();
         assert_eq!(config.command, ["echo", "1"]);

@@ -9,7 +9,9 @@ use k8s_openapi::api::core::v1::{ObjectReference, Pod, PodSpec};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 
+use super::capacity::Capacity;
 use super::fields::Facts;
+use crate::cgroups::Cgroups;
 use crate::cluster::Cluster;
 use crate::config::{AgentConfig, Paths};
 use crate::images::Images;
@@ -31,10 +33,11 @@ pub(crate) struct Context {
     pub(crate) node_dns: Dns,
     /// Addresses of the node, primary first.
     pub(crate) host_ips: Vec<String>,
-    /// CPU of the node, in thousandths.
-    pub(crate) cpu_milli: i64,
     /// Memory of the node, in bytes.
     pub(crate) memory: i64,
+    /// What has been granted to pods.
+    pub(crate) capacity: Capacity,
+    pub(crate) cgroups: Cgroups,
 }
 
 impl Context {
@@ -48,8 +51,10 @@ impl Context {
                 ips.to_vec()
             },
             host_ips: self.host_ips.clone(),
-            allocatable_cpu_milli: self.cpu_milli,
-            allocatable_memory: self.memory,
+            allocatable: ["cpu", "memory", "ephemeral-storage"]
+                .into_iter()
+                .filter_map(|name| Some((name, self.capacity.allocatable(name)?)))
+                .collect(),
         }
     }
 
@@ -75,12 +80,18 @@ impl Context {
     ) {
         let spec = pod.spec.as_ref();
         let init = spec.is_some_and(|spec| {
-            spec.init_containers
-                .iter()
-                .flatten()
-                .any(|init| init.name == name)
+            let mut inits = spec.init_containers.iter().flatten();
+            inits.any(|init| init.name == name)
         });
-        let field = if init { "initContainers" } else { "containers" };
+        let ephemeral = spec.is_some_and(|spec| {
+            let mut all = spec.ephemeral_containers.iter().flatten();
+            all.any(|container| container.name == name)
+        });
+        let field = match (init, ephemeral) {
+            (true, _) => "initContainers",
+            (_, true) => "ephemeralContainers",
+            _ => "containers",
+        };
         let about = ObjectReference {
             api_version: Some("v1".to_owned()),
             kind: Some("Pod".to_owned()),

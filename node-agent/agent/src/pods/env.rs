@@ -118,7 +118,7 @@ fn from_source(
             .unwrap_or(&own.name);
         let container = spec.and_then(|spec| balsa_pod::spec::container(spec, name));
         let container = container.ok_or_else(|| format!("container {name} not found"))?;
-        return fields::resource(container, facts, selector).map(Some);
+        return fields::resource(&container, facts, selector).map(Some);
     }
     if let Some(reference) = &from.config_map_key_ref {
         let optional = reference.optional.unwrap_or(false);

@@ -10,10 +10,8 @@ pub(crate) struct Facts {
     pub(crate) pod_ips: Vec<String>,
     /// Addresses of the node, primary first.
     pub(crate) host_ips: Vec<String>,
-    /// What the node has to give: the limit of those that set none.
-    pub(crate) allocatable_cpu_milli: i64,
-    /// The same in bytes of memory.
-    pub(crate) allocatable_memory: i64,
+    /// What the node has to give, by name: the limit of those that set none.
+    pub(crate) allocatable: std::collections::BTreeMap<&'static str, Quantity>,
 }
 
 /// A field of the pod as `fieldRef` names it; the error is for people.
@@ -118,13 +116,16 @@ pub(crate) fn resource(
         }
     };
     let cpu = name == "cpu";
-    let amount_milli = match (set, list) {
-        (Some(amount), _) if cpu => amount.milli_value(),
-        (Some(amount), _) => amount.value(),
+    let amount = match (set, list) {
+        (Some(amount), _) => amount,
         // No limit: all that the node has.
-        (None, "limits") if cpu => facts.allocatable_cpu_milli,
-        (None, "limits") if name == "memory" => facts.allocatable_memory,
-        (None, _) => 0,
+        (None, "limits") => facts.allocatable.get(name).copied().unwrap_or_default(),
+        (None, _) => Quantity::default(),
+    };
+    let amount_milli = if cpu {
+        amount.milli_value()
+    } else {
+        amount.value()
     };
     let divisor = selector
         .divisor
@@ -160,7 +161,7 @@ mod tests {
     #[test]
     fn resources_are_divided_and_rounded_up() {
         let facts = Facts {
-            allocatable_cpu_milli: 2000,
+            allocatable: [("cpu", "2".parse().unwrap())].into(),
             ..Facts::default()
         };
         let get = |resource, divisor| resource_text(&facts, resource, divisor);

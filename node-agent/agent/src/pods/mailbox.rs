@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use balsa_cri::{ContainerInfo, Nanos, SandboxInfo};
+use balsa_pod::Rejection;
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -40,8 +41,12 @@ pub(crate) struct News {
     pub(crate) probes: BTreeMap<(String, ProbeKind), Verdict>,
     /// Objects that the pod refers to have changed.
     pub(crate) objects_changed: bool,
-    /// The node wants the pod gone: reason and message.
-    pub(crate) evict: Option<(String, String)>,
+    /// The node wants the pod gone.
+    pub(crate) evict: Option<Rejection>,
+    /// There may be room for a resize that waits.
+    pub(crate) resize_again: bool,
+    /// The mirror pod of a static one, as the API has it; the inner `None` when it has none.
+    pub(crate) mirror: Option<Option<Arc<Pod>>>,
 }
 
 /// A worker's mailbox.

@@ -1,11 +1,12 @@
 //! Starts workers, hands out events, and cleans up after pods that went while nobody looked.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use balsa_client::{Delta, EventType, Informer};
 use balsa_cri::RuntimeEvent;
+use balsa_pod::Rejection;
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -13,11 +14,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
-use super::admission::{self, Offer};
+use super::capacity;
 use super::context::Context;
 use super::mailbox::{Mailbox, Snapshot};
 use super::ops;
 use super::sandbox::labels;
+use super::statics::{self, Statics};
 use super::worker::Worker;
 
 /// How often the whole runtime is looked at, in case an event was lost.
@@ -29,8 +31,8 @@ const RELIST_PAUSE: Duration = Duration::from_millis(500);
 /// The workers of all pods.
 pub(crate) struct Manager {
     context: Arc<Context>,
-    offer: Offer,
     pods: Informer<Pod>,
+    statics: Statics,
     /// Mailboxes by pod UID. Never locked while a worker is told something that takes long: telling is a push.
     workers: Arc<Mutex<HashMap<String, Arc<Mailbox>>>>,
     stop: CancellationToken,
@@ -39,13 +41,12 @@ pub(crate) struct Manager {
 impl Manager {
     pub(crate) fn new(
         context: Arc<Context>,
-        offer: Offer,
         pods: Informer<Pod>,
         stop: CancellationToken,
     ) -> Arc<Self> {
         Arc::new(Self {
+            statics: Statics::new(&context.config),
             context,
-            offer,
             pods,
             workers: Arc::default(),
             stop,
@@ -69,12 +70,23 @@ impl Manager {
         let Some(mut snapshots) = self.first_look().await else {
             return;
         };
-        for pod in self.pods.list() {
+        for pod in self.statics.read() {
             self.take_on(&pod, snapshots.remove(uid(&pod)).unwrap_or_default());
+        }
+        let mut known = self.pods.list();
+        // Those that run first: what they hold is not to be given to others.
+        known.sort_by_key(|pod| !snapshots.contains_key(uid(pod)));
+        for pod in known.iter().filter(|pod| !statics::is_mirror(pod)) {
+            self.take_on(pod, snapshots.remove(uid(pod)).unwrap_or_default());
         }
         self.clean_up_strays(&snapshots).await;
         let manager = Arc::clone(&self);
         self.pods.on_change(move |delta| manager.pod_changed(delta));
+        if self.statics.any() {
+            let manager = Arc::clone(&self);
+            let follow = async move { manager.follow_statics().await };
+            tokio::spawn(follow.instrument(info_span!("static-pods")));
+        }
         self.follow(events).await;
     }
 
@@ -121,6 +133,10 @@ impl Manager {
     }
 
     fn pod_changed(self: &Arc<Self>, delta: &Delta<Pod>) {
+        let (Delta::Added(pod) | Delta::Deleted(pod) | Delta::Updated { new: pod, .. }) = delta;
+        if statics::is_mirror(pod) {
+            return self.statics.wake();
+        }
         match delta {
             Delta::Deleted(pod) => self.pod_gone(pod),
             Delta::Added(pod) => self.pod_is(pod),
@@ -180,23 +196,106 @@ impl Manager {
         tokio::spawn(run.instrument(span));
     }
 
-    /// Checks a pod that is new to the node.
-    fn refuse(&self, pod: &Pod, snapshot: &Snapshot) -> Option<(String, String)> {
+    /// Enters a pod that is new to the node into its books, or refuses it.
+    fn refuse(&self, pod: &Pod, snapshot: &Snapshot) -> Option<Rejection> {
+        if capacity::ended(pod) {
+            return None;
+        }
         let status = pod.status.as_ref();
         let begun = status.is_some_and(|status| status.start_time.is_some())
             || !snapshot.sandboxes.is_empty();
-        if begun || pod.metadata.deletion_timestamp.is_some() || admission::ended(pod) {
+        let books = &self.context.capacity;
+        if begun || pod.metadata.deletion_timestamp.is_some() {
+            books.adopt(pod);
             return None;
         }
-        let known: HashSet<String> = self.workers.lock().keys().cloned().collect();
-        let mut others = self.pods.list();
-        others.retain(|other| uid(other) != uid(pod) && known.contains(uid(other)));
-        let refused = admission::refuse(pod, &others, &self.offer);
-        if let Some((reason, message)) = &refused {
-            self.context
-                .event(pod, EventType::Warning, reason, message.clone());
+        let (reason, message) = books.admit(pod).err()?;
+        self.context
+            .event(pod, EventType::Warning, &reason, message.clone());
+        Some(Rejection {
+            reason,
+            message,
+            disruption: false,
+            grace: None,
+        })
+    }
+
+    /// Brings workers in line with the files of static pods, and mirrors in line with both, until stopped.
+    async fn follow_statics(&self) {
+        loop {
+            let wanted = self.statics.read();
+            for pod in self.statics.leaving(&wanted) {
+                self.pod_gone(&pod);
+            }
+            for pod in &wanted {
+                // A changed file is another pod, and the old one ends first: they may use the same things.
+                let predecessor = self.statics.predecessor(pod);
+                let ended = predecessor.is_none_or(|uid| !self.workers.lock().contains_key(&uid));
+                if ended && !self.workers.lock().contains_key(uid(pod)) {
+                    self.take_on(pod, Snapshot::default());
+                }
+            }
+            self.mirror(&wanted).await;
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = self.statics.changed() => {}
+            }
         }
-        refused
+    }
+
+    async fn mirror(&self, wanted: &[Arc<Pod>]) {
+        let known = self.pods.list();
+        let mirrors = known.iter().filter(|pod| statics::is_mirror(pod));
+        for stale in statics::stale(mirrors, wanted) {
+            let (namespace, name) = (
+                stale.metadata.namespace.as_deref().unwrap_or_default(),
+                stale.metadata.name.as_deref().unwrap_or_default(),
+            );
+            let deleted = self
+                .context
+                .cluster
+                .delete(namespace, name, uid(stale))
+                .await;
+            if let Err(error) = deleted {
+                warn!(%error, name, "could not remove a mirror pod");
+            }
+        }
+        for pod in wanted {
+            let mirror = statics::mirror_of(pod, &known);
+            if mirror.is_none() {
+                let node = self.context.capacity.node();
+                let made = statics::make_mirror(pod, &node);
+                if let Err(error) = self.context.cluster.create_mirror(&made).await {
+                    warn!(%error, "could not make a mirror pod");
+                }
+            }
+            if let Some(mailbox) = self.workers.lock().get(uid(pod)).cloned() {
+                mailbox.tell(|news| news.mirror = Some(mirror));
+            }
+        }
+    }
+
+    /// The UID by which the node knows a pod: that of the static pod for its mirror.
+    pub(crate) fn own_uid(&self, namespace: &str, name: &str, uid: &str) -> String {
+        let pods = self.statics.pods();
+        let own = pods.iter().find(|pod| {
+            pod.metadata.namespace.as_deref() == Some(namespace)
+                && pod.metadata.name.as_deref() == Some(name)
+        });
+        match own.and_then(|pod| pod.metadata.uid.clone()) {
+            Some(own) => own,
+            None => uid.to_owned(),
+        }
+    }
+
+    /// Throws a pod out; false if it is not there any more.
+    pub(crate) fn evict(&self, uid: &str, rejection: Rejection) -> bool {
+        let mailbox = self.workers.lock().get(uid).cloned();
+        let found = mailbox.is_some();
+        if let Some(mailbox) = mailbox {
+            mailbox.tell(|news| news.evict = Some(rejection));
+        }
+        found
     }
 
     async fn follow(&self, mut events: mpsc::Receiver<RuntimeEvent>) {

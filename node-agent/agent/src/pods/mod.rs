@@ -1,7 +1,8 @@
 //! The pods of this node. The [`Manager`] starts one [`worker`] per pod and hands it what concerns it; the
 //! worker asks the reducer of `balsa-pod` and takes the steps it plans.
 
-pub(crate) mod admission;
+pub(crate) mod capacity;
+mod checkpoint;
 pub(crate) mod container;
 mod context;
 pub(crate) mod env;
@@ -14,6 +15,7 @@ mod ops;
 pub(crate) mod resources;
 pub(crate) mod sandbox;
 pub(crate) mod security;
+pub(crate) mod statics;
 mod status;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use balsa_pod::qos::{self, Qos};
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 
 /// CFS period, in microseconds.
-const PERIOD: i64 = 100_000;
+pub(crate) const PERIOD: i64 = 100_000;
 /// Least CFS quota that kernels take, in microseconds.
 const MIN_QUOTA: i64 = 1000;
 /// Least CPU shares.
@@ -36,7 +36,7 @@ pub(crate) fn container(spec: &PodSpec, container: &Container, node_memory: i64)
     Resources {
         cpu_period: if cpu_limit > 0 { PERIOD } else { 0 },
         cpu_quota: if cpu_limit > 0 {
-            (cpu_limit.saturating_mul(PERIOD) / 1000).max(MIN_QUOTA)
+            quota_of(cpu_limit)
         } else {
             0
         },
@@ -46,8 +46,41 @@ pub(crate) fn container(spec: &PodSpec, container: &Container, node_memory: i64)
     }
 }
 
-fn shares_of(milli_cpu: i64) -> i64 {
+/// CPU shares of that much CPU.
+pub(crate) fn shares_of(milli_cpu: i64) -> i64 {
     (milli_cpu.saturating_mul(1024) / 1000).clamp(MIN_SHARES, MAX_SHARES)
+}
+
+/// CFS quota of that much CPU, in microseconds per period.
+pub(crate) fn quota_of(milli_cpu: i64) -> i64 {
+    (milli_cpu.saturating_mul(PERIOD) / 1000).max(MIN_QUOTA)
+}
+
+/// The settings of a whole pod, as runtimes that make pods in machines of their own want to know them.
+pub(crate) fn pod(settings: &crate::cgroups::Settings) -> Resources {
+    Resources {
+        cpu_period: if settings.cpu_quota.is_some() {
+            PERIOD
+        } else {
+            0
+        },
+        cpu_quota: settings.cpu_quota.unwrap_or(0),
+        cpu_shares: settings.cpu_shares,
+        memory_limit: settings.memory_limit.unwrap_or(0),
+        oom_score_adj: 0,
+    }
+}
+
+/// What a pod's overhead comes to.
+pub(crate) fn overhead(spec: &PodSpec) -> Resources {
+    let amount =
+        |name: &str| -> Option<Quantity> { spec.overhead.as_ref()?.get(name)?.0.parse().ok() };
+    let cpu = amount("cpu").map_or(0, |cpu| cpu.milli_value());
+    Resources {
+        cpu_shares: if cpu > 0 { shares_of(cpu) } else { 0 },
+        memory_limit: amount("memory").map_or(0, |memory| memory.value()),
+        ..Resources::default()
+    }
 }
 
 /// Who dies first: best-effort containers, then those that use most beyond their request.

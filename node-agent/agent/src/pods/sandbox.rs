@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use balsa_cri::{Dns, Map, SandboxConfig};
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 
-use super::security;
+use super::capacity::dotted;
+use super::{resources, security};
+use crate::cgroups::{self, Cgroups};
 use crate::config::AgentConfig;
 
 /// Labels by which kubelet, and so every tool, finds the containers of a pod.
@@ -41,16 +43,15 @@ pub(crate) fn pod_labels(pod: &Pod) -> Map {
     ])
 }
 
-/// The cgroup that a pod's containers are made in.
-pub(crate) fn cgroup_parent(config: &AgentConfig, uid: &str) -> String {
-    format!("{}/pod{uid}", config.cgroup_root.trim_end_matches('/'))
-}
-
 /// The host name that a pod sees, and its subdomain if it has one.
 pub(crate) fn hostname(pod: &Pod, spec: &PodSpec) -> String {
+    if let Some(name) = &spec.hostname_override {
+        return name.clone();
+    }
     let name = spec
         .hostname
         .clone()
+        .filter(|name| !name.is_empty())
         .or_else(|| pod.metadata.name.clone())
         .unwrap_or_default();
     // 63 bytes is the kernel's and DNS's limit; a pod's name may be longer.
@@ -61,14 +62,52 @@ pub(crate) fn hostname(pod: &Pod, spec: &PodSpec) -> String {
     short
 }
 
-/// What to make the sandbox from.
+/// The subdomain of a pod that has one.
+fn subdomain(spec: &PodSpec) -> Option<&str> {
+    // A name that overrides all others is the whole name.
+    let own = spec.subdomain.as_deref().filter(|name| !name.is_empty());
+    own.filter(|_| spec.hostname_override.is_none())
+}
+
+/// The longest host name that the kernel takes.
+const MAX_HOSTNAME: usize = 64;
+
+/// The host name that the sandbox gets: the whole domain name with `setHostnameAsFQDN`.
+fn kernel_hostname(pod: &Pod, spec: &PodSpec, domain: &str) -> Result<String, String> {
+    let host = hostname(pod, spec);
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    match subdomain(spec) {
+        Some(subdomain) if spec.set_hostname_as_fqdn == Some(true) => {
+            let full = format!("{host}.{subdomain}.{namespace}.svc.{domain}");
+            if full.len() > MAX_HOSTNAME {
+                return Err(format!(
+                    "Failed to construct FQDN from Pod hostname and cluster domain, FQDN {full} is too long ({MAX_HOSTNAME} characters is the max, {} characters requested)",
+                    full.len()
+                ));
+            }
+            Ok(full)
+        }
+        _ => Ok(host),
+    }
+}
+
+/// What a sandbox is made from, besides the pod's spec.
+pub(crate) struct Surroundings<'a> {
+    pub(crate) config: &'a AgentConfig,
+    pub(crate) node_dns: &'a Dns,
+    pub(crate) cgroups: &'a Cgroups,
+    /// Handler of the pod's RuntimeClass; empty for the usual one.
+    pub(crate) runtime_handler: &'a str,
+}
+
+/// What to make the sandbox from; the error is for people (`FailedCreatePodSandBox`).
 pub(crate) fn config(
     pod: &Pod,
     spec: &PodSpec,
-    config: &AgentConfig,
-    node_dns: &Dns,
+    around: &Surroundings<'_>,
     attempt: u32,
-) -> SandboxConfig {
+) -> Result<SandboxConfig, String> {
+    let config = around.config;
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
     let (name, namespace, uid) = (
         text(&pod.metadata.name),
@@ -77,48 +116,54 @@ pub(crate) fn config(
     );
     let context = spec.security_context.clone().unwrap_or_default();
     let host_network = balsa_pod::spec::host_network(spec);
-    let fqdn = spec.set_hostname_as_fqdn == Some(true) && spec.subdomain.is_some();
-    let host = hostname(pod, spec);
-    let host = match &spec.subdomain {
-        Some(subdomain) if fqdn => format!(
-            "{host}.{subdomain}.{namespace}.svc.{}",
-            config.cluster_domain
-        ),
-        _ => host,
-    };
+    if spec.host_users == Some(false) {
+        return Err(
+            "user namespaces are not supported by the container runtime of this node".to_owned(),
+        );
+    }
+    let host = kernel_hostname(pod, spec, &config.cluster_domain)?;
+    let settings = cgroups::pod_settings(pod, spec, config.pod_pids_limit);
     let mut labels: Map = pod.metadata.labels.clone().unwrap_or_default();
     labels.extend(pod_labels(pod));
-    SandboxConfig {
+    Ok(SandboxConfig {
         hostname: if host_network { String::new() } else { host },
         log_directory: config
             .paths()
             .pod_logs(&namespace, &name, &uid)
             .display()
             .to_string(),
-        dns: Some(dns(spec, &namespace, config, node_dns)),
+        dns: Some(dns(spec, &namespace, config, around.node_dns)),
         // Host ports are the proxy's work: it sees them in the pod's spec.
         port_mappings: Vec::new(),
         annotations: pod.metadata.annotations.clone().unwrap_or_default(),
-        cgroup_parent: cgroup_parent(config, &uid),
+        cgroup_parent: around.cgroups.pod(balsa_pod::qos::class(spec), &uid),
         namespaces: security::sandbox_namespaces(spec),
         privileged: security::any_privileged(spec),
         supplemental_groups: context.supplemental_groups.clone().unwrap_or_default(),
         run_as_user: context.run_as_user,
         run_as_group: context.run_as_group,
-        seccomp: security::seccomp(context.seccomp_profile.as_ref()),
+        seccomp: security::seccomp(context.seccomp_profile.as_ref(), &config.paths().seccomp()),
+        selinux: context.se_linux_options.as_ref().map(security::selinux),
+        runtime_handler: around.runtime_handler.to_owned(),
+        resources: resources::pod(&settings),
+        overhead: resources::overhead(spec),
         sysctls: context
             .sysctls
             .iter()
             .flatten()
-            .map(|sysctl| (sysctl.name.clone(), sysctl.value.clone()))
+            .map(|sysctl| (dotted(&sysctl.name), sysctl.value.clone()))
             .collect(),
         name,
         namespace,
         uid,
         attempt,
         labels,
-    }
+    })
 }
+
+/// Most name servers and search domains that resolvers take.
+const MAX_SERVERS: usize = 3;
+const MAX_SEARCHES: usize = 32;
 
 /// What a pod's processes resolve names with, by its `dnsPolicy` and `dnsConfig`.
 fn dns(spec: &PodSpec, namespace: &str, config: &AgentConfig, node: &Dns) -> Dns {
@@ -135,6 +180,8 @@ fn dns(spec: &PodSpec, namespace: &str, config: &AgentConfig, node: &Dns) -> Dns
         (None, _) => node.clone(),
     };
     let Some(custom) = &spec.dns_config else {
+        dns.servers.truncate(MAX_SERVERS);
+        dns.searches.truncate(MAX_SEARCHES);
         return dns;
     };
     dns.servers
@@ -154,6 +201,8 @@ fn dns(spec: &PodSpec, namespace: &str, config: &AgentConfig, node: &Dns) -> Dns
     dns.servers.retain(|server| seen.insert(server.clone()));
     seen.clear();
     dns.searches.retain(|search| seen.insert(search.clone()));
+    dns.servers.truncate(MAX_SERVERS);
+    dns.searches.truncate(MAX_SEARCHES);
     dns
 }
 
@@ -200,7 +249,7 @@ pub(crate) fn hosts_file(pod: &Pod, spec: &PodSpec, ips: &[String], domain: &str
     let host = hostname(pod, spec);
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     for ip in ips {
-        match &spec.subdomain {
+        match subdomain(spec) {
             Some(subdomain) => {
                 text.push_str(&format!(
                     "{ip}\t{host}.{subdomain}.{namespace}.svc.{domain}\t{host}\n"
@@ -242,14 +291,14 @@ mod tests {
 
     fn sandbox(spec: serde_json::Value) -> SandboxConfig {
         let pod = pod(spec);
-        let node = parse_resolv_conf("# x\nnameserver 9.9.9.9\nsearch lan\n");
-        config(
-            &pod,
-            pod.spec.as_ref().unwrap(),
-            &AgentConfig::new("a", [10, 0, 0, 1].into(), "/d"),
-            &node,
-            0,
-        )
+        let node_dns = parse_resolv_conf("# x\nnameserver 9.9.9.9\nsearch lan\n");
+        let around = Surroundings {
+            config: &AgentConfig::new("a", [10, 0, 0, 1].into(), "/d"),
+            node_dns: &node_dns,
+            cgroups: &Cgroups::new("/balsa"),
+            runtime_handler: "",
+        };
+        config(&pod, pod.spec.as_ref().unwrap(), &around, 0).unwrap()
     }
 
     #[test]

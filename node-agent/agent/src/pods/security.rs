@@ -1,7 +1,11 @@
 //! Security contexts to what the runtime wants.
 
-use balsa_cri::{ContainerSecurity, Image, NamespaceMode, Namespaces, Seccomp};
-use k8s_openapi::api::core::v1::{Container, PodSpec, SeccompProfile, SecurityContext};
+use std::path::Path;
+
+use balsa_cri::{AppArmor, ContainerSecurity, Image, NamespaceMode, Namespaces, SeLinux, Seccomp};
+use k8s_openapi::api::core::v1::{
+    AppArmorProfile, Container, PodSpec, SELinuxOptions, SeccompProfile, SecurityContext,
+};
 
 /// Hidden from containers that are not privileged.
 const MASKED: [&str; 11] = [
@@ -65,13 +69,34 @@ pub(crate) fn any_privileged(spec: &PodSpec) -> bool {
         .any(privileged)
 }
 
-pub(crate) fn seccomp(profile: Option<&SeccompProfile>) -> Seccomp {
+/// A seccomp profile; those of the node lie in `folder`.
+pub(crate) fn seccomp(profile: Option<&SeccompProfile>, folder: &Path) -> Seccomp {
     match profile {
         Some(profile) if profile.type_ == "RuntimeDefault" => Seccomp::RuntimeDefault,
         Some(profile) if profile.type_ == "Localhost" => {
-            Seccomp::Localhost(profile.localhost_profile.clone().unwrap_or_default())
+            let name = profile.localhost_profile.as_deref().unwrap_or_default();
+            Seccomp::Localhost(folder.join(name).display().to_string())
         }
         _ => Seccomp::Unconfined,
+    }
+}
+
+fn apparmor(profile: &AppArmorProfile) -> AppArmor {
+    match profile.type_.as_str() {
+        "Unconfined" => AppArmor::Unconfined,
+        "Localhost" => AppArmor::Localhost(profile.localhost_profile.clone().unwrap_or_default()),
+        _ => AppArmor::RuntimeDefault,
+    }
+}
+
+/// SELinux labels.
+pub(crate) fn selinux(options: &SELinuxOptions) -> SeLinux {
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    SeLinux {
+        user: text(&options.user),
+        role: text(&options.role),
+        kind: text(&options.type_),
+        level: text(&options.level),
     }
 }
 
@@ -80,7 +105,7 @@ pub(crate) fn container(
     spec: &PodSpec,
     container: &Container,
     image: &Image,
-    extra_groups: &[i64],
+    profiles: &Path,
 ) -> Result<ContainerSecurity, String> {
     let pod = spec.security_context.clone().unwrap_or_default();
     let own = container.security_context.clone().unwrap_or_default();
@@ -93,7 +118,6 @@ pub(crate) fn container(
     let user_from_image = user.is_none();
     let mut groups = pod.supplemental_groups.clone().unwrap_or_default();
     groups.extend(pod.fs_group);
-    groups.extend_from_slice(extra_groups);
     let seccomp_profile = own
         .seccomp_profile
         .as_ref()
@@ -121,14 +145,24 @@ pub(crate) fn container(
         },
         readonly_rootfs: own.read_only_root_filesystem.unwrap_or(false),
         supplemental_groups: groups,
-        no_new_privileges: own.allow_privilege_escalation == Some(false),
+        no_new_privileges: own.allow_privilege_escalation == Some(false) && !privileged,
         masked_paths: paths(&MASKED),
         readonly_paths: paths(&READONLY),
         seccomp: if privileged {
             Seccomp::Unconfined
         } else {
-            seccomp(seccomp_profile)
+            seccomp(seccomp_profile, profiles)
         },
+        apparmor: own
+            .app_armor_profile
+            .as_ref()
+            .or(pod.app_armor_profile.as_ref())
+            .map(apparmor),
+        selinux: own
+            .se_linux_options
+            .as_ref()
+            .or(pod.se_linux_options.as_ref())
+            .map(selinux),
     })
 }
 
@@ -147,7 +181,9 @@ fn capabilities(context: &SecurityContext) -> (Vec<String>, Vec<String>) {
 
 fn check_non_root(user: Option<i64>, image: &Image, name: &str) -> Result<(), String> {
     match (user, image.uid) {
-        (Some(0), _) => Err("container's runAsUser breaks non-root policy".to_owned()),
+        (Some(0), _) => Err(format!(
+            "container's runAsUser breaks non-root policy (container: {name})"
+        )),
         (Some(_), _) => Ok(()),
         (None, Some(uid)) if uid != 0 => Ok(()),
         (None, None) if !image.username.is_empty() => Err(format!(
@@ -176,7 +212,13 @@ mod tests {
             "containers": [{"name": "c", "securityContext": {"runAsUser": 2,
                 "capabilities": {"add": ["CAP_NET_ADMIN"], "drop": ["ALL"]}, "allowPrivilegeEscalation": false}}]}),
         );
-        let got = container(&spec, &spec.containers[0], &Image::default(), &[]).unwrap();
+        let got = container(
+            &spec,
+            &spec.containers[0],
+            &Image::default(),
+            Path::new("/p"),
+        )
+        .unwrap();
         assert_eq!(got.run_as_user, Some(2));
         assert_eq!(got.supplemental_groups, [7]);
         assert_eq!(
@@ -191,7 +233,7 @@ mod tests {
         let spec = spec(
             serde_json::json!({"securityContext": {"runAsNonRoot": true}, "containers": [{"name": "c"}]}),
         );
-        let with = |image: Image| container(&spec, &spec.containers[0], &image, &[]);
+        let with = |image: Image| container(&spec, &spec.containers[0], &image, Path::new("/p"));
         assert!(with(Image::default()).is_err());
         assert!(
             with(Image {

@@ -4,11 +4,27 @@ use k8s_openapi::api::core::v1::PodStatus;
 use serde_json::{Map, Value, json};
 
 /// Conditions that a node decides; the others belong to others.
-const OURS: [&str; 4] = [
+const OURS: [&str; 6] = [
     "PodReadyToStartContainers",
     "Initialized",
     "Ready",
     "ContainersReady",
+    RESIZES[0],
+    RESIZES[1],
+];
+
+/// Those of them that are taken away when they no longer hold.
+const RESIZES: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
+
+/// A condition that a node sets when it throws a pod out, and that is otherwise others'.
+const DISRUPTION_TARGET: &str = "DisruptionTarget";
+
+/// Fields that a node decides alone: what the API has of them and it does not is taken away.
+const OWN_FIELDS: [&str; 4] = [
+    "containerStatuses",
+    "initContainerStatuses",
+    "ephemeralContainerStatuses",
+    "phase",
 ];
 
 /// Lists that strategic merge would merge by key, and that are replaced as a whole.
@@ -44,6 +60,11 @@ pub(crate) fn patch(api: &PodStatus, wanted: &PodStatus, uid: &str) -> Option<Va
             }
         }
     }
+    for key in OWN_FIELDS {
+        if api.contains_key(key) && !wanted.contains_key(key) {
+            status.insert(key.to_owned(), Value::Null);
+        }
+    }
     (!status.is_empty()).then(|| json!({"metadata": {"uid": uid}, "status": status}))
 }
 
@@ -53,8 +74,18 @@ fn changed_conditions(before: Option<&Value>, wanted: &Value) -> Vec<Value> {
         .into_iter()
         .flatten()
         .collect();
-    let wanted = wanted.as_array().into_iter().flatten();
-    let ours = wanted.filter(|condition| OURS.iter().any(|kind| condition["type"] == *kind));
+    let all = || wanted.as_array().into_iter().flatten();
+    let is = |condition: &Value, kind: &str| condition["type"] == kind;
+    let ours = all().filter(|condition| {
+        OURS.iter().any(|kind| is(condition, kind)) || is(condition, DISRUPTION_TARGET)
+    });
+    let over = RESIZES.iter().filter(|kind| {
+        before.iter().any(|condition| is(condition, kind))
+            && !all().any(|condition| is(condition, kind))
+    });
+    let over: Vec<Value> = over
+        .map(|kind| json!({"$patch": "delete", "type": kind}))
+        .collect();
     let changed = ours
         .filter(|condition| !before.contains(condition))
         .map(|condition| {
@@ -67,12 +98,17 @@ fn changed_conditions(before: Option<&Value>, wanted: &Value) -> Vec<Value> {
             }
             condition
         });
-    changed.collect()
+    changed.chain(over).collect()
 }
 
 /// The wanted status laid over the API's, where conditions of others are the API's.
 pub(crate) fn overlay(api: &PodStatus, own: &PodStatus) -> PodStatus {
-    let ours = |kind: &str| OURS.contains(&kind);
+    let disrupted = own
+        .conditions
+        .iter()
+        .flatten()
+        .any(|condition| condition.type_ == DISRUPTION_TARGET);
+    let ours = |kind: &str| OURS.contains(&kind) || (kind == DISRUPTION_TARGET && disrupted);
     let mut conditions: Vec<_> = own
         .conditions
         .iter()
@@ -131,6 +167,17 @@ mod tests {
         );
         assert_eq!(patch["status"].get("qosClass"), None);
         assert_eq!(patch["metadata"]["uid"], "u");
+    }
+
+    #[test]
+    fn a_resize_that_is_over_takes_its_condition_away() {
+        let api =
+            status(json!({"conditions": [{"type": "PodResizeInProgress", "status": "True"}]}));
+        let patch = patch(&api, &status(json!({"conditions": []})), "u").unwrap();
+        assert_eq!(
+            patch["status"]["conditions"],
+            json!([{"$patch": "delete", "type": "PodResizeInProgress"}])
+        );
     }
 
     #[test]

@@ -15,10 +15,12 @@ use serde_json::{Value, json};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use super::capacity::{Capacity, Gates, Offer};
 use super::mailbox::Snapshot;
 use super::worker::Worker;
 use super::{Context, Mailbox, Routes};
-use crate::cluster::{ApiError, Cluster, Token};
+use crate::cgroups::Cgroups;
+use crate::cluster::{ApiError, Bound, Cluster, Token};
 use crate::config::AgentConfig;
 use crate::images::Images;
 use crate::objects::Sources;
@@ -108,6 +110,18 @@ impl Cluster for FakeCluster {
         BTreeMap::new()
     }
 
+    async fn runtime_handler(&self, class: &str) -> Result<String, String> {
+        Ok(class.to_owned())
+    }
+
+    async fn claim(&self, _: &str, name: &str) -> Result<Bound, String> {
+        Err(format!("no claim {name}"))
+    }
+
+    async fn create_mirror(&self, _: &Pod) -> Result<(), ApiError> {
+        Ok(())
+    }
+
     async fn token(&self, _: &Pod, _: &TokenWant) -> Result<Token, String> {
         Ok(Token {
             text: "token".to_owned(),
@@ -148,6 +162,11 @@ impl Rig {
         let dir = tempfile::tempdir().unwrap();
         let config = AgentConfig::new("a1", [10, 0, 0, 1].into(), dir.path());
         let shared: Arc<dyn Runtime> = Arc::new(runtime.clone());
+        let amounts = json!({"cpu": "2", "memory": "1Gi", "pods": "10"});
+        let offer = Offer {
+            amounts: balsa_api::kinds::amounts::amounts(&amounts),
+            ..Offer::default()
+        };
         let context = Arc::new(Context {
             paths: config.paths(),
             config,
@@ -160,8 +179,9 @@ impl Rig {
             relist: Notify::new(),
             node_dns: Dns::default(),
             host_ips: vec!["10.0.0.1".to_owned()],
-            cpu_milli: 2000,
             memory: 1 << 30,
+            capacity: Capacity::new(offer, Gates::default()),
+            cgroups: Cgroups::at(dir.path(), "/balsa"),
         });
         Self {
             runtime,

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use balsa_client::EventType;
-use balsa_pod::spec::members;
 use balsa_pod::{Instance, InstanceState, Local, Observed};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, Probe};
@@ -131,8 +130,8 @@ fn wanted<'a>(
 ) -> Vec<(&'a Container, &'a Instance, ProbeKind)> {
     let mut wanted = Vec::new();
     let Some(spec) = &pod.spec else { return wanted };
-    for member in members(spec) {
-        let container = member.container;
+    let inits = spec.init_containers.iter().flatten();
+    for container in inits.chain(&spec.containers) {
         let Some(instance) = observed
             .newest(&container.name)
             .filter(|instance| instance.running())

@@ -102,7 +102,7 @@ pub(crate) async fn accept(writer: &mut Writer, code: u16) -> std::io::Result<()
 impl Server {
     /// Serves one stream to its end.
     pub(crate) async fn serve(&self, request: StreamRequest, reader: Reader, writer: Writer) {
-        match request {
+        match self.own(request) {
             StreamRequest::Exec {
                 target,
                 command,
@@ -122,6 +122,20 @@ impl Server {
             StreamRequest::Logs { target, options } => self.logs(&target, &options, writer).await,
             StreamRequest::Http { path } => self.http(&path, writer).await,
         }
+    }
+
+    /// The request with the pod's UID as the runtime knows it, which is not that of a static pod's mirror.
+    fn own(&self, mut request: StreamRequest) -> StreamRequest {
+        if let StreamRequest::Exec { target, .. }
+        | StreamRequest::Attach { target, .. }
+        | StreamRequest::PortForward { target, .. }
+        | StreamRequest::Logs { target, .. } = &mut request
+        {
+            target.uid = self
+                .manager
+                .own_uid(&target.namespace, &target.pod, &target.uid);
+        }
+        request
     }
 
     async fn exec(
@@ -244,6 +258,7 @@ impl Server {
                 .init_container_statuses
                 .iter()
                 .chain(&status.container_statuses)
+                .chain(&status.ephemeral_container_statuses)
                 .flatten()
         });
         let mut own = all.filter(|status| status.name == target.container);

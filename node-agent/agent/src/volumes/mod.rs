@@ -1,11 +1,16 @@
-//! Volumes of pods: emptyDir, hostPath, configMap, secret, downwardAPI, projected.
+//! Volumes of pods: emptyDir, hostPath, configMap, secret, downwardAPI, projected, and those from outside
+//! (persistent ones, NFS, images, CSI).
 //!
 //! They lie in `<data>/pods/<uid>/volumes/<name>`. Preparing is idempotent: it runs again after a restart of
 //! the agent, when an object that a volume shows has changed, and when a token wants renewal.
 
 mod atomic;
 mod host_path;
+pub(crate) mod outside;
+mod ownership;
 pub(crate) mod payload;
+mod subpath;
+pub(crate) mod table;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,17 +18,26 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use balsa_api::quantity::Quantity;
-use balsa_cri::{Mount, Propagation};
+use balsa_cri::{Device, Mount, Propagation};
 use k8s_openapi::api::core::v1::{
     Container, EmptyDirVolumeSource, Pod, PodSpec, Volume, VolumeMount,
 };
-use nix::mount::{MntFlags, MsFlags};
+use nix::mount::MsFlags;
 
 use atomic::Owner;
+use outside::Outside;
 use payload::Inputs;
 
 /// Where each volume of a pod lies on the node.
-pub(crate) type Prepared = BTreeMap<String, PathBuf>;
+pub(crate) type Prepared = BTreeMap<String, Placed>;
+
+/// Where a volume lies on the node.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Placed {
+    pub(crate) path: PathBuf,
+    /// Nothing may be written to it.
+    pub(crate) read_only: bool,
+}
 
 /// A volume that can't be had; the message is in upstream's words, for a `FailedMount` event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +113,53 @@ fn prepare_one(
     volume: &Volume,
     inputs: &Inputs<'_>,
     owner: Owner,
+) -> Result<Placed, VolumeError> {
+    if let Some(outside) = inputs.outside.get(&volume.name) {
+        return place_outside(pod_dir, volume, inputs, outside);
+    }
+    let path = prepare_path(pod_dir, volume, inputs, owner)?;
+    Ok(Placed {
+        path,
+        read_only: read_only_kind(volume),
+    })
+}
+
+fn place_outside(
+    pod_dir: &Path,
+    volume: &Volume,
+    inputs: &Inputs<'_>,
+    outside: &Outside,
+) -> Result<Placed, VolumeError> {
+    let path = outside::place(outside, &volume_dir(pod_dir, volume))
+        .map_err(|error| failed(volume, error))?;
+    let context = inputs
+        .pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.security_context.as_ref());
+    let group = context
+        .and_then(|context| context.fs_group)
+        .and_then(|group| u32::try_from(group).ok());
+    if let Some(group) = group.filter(|_| outside.owned && path.is_dir()) {
+        let policy = context.and_then(|context| context.fs_group_change_policy.as_deref());
+        let policy = match policy {
+            Some("OnRootMismatch") => ownership::ChangePolicy::OnRootMismatch,
+            _ => ownership::ChangePolicy::Always,
+        };
+        ownership::apply(&path, group, outside.read_only, policy)
+            .map_err(|error| failed(volume, format!("applyFSGroup failed: {error}")))?;
+    }
+    Ok(Placed {
+        path,
+        read_only: outside.read_only,
+    })
+}
+
+fn prepare_path(
+    pod_dir: &Path,
+    volume: &Volume,
+    inputs: &Inputs<'_>,
+    owner: Owner,
 ) -> Result<PathBuf, VolumeError> {
     let dir = volume_dir(pod_dir, volume);
     let io = |error: io::Error| failed(volume, error);
@@ -167,32 +228,59 @@ fn is_mount_point(dir: &Path) -> io::Result<bool> {
     Ok(std::fs::metadata(dir)?.dev() != std::fs::metadata(parent)?.dev())
 }
 
+/// Unmounts and removes the volumes of a pod whose containers have ended; its other files stay. Again is fine.
+/// Blocking.
+pub(crate) fn release(pod_dir: &Path) -> io::Result<()> {
+    table::unmount_below(pod_dir)?;
+    for name in ["volumes", SUBPATHS, IMAGES] {
+        remove_dir(&pod_dir.join(name))?;
+    }
+    Ok(())
+}
+
 /// Unmounts and removes everything of a pod. Again is fine. Blocking.
 pub(crate) fn cleanup(pod_dir: &Path) -> io::Result<()> {
-    let volumes = pod_dir.join("volumes");
-    let subpaths = pod_dir.join("volume-subpaths");
-    for dir in [volumes, subpaths] {
-        let entries = match std::fs::read_dir(&dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            entries => entries?,
-        };
-        for entry in entries {
-            let path = entry?.path();
-            if is_mount_point(&path).unwrap_or(false) {
-                nix::mount::umount2(&path, MntFlags::MNT_DETACH)?;
-            }
-        }
-    }
-    match std::fs::remove_dir_all(pod_dir) {
+    table::unmount_below(pod_dir)?;
+    remove_dir(pod_dir)
+}
+
+fn remove_dir(dir: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }
 
-/// The mounts of a container; the error is for people (`CreateContainerConfigError`).
+/// Folder, in a pod's, of the mounts of parts of volumes.
+const SUBPATHS: &str = "volume-subpaths";
+
+/// Folder, in a pod's, of mounted images.
+pub(crate) const IMAGES: &str = "image-volumes";
+
+/// The devices of a container: volumes in block mode. The error is for people.
+pub(crate) fn devices(container: &Container, prepared: &Prepared) -> Result<Vec<Device>, String> {
+    let devices = container.volume_devices.iter().flatten().map(|device| {
+        let placed = prepared.get(&device.name).ok_or_else(|| {
+            format!(
+                "cannot find volume \"{}\" to pass into container \"{}\"",
+                device.name, container.name
+            )
+        })?;
+        let permissions = if placed.read_only { "r" } else { "mrw" };
+        Ok(Device {
+            container_path: device.device_path.clone(),
+            host_path: placed.path.display().to_string(),
+            permissions: permissions.to_owned(),
+        })
+    });
+    devices.collect()
+}
+
+/// The mounts of a container; the error is for people (`CreateContainerConfigError`). Blocking.
 pub(crate) fn mounts(
     container: &Container,
     pod: &Pod,
+    pod_dir: &Path,
     prepared: &Prepared,
     env: &[(String, String)],
 ) -> Result<Vec<Mount>, String> {
@@ -202,22 +290,29 @@ pub(crate) fn mounts(
         .and_then(|spec| spec.volumes.as_deref())
         .unwrap_or_default();
     let mut mounts = Vec::new();
-    for mount in container.volume_mounts.iter().flatten() {
+    for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
         let missing = || {
             format!(
                 "cannot find volume \"{}\" to mount into container \"{}\"",
                 mount.name, container.name
             )
         };
-        let root = prepared.get(&mount.name).ok_or_else(missing)?;
+        let placed = prepared.get(&mount.name).ok_or_else(missing)?;
         let volume = volumes
             .iter()
             .find(|volume| volume.name == mount.name)
             .ok_or_else(missing)?;
+        let pin = pod_dir
+            .join(SUBPATHS)
+            .join(&volume.name)
+            .join(&container.name)
+            .join(index.to_string());
         mounts.push(Mount {
             container_path: absolute(&mount.mount_path),
-            host_path: source(root, volume, mount, env)?.display().to_string(),
-            readonly: mount.read_only == Some(true) || read_only_kind(volume),
+            host_path: source(placed, volume, mount, env, &pin)?
+                .display()
+                .to_string(),
+            readonly: mount.read_only == Some(true) || placed.read_only,
             propagation: match mount.mount_propagation.as_deref() {
                 Some("HostToContainer") => Propagation::HostToContainer,
                 Some("Bidirectional") => Propagation::Bidirectional,
@@ -244,43 +339,60 @@ fn read_only_kind(volume: &Volume) -> bool {
         || volume.projected.is_some()
 }
 
-/// What is mounted: the volume, or a path in it.
+/// What is mounted: the volume, or a part of it.
 fn source(
-    root: &Path,
+    placed: &Placed,
     volume: &Volume,
     mount: &VolumeMount,
     env: &[(String, String)],
+    pin: &Path,
 ) -> Result<PathBuf, String> {
-    let lookup = |name: &str| {
-        env.iter()
-            .find(|(known, _)| known == name)
-            .map(|(_, value)| value.clone())
-    };
-    let sub = match (&mount.sub_path, &mount.sub_path_expr) {
+    let root = &placed.path;
+    let part = match (&mount.sub_path, &mount.sub_path_expr) {
         (Some(path), _) if !path.is_empty() => path.clone(),
-        (_, Some(expr)) if !expr.is_empty() => crate::pods::env::expand(expr, lookup),
-        _ => return Ok(root.to_owned()),
+        (_, Some(expression)) if !expression.is_empty() => expand_part(expression, env)?,
+        _ => return Ok(root.clone()),
     };
-    if sub.starts_with('/') || sub.split('/').any(|part| part == "..") {
+    if part.starts_with('/') {
         return Err(format!(
-            "invalid subPath {sub:?} of volume \"{}\"",
-            volume.name
+            "error SubPath `{part}` must not be an absolute path"
         ));
     }
-    let path = root.join(&sub);
-    if !path.exists() && !read_only_kind(volume) {
-        std::fs::create_dir_all(&path)
-            .map_err(|error| format!("failed to create subPath directory: {error}"))?;
+    if part.split('/').any(|step| step == "..") {
+        return Err(format!(
+            "unable to provision SubPath `{part}`: must not contain '..'"
+        ));
     }
-    // Links in the volume must not lead out of it.
-    let real = std::fs::canonicalize(&path)
-        .map_err(|error| format!("failed to prepare subPath {sub:?}: {error}"))?;
-    let real_root = std::fs::canonicalize(root).map_err(|error| error.to_string())?;
-    if real.starts_with(real_root) {
-        Ok(real)
-    } else {
-        Err(format!("subPath {sub:?} leads out of its volume"))
+    // Objects of the API and images have what they have.
+    let fixed = read_only_kind(volume) || volume.image.is_some();
+    if !fixed && !subpath::exists(root, &part) {
+        subpath::make(root, &part).map_err(|error| {
+            format!(
+                "failed to create subPath directory for volumeMount \"{}\" of container: {error}",
+                mount.name
+            )
+        })?;
     }
+    subpath::pin(root, &part, pin)
+}
+
+/// A `subPathExpr` with its variables; all of them must have values.
+fn expand_part(expression: &str, env: &[(String, String)]) -> Result<String, String> {
+    let missing = std::cell::RefCell::new(std::collections::BTreeSet::new());
+    let part = crate::pods::env::expand(expression, |name| {
+        let known = env.iter().find(|(known, _)| known == name);
+        let value = known.map(|(_, value)| value.clone()).unwrap_or_default();
+        if value.is_empty() {
+            missing.borrow_mut().insert(name.to_owned());
+        }
+        Some(value)
+    });
+    let missing = missing.into_inner();
+    if missing.is_empty() {
+        return Ok(part);
+    }
+    let names: Vec<_> = missing.into_iter().collect();
+    Err(format!("missing value for {}", names.join(", ")))
 }
 
 #[cfg(test)]
@@ -301,6 +413,7 @@ mod tests {
             sources: &Sources::default(),
             facts: &Facts::default(),
             tokens: &Default::default(),
+            outside: &BTreeMap::new(),
         };
         test(dir.path(), &inputs)
     }
@@ -310,7 +423,7 @@ mod tests {
         let spec = json!({"containers": [], "volumes": [{"name": "v", "emptyDir": {}}]});
         with_pod(spec, |dir, inputs| {
             let pod_dir = dir.join("uid");
-            let path = prepare(&pod_dir, inputs).unwrap()["v"].clone();
+            let path = prepare(&pod_dir, inputs).unwrap()["v"].path.clone();
             std::fs::write(path.join("f"), "x").unwrap();
             prepare(&pod_dir, inputs).unwrap();
             assert!(path.join("f").exists());
@@ -333,22 +446,47 @@ mod tests {
         });
     }
 
+    fn with_part(mount: serde_json::Value, env: &[(&str, &str)]) -> Result<Vec<Mount>, String> {
+        let spec = json!({"containers": [{"name": "c", "volumeMounts": [mount]}],
+            "volumes": [{"name": "v", "emptyDir": {}}]});
+        let env: Vec<_> = env
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        with_pod(spec, |dir, inputs| {
+            let prepared = prepare(dir, inputs).unwrap();
+            std::os::unix::fs::symlink("/etc", dir.join("volumes/v/out")).unwrap();
+            let spec = inputs.pod.spec.as_ref().unwrap();
+            let mounts = mounts(&spec.containers[0], inputs.pod, dir, &prepared, &env);
+            if mounts.is_ok() {
+                assert!(dir.join("volumes/v/a/b").is_dir());
+            }
+            release(dir).unwrap();
+            mounts
+        })
+    }
+
     #[test]
-    fn sub_paths_are_made_and_stay_inside() {
-        let mounts_of = |sub: &str| {
-            let spec = json!({"containers": [{"name": "c", "volumeMounts": [
-                {"name": "v", "mountPath": "data", "subPath": sub}]}], "volumes": [{"name": "v", "emptyDir": {}}]});
-            with_pod(spec, |dir, inputs| {
-                let prepared = prepare(dir, inputs).unwrap();
-                std::os::unix::fs::symlink("/etc", dir.join("volumes/v/out")).unwrap();
-                let spec = inputs.pod.spec.as_ref().unwrap();
-                mounts(&spec.containers[0], inputs.pod, &prepared, &[])
-            })
-        };
-        let mounts = mounts_of("a/b").unwrap();
+    fn parts_of_volumes_are_made_and_stay_inside() {
+        let sub = |path: &str| json!({"name": "v", "mountPath": "data", "subPath": path});
+        let mounts = with_part(sub("a/b"), &[]).unwrap();
         assert_eq!(mounts[0].container_path, "/data");
-        assert!(mounts[0].host_path.ends_with("/volumes/v/a/b"));
-        assert!(mounts_of("../x").is_err());
-        assert!(mounts_of("out").is_err(), "a link out of the volume");
+        assert!(mounts[0].host_path.ends_with("/volume-subpaths/v/c/0"));
+        assert!(with_part(sub("../x"), &[]).is_err());
+        assert!(
+            with_part(sub("out"), &[]).is_err(),
+            "a link out of the volume"
+        );
+        assert!(with_part(sub("out/x"), &[]).is_err());
+    }
+
+    #[test]
+    fn an_expression_needs_a_value_for_each_of_its_variables() {
+        let part = json!({"name": "v", "mountPath": "/d", "subPathExpr": "$(A)/b"});
+        assert!(with_part(part.clone(), &[("A", "a")]).is_ok());
+        let missing = Err("missing value for A".to_owned());
+        assert_eq!(with_part(part.clone(), &[]), missing);
+        assert_eq!(with_part(part.clone(), &[("A", "")]), missing);
+        assert!(with_part(part, &[("A", "/abs")]).is_err());
     }
 }

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{
     VolumeProjection,
 };
 
+use super::outside::Outside;
 use crate::objects::Sources;
 use crate::pods::fields::{self, Facts};
 
@@ -64,6 +65,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) facts: &'a Facts,
     /// Its tokens.
     pub(crate) tokens: &'a Tokens,
+    /// Where its volumes come from that are not made of files.
+    pub(crate) outside: &'a BTreeMap<String, Outside>,
 }
 
 /// The files of a volume, or `None` if it is not of a kind made of files; the error is for people.
@@ -297,11 +300,8 @@ fn add_downward(
             let name = selector.container_name.as_deref().unwrap_or_default();
             let spec = inputs.pod.spec.as_ref();
             let container = spec.and_then(|spec| balsa_pod::spec::container(spec, name));
-            fields::resource(
-                container.ok_or_else(|| format!("container {name} not found"))?,
-                inputs.facts,
-                selector,
-            )?
+            let container = container.ok_or_else(|| format!("container {name} not found"))?;
+            fields::resource(&container, inputs.facts, selector)?
         } else {
             String::new()
         };
@@ -360,6 +360,7 @@ mod tests {
             sources: &sources(),
             facts: &Facts::default(),
             tokens: &tokens,
+            outside: &BTreeMap::new(),
         };
         of(&volume, &inputs)
     }

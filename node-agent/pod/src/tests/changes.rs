@@ -125,6 +125,7 @@ fn a_pod_thrown_out_is_marked_as_disrupted() {
         reason: "Evicted".to_owned(),
         message: "The node was low on resource: memory.".to_owned(),
         disruption: true,
+        grace: None,
     });
     world.settle();
     assert_eq!(world.phase(), "Failed");

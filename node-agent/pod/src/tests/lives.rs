@@ -401,6 +401,7 @@ fn a_refused_pod_fails_without_being_tried() {
         reason: "OutOfcpu".to_owned(),
         message: "Pod was rejected: no".to_owned(),
         disruption: false,
+        grace: None,
     });
     let plan = world.settle();
     assert_eq!(

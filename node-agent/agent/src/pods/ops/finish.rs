@@ -6,10 +6,9 @@ use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tracing::warn;
 
 use super::{Done, Ops, names};
-use crate::cgroups;
 use crate::cluster::ApiError;
-use crate::pods::{Context, sandbox, status};
-use crate::volumes;
+use crate::pods::{Context, status};
+use crate::volumes::{self, IMAGES};
 
 /// Pauses between attempts of the final clean-up.
 const FINISH_RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
@@ -31,7 +30,30 @@ impl Ops {
         );
         self.context.cluster.release(&self.uid);
         self.context.routes.forget(&self.uid);
+        self.context.capacity.release(&self.uid);
         Done::Finished
+    }
+
+    /// Gives back what a pod held that has ended and stays in the API: its logs and ended containers are kept.
+    pub(crate) async fn release(self) -> Done {
+        self.context.capacity.release(&self.uid);
+        let give_back = || async {
+            unmount_images(&self.context, &self.uid).await?;
+            let (pod_dir, uid) = (self.pod_dir(), self.uid.clone());
+            let cgroups = self.context.cgroups.clone();
+            blocking(move || {
+                volumes::release(&pod_dir)?;
+                cgroups.remove_pod(&uid)
+            })
+            .await
+        };
+        tokio::select! {
+            // Deletion cleans up by itself.
+            () = self.going.cancelled() => {}
+            () = retry("give back what the ended pod held", give_back) => {}
+        }
+        self.context.cluster.release(&self.uid);
+        Done::Released
     }
 
     async fn take_leave(&self, pod: &Pod, api: &PodStatus) -> Result<(), String> {
@@ -79,21 +101,40 @@ pub(crate) async fn clean_up(
             .await
             .map_err(|error| error.to_string())?;
     }
+    unmount_images(context, uid).await?;
     let pod_dir = context.paths.pod(uid);
     let logs = context.paths.pod_logs(namespace, name, uid);
-    let cgroup = sandbox::cgroup_parent(&context.config, uid);
-    let work = move || {
+    let (cgroups, uid) = (context.cgroups.clone(), uid.to_owned());
+    blocking(move || {
         volumes::cleanup(&pod_dir)?;
         match std::fs::remove_dir_all(logs) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        cgroups::remove(&cgroup)
+        cgroups.remove_pod(&uid)
+    })
+    .await
+}
+
+/// Has the runtime take back the images that it mounted as volumes.
+async fn unmount_images(context: &Context, uid: &str) -> Result<(), String> {
+    let folder = context.paths.pod(uid).join(IMAGES);
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return Ok(());
     };
-    let done = tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| error.to_string())?;
-    done.map_err(|error| error.to_string())
+    for entry in entries.flatten() {
+        let done = context.runtime.unmount_image(&entry.path()).await;
+        done.map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
+
+async fn blocking(
+    work: impl FnOnce() -> std::io::Result<()> + Send + 'static,
+) -> Result<(), String> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| error.to_string())?
+        .map_err(|error| error.to_string())
 }
 
 /// Tries until it works, with growing pauses.

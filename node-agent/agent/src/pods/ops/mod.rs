@@ -2,7 +2,9 @@
 //! own and ends with news in the worker's mailbox.
 
 mod finish;
+mod resize;
 mod start;
+mod volumes;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -10,9 +12,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use balsa_client::EventType;
+use balsa_cri::SandboxConfig;
 use balsa_pod::{Instance, Sandbox, StartFailure};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Pod, PodSpec, ResourceRequirements};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info_span, warn};
 
@@ -20,8 +23,8 @@ use super::context::Context;
 use super::mailbox::Mailbox;
 use super::{container, hooks, observe, sandbox};
 use crate::cluster::ApiError;
-use crate::volumes::payload::{Inputs, TokenWant, Tokens, token_wants};
-use crate::volumes::{self, Prepared};
+use crate::volumes::Prepared;
+use crate::volumes::payload::TokenWant;
 
 pub(crate) use finish::clean_up;
 pub(crate) use start::StartWish;
@@ -55,6 +58,14 @@ pub(crate) enum Done {
     Removed { id: String, ok: bool },
     /// The status was written, or not.
     Patched(Result<Box<Pod>, ApiError>),
+    /// A running instance was given other resources, or not.
+    Resized {
+        name: String,
+        resources: ResourceRequirements,
+        result: Result<(), String>,
+    },
+    /// What an ended pod held was given back.
+    Released,
     /// Nothing is left of the pod.
     Finished,
 }
@@ -96,88 +107,6 @@ impl Ops {
         self.context.paths.pod(&self.uid)
     }
 
-    /// Makes all volumes ready, or brings them up to date.
-    pub(crate) async fn volumes(self, pod: Pod, ips: Vec<String>, again: bool) -> Done {
-        let result = self.prepare_volumes(&pod, &ips, again).await;
-        match result {
-            Ok((_, refresh)) if again => Done::Refreshed(refresh),
-            Ok(prepared) => Done::Volumes(Ok(prepared)),
-            Err(message) => {
-                self.context
-                    .event(&pod, EventType::Warning, "FailedMount", message.clone());
-                if again {
-                    Done::Refreshed(Some(after(CONFIG_RETRY)))
-                } else {
-                    Done::Volumes(Err(message))
-                }
-            }
-        }
-    }
-
-    async fn prepare_volumes(
-        &self,
-        pod: &Pod,
-        ips: &[String],
-        again: bool,
-    ) -> Result<(Prepared, Option<Timestamp>), String> {
-        let sources = self.context.cluster.sources(pod).await?;
-        let (tokens, refresh) = self.fresh_tokens(pod).await?;
-        let spec = pod.spec.clone().unwrap_or_default();
-        let facts = self.context.facts(&spec, ips);
-        let (pod, dir) = (pod.clone(), self.pod_dir());
-        let work = move || {
-            let inputs = Inputs {
-                pod: &pod,
-                sources: &sources,
-                facts: &facts,
-                tokens: &tokens,
-            };
-            if again {
-                return volumes::refresh(&dir, &inputs).map(|()| Prepared::new());
-            }
-            std::fs::create_dir_all(&dir)
-                .map_err(|error| volumes::VolumeError(error.to_string()))?;
-            volumes::prepare(&dir, &inputs)
-        };
-        let prepared = tokio::task::spawn_blocking(work)
-            .await
-            .map_err(|error| error.to_string())?;
-        prepared
-            .map(|prepared| (prepared, refresh))
-            .map_err(|error| error.0)
-    }
-
-    /// Tokens for all volumes, renewed at four fifths of their lives.
-    async fn fresh_tokens(&self, pod: &Pod) -> Result<(Tokens, Option<Timestamp>), String> {
-        let mut cache = self.tokens.lock().await;
-        let volumes = pod
-            .spec
-            .iter()
-            .flat_map(|spec| spec.volumes.iter().flatten());
-        let now = Timestamp::now();
-        let mut tokens = Tokens::new();
-        let mut refresh = None;
-        for want in volumes.flat_map(token_wants) {
-            let kept = cache.get(&want).filter(|(_, renew)| *renew > now).cloned();
-            let (token, renew) = match kept {
-                Some(kept) => kept,
-                None => {
-                    let token = self.context.cluster.token(pod, &want).await?;
-                    let life = balsa_pod::spec::between(now, token.expires);
-                    let renew = balsa_pod::spec::after(
-                        now,
-                        life.mul_f64(0.8).min(Duration::from_secs(24 * 3600)),
-                    );
-                    cache.insert(want.clone(), (token.clone(), renew));
-                    (token, renew)
-                }
-            };
-            refresh = Some(refresh.map_or(renew, |earlier: Timestamp| earlier.min(renew)));
-            tokens.insert(want, token.text);
-        }
-        Ok((tokens, refresh))
-    }
-
     /// Makes a sandbox.
     pub(crate) async fn create_sandbox(self, pod: Pod, attempt: u32) -> Done {
         let made = self.make_sandbox(&pod, attempt).await;
@@ -198,7 +127,8 @@ impl Ops {
         if self.going.is_cancelled() {
             return Err("the pod is going".to_owned());
         }
-        let config = sandbox::config(pod, spec, &context.config, &context.node_dns, attempt);
+        self.make_cgroup(pod, spec);
+        let config = self.sandbox_config(pod, spec, attempt).await?;
         // The runtime makes the containers' log files, not their folder.
         tokio::fs::create_dir_all(&config.log_directory)
             .await
@@ -220,12 +150,34 @@ impl Ops {
         Ok(observe::sandbox(&status))
     }
 
+    /// What the pod's sandbox is made from.
+    async fn sandbox_config(
+        &self,
+        pod: &Pod,
+        spec: &PodSpec,
+        attempt: u32,
+    ) -> Result<SandboxConfig, String> {
+        let context = &self.context;
+        let handler = match spec.runtime_class_name.as_deref() {
+            Some(class) if !class.is_empty() => context.cluster.runtime_handler(class).await?,
+            _ => String::new(),
+        };
+        let around = sandbox::Surroundings {
+            config: &context.config,
+            node_dns: &context.node_dns,
+            cgroups: &context.cgroups,
+            runtime_handler: &handler,
+        };
+        sandbox::config(pod, spec, &around, attempt)
+    }
+
     async fn write_hosts(&self, pod: &Pod, spec: &PodSpec, ips: &[String]) -> std::io::Result<()> {
         let text = if balsa_pod::spec::host_network(spec) {
             let node = tokio::fs::read_to_string("/etc/hosts")
                 .await
                 .unwrap_or_default();
-            node + &sandbox::host_aliases(spec)
+            let header = "# Kubernetes-managed hosts file (host network).\n";
+            header.to_owned() + &node + &sandbox::host_aliases(spec)
         } else {
             sandbox::hosts_file(pod, spec, ips, &self.context.config.cluster_domain)
         };
@@ -262,8 +214,10 @@ impl Ops {
         let began = tokio::time::Instant::now();
         let spec = pod.spec.as_ref();
         let container = spec.and_then(|spec| balsa_pod::spec::container(spec, &instance.name));
-        let hook = container.and_then(|container| container.lifecycle.as_ref()?.pre_stop.as_ref());
-        if let (Some(hook), Some(container), false) = (hook, container, grace.is_zero()) {
+        let hook = container
+            .as_ref()
+            .and_then(|container| container.lifecycle.as_ref()?.pre_stop.as_ref());
+        if let (Some(hook), Some(container), false) = (hook, &container, grace.is_zero()) {
             let run = hooks::run(&*context.runtime, hook, container, &id, &ip, grace);
             let result = tokio::time::timeout(grace, run).await;
             if let Ok(Err(message)) = result {

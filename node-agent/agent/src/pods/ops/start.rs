@@ -9,10 +9,11 @@ use balsa_pod::{Sandbox, StartFailure, reasons};
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use tracing::{debug, warn};
 
+use super::volumes::pull_secrets;
 use super::{CONFIG_RETRY, Done, MIN_GRACE, Ops, after};
 use crate::images::Want;
 use crate::objects::Sources;
-use crate::pods::{container, env, hooks, observe, sandbox};
+use crate::pods::{container, env, hooks, observe};
 use crate::volumes::{self, Prepared};
 
 /// How long a failed start is shown before the crash-loop backoff is.
@@ -55,7 +56,8 @@ impl Ops {
             .sources(pod)
             .await
             .map_err(|error| self.config_error(wish, error))?;
-        let image = self.image(wish, spec, container, &sources).await?;
+        let container = &*container;
+        let image = self.image(wish, container, &sources).await?;
         let config = self.config(wish, spec, container, &image, &sources).await;
         let config = config.map_err(|error| self.config_error(wish, error))?;
         wish.begin();
@@ -78,7 +80,6 @@ impl Ops {
     async fn image(
         &self,
         wish: &StartWish,
-        spec: &PodSpec,
         container: &Container,
         sources: &Sources,
     ) -> Result<Image, StartFailure> {
@@ -86,15 +87,11 @@ impl Ops {
             self.context
                 .container_event(&wish.pod, &wish.name, kind, reason, message);
         };
-        let secrets = spec.image_pull_secrets.iter().flatten();
-        let secrets = secrets
-            .filter_map(|secret| sources.secrets.get(&secret.name).map(|secret| &**secret))
-            .collect();
         let want = Want {
             image: container.image.as_deref().unwrap_or_default(),
             policy: container.image_pull_policy.as_deref(),
             pod_uid: &self.uid,
-            secrets,
+            secrets: pull_secrets(&wish.pod, sources),
         };
         let image = self.context.images.ensure(&want, &report).await;
         image.map_err(|failure| StartFailure {
@@ -119,8 +116,9 @@ impl Ops {
         let services = context.cluster.service_variables(namespace, links).await;
         let facts = context.facts(spec, &wish.ips);
         let env = env::build(pod, container, sources, &facts, &services)?;
-        let mounts = volumes::mounts(container, pod, &wish.prepared, &env)?;
         let pod_dir = self.pod_dir();
+        let mounts = volumes::mounts(container, pod, &pod_dir, &wish.prepared, &env)?;
+        let devices = volumes::devices(container, &wish.prepared)?;
         let message = container::message_file(&pod_dir, &wish.name, wish.attempt);
         make_message_file(&message).map_err(|error| format!("{}: {error}", message.display()))?;
         let logs = context.paths.pod_logs(
@@ -140,6 +138,9 @@ impl Ops {
             mounts,
             pod_dir: &pod_dir,
             node_memory: context.memory,
+            profiles: &context.paths.seccomp(),
+            devices,
+            target: wish.target.clone(),
         })
     }
 
@@ -150,13 +151,11 @@ impl Ops {
         config: &ContainerConfig,
     ) -> Result<String, StartFailure> {
         let context = &self.context;
-        let sandbox = sandbox::config(
-            &wish.pod,
-            spec,
-            &context.config,
-            &context.node_dns,
-            wish.sandbox_attempt,
-        );
+        let sandbox = self
+            .sandbox_config(&wish.pod, spec, wish.sandbox_attempt)
+            .await;
+        let sandbox = sandbox
+            .map_err(|error| failure(reasons::CREATE_CONTAINER_ERROR, error, CONFIG_RETRY))?;
         match context
             .runtime
             .create_container(&wish.sandbox_id, config, &sandbox)
@@ -273,6 +272,8 @@ pub(crate) struct StartWish {
     pub(crate) sandbox_attempt: u32,
     pub(crate) ips: Vec<String>,
     pub(crate) prepared: Prepared,
+    /// For an ephemeral container, the running instance whose processes it is to see.
+    pub(crate) target: Option<String>,
     /// Set once the runtime is asked to make it: from then on the start is seen through.
     begun: AtomicBool,
 }
@@ -293,6 +294,7 @@ impl StartWish {
             sandbox_attempt: sandbox.attempt,
             ips: sandbox.ips.clone(),
             prepared,
+            target: None,
             begun: Default::default(),
         }
     }

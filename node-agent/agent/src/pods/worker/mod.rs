@@ -1,5 +1,6 @@
 //! One pod's worker: gathers news, asks the reducer, takes the steps it plans, reports the status.
 
+mod grants;
 mod news;
 
 use std::collections::{HashMap, HashSet};
@@ -8,12 +9,14 @@ use std::time::Duration;
 
 use balsa_client::EventType;
 use balsa_cri::Nanos;
-use balsa_pod::{Action, Input, Local, Observed, reasons, reduce};
+use balsa_pod::{Action, Input, Local, Observed, Rejection, reasons, reduce};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::capacity;
+use super::checkpoint::Checkpoint;
 use super::context::Context;
 use super::mailbox::{Mailbox, Snapshot};
 use super::ops::{Ops, StartWish};
@@ -29,8 +32,14 @@ pub(crate) struct Worker {
     context: Arc<Context>,
     mailbox: Arc<Mailbox>,
     ops: Ops,
-    /// The pod as the API has it, with our own newest status.
+    /// The pod as the API has it, with the resources that were granted and our own newest status.
     pod: Pod,
+    /// The spec as the API has it.
+    asked: PodSpec,
+    /// What was granted, and what the instances run with.
+    resources: Checkpoint,
+    /// The mirror pod's UID, for a static pod that has one.
+    mirror: Option<String>,
     /// The status that the API has.
     api_status: PodStatus,
     /// Revision of the newest object seen.
@@ -65,7 +74,7 @@ impl Worker {
         context: Arc<Context>,
         mailbox: Arc<Mailbox>,
         pod: Arc<Pod>,
-        refused: Option<(String, String)>,
+        refused: Option<Rejection>,
     ) -> Self {
         let pod = Pod::clone(&pod);
         let uid = pod.metadata.uid.clone().unwrap_or_default();
@@ -81,13 +90,17 @@ impl Worker {
             going: CancellationToken::new(),
             tokens: Arc::default(),
         };
-        Self {
+        let fresh = local.rejected.is_none();
+        let mut worker = Self {
             probes: Probes::new(Arc::clone(&context), Arc::clone(&mailbox)),
             context,
             mailbox,
             ops,
             api_status: pod.status.clone().unwrap_or_default(),
             version: revision(&pod),
+            asked: pod.spec.clone().unwrap_or_default(),
+            resources: Checkpoint::default(),
+            mirror: None,
             pod,
             gone: false,
             observed: Observed::default(),
@@ -106,7 +119,16 @@ impl Worker {
             finish_planned: false,
             finished: false,
             backing_off: HashSet::new(),
+        };
+        if fresh {
+            worker.recall_grants();
         }
+        worker
+    }
+
+    /// Is it a pod of a file of the node, which the API only has a mirror of?
+    fn is_static(&self) -> bool {
+        capacity::pod_source(&self.pod) == Some("file")
     }
 
     /// Sees what the runtime has of the pod from before.
@@ -147,6 +169,9 @@ impl Worker {
         };
         let plan = reduce(&input);
         self.pod.status = Some(plan.status);
+        if capacity::ended(&self.pod) {
+            self.context.capacity.release(&self.ops.uid);
+        }
         self.report_back_offs();
         for action in plan.actions {
             self.begin(action, now);
@@ -213,7 +238,15 @@ impl Worker {
                     self.in_flight -= 1;
                     return;
                 };
-                let wish = StartWish::new(pod, name, attempt, sandbox, self.prepared.clone());
+                let target = pod.spec.as_ref().and_then(|spec| {
+                    let target = balsa_pod::spec::target(spec, &name)?;
+                    let instance = self.observed.newest(target)?;
+                    Some(instance.id.clone()).filter(|_| instance.running())
+                });
+                let prepared = self.prepared.clone();
+                let mut wish = StartWish::new(pod, name.clone(), attempt, sandbox, prepared);
+                wish.target = target;
+                self.note_actuated(&name);
                 self.ops.spawn("start", ops.start_container(wish));
             }
             Action::KillContainer {
@@ -240,6 +273,10 @@ impl Worker {
                     .unwrap_or_default();
                 self.ops.spawn("remove", ops.remove(id, name, attempt));
             }
+            Action::ResizeContainer { id, name } => {
+                self.ops.spawn("resize", ops.resize(pod, id, name));
+            }
+            Action::Release => self.ops.spawn("release", ops.release()),
             Action::Finish => self.finish_planned = true,
         }
     }
@@ -257,9 +294,14 @@ impl Worker {
         if self.patching || waits || self.gone || self.finish_planned {
             return;
         }
+        let uid = match (&self.mirror, self.is_static()) {
+            (_, false) => self.ops.uid.clone(),
+            (Some(mirror), true) => mirror.clone(),
+            (None, true) => return,
+        };
         self.patch_at = None;
         let wanted = self.pod.status.clone().unwrap_or_default();
-        let Some(patch) = status::patch(&self.api_status, &wanted, &self.ops.uid) else {
+        let Some(patch) = status::patch(&self.api_status, &wanted, &uid) else {
             return;
         };
         self.patching = true;
@@ -292,8 +334,10 @@ impl Worker {
         self.finish_planned = false;
         self.in_flight += 1;
         let (pod, api) = (self.pod.clone(), self.api_status.clone());
+        // A static pod's mirror goes when its file does.
+        let in_api = !self.gone && !self.is_static();
         self.ops
-            .spawn("finish", self.ops.clone().finish(pod, api, !self.gone));
+            .spawn("finish", self.ops.clone().finish(pod, api, in_api));
     }
 
     /// Reports each crash-loop pause once.

@@ -28,6 +28,14 @@ impl Worker {
             let now = Time(Timestamp::now());
             self.pod.metadata.deletion_timestamp.get_or_insert(now);
         }
+        if let Some(mirror) = news.mirror {
+            let status = mirror.as_ref().and_then(|mirror| mirror.status.clone());
+            self.api_status = status.unwrap_or_default();
+            self.mirror = mirror.and_then(|mirror| mirror.metadata.uid.clone());
+        }
+        if news.resize_again {
+            self.grant();
+        }
         if let Some(evict) = news.evict {
             self.local.rejected.get_or_insert(evict);
         }
@@ -53,17 +61,22 @@ impl Worker {
         }
         if news.objects_changed {
             // What failed for want of an object may work now.
-            for container in self.local.containers.values_mut() {
-                if let Some(failure) = &mut container.failure
-                    && failure.reason == reasons::CREATE_CONTAINER_CONFIG_ERROR
-                {
-                    failure.retry_at = Timestamp::now();
-                }
-            }
+            self.retry_configuration();
             if let balsa_pod::Step::Failed(again) = &mut self.local.volumes {
                 *again = Timestamp::now();
             }
             self.refresh_at = Some(Timestamp::now());
+        }
+    }
+
+    /// Has containers tried again at once whose configuration was wrong.
+    fn retry_configuration(&mut self) {
+        for container in self.local.containers.values_mut() {
+            if let Some(failure) = &mut container.failure
+                && failure.reason == reasons::CREATE_CONTAINER_CONFIG_ERROR
+            {
+                failure.retry_at = Timestamp::now();
+            }
         }
     }
 
@@ -78,12 +91,15 @@ impl Worker {
         let changed = self.pod.metadata.labels != pod.metadata.labels
             || self.pod.metadata.annotations != pod.metadata.annotations;
         self.pod = pod.clone();
+        self.asked = pod.spec.clone().unwrap_or_default();
         self.pod.status = Some(match own {
             Some(own) => status::overlay(&self.api_status, &own),
             None => self.api_status.clone(),
         });
+        self.grant();
         if changed {
-            // Downward API volumes show them.
+            // Downward API volumes show them, and environments and parts of volumes are made from them.
+            self.retry_configuration();
             self.refresh_at = Some(Timestamp::now());
         }
     }
@@ -142,6 +158,15 @@ impl Worker {
                 }
             }
             Done::Patched(result) => self.patched(result),
+            Done::Resized {
+                name,
+                resources,
+                result,
+            } => {
+                self.local.resize_done(&name, resources, result, now);
+                self.save_actuated();
+            }
+            Done::Released => {}
             Done::Finished => self.finished = true,
         }
     }
@@ -166,8 +191,9 @@ impl Worker {
     fn ended(&self, instance: &Instance, code: i32, at: Nanos) -> InstanceState {
         let spec = self.pod.spec.as_ref();
         let container = spec.and_then(|spec| balsa_pod::spec::container(spec, &instance.name));
-        let policy =
-            container.and_then(|container| container.termination_message_policy.as_deref());
+        let policy = container
+            .as_ref()
+            .and_then(|container| container.termination_message_policy.as_deref());
         let pod_dir = self.context.paths.pod(&self.ops.uid);
         let metadata = &self.pod.metadata;
         let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref());
@@ -326,7 +352,11 @@ impl Worker {
         match result {
             Ok(pod) => {
                 self.patch_pause = PATCH_RETRY.0;
-                self.update_pod(&pod);
+                if self.is_static() {
+                    self.api_status = pod.status.unwrap_or_default();
+                } else {
+                    self.update_pod(&pod);
+                }
             }
             Err(error) => {
                 if error != ApiError::Gone {

@@ -1,0 +1,131 @@
+//! Checks of a pod that depend on nothing but the pod and the node's configuration: kernel settings, and what
+//! the runtime can't do.
+
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
+
+use super::Refusal;
+
+/// Kernel settings that are private to a pod and can't harm the node (upstream's safe set).
+const SAFE: [&str; 12] = [
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.tcp_wmem",
+];
+
+/// Prefixes of settings that are private to an IPC namespace.
+const IPC: [&str; 4] = ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."];
+
+/// The checks' configuration.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Gates {
+    /// Kernel settings beyond the safe ones that pods may make; `*` at the end stands for anything.
+    pub(crate) allowed_sysctls: Vec<String>,
+}
+
+impl Gates {
+    /// May the pod run here at all?
+    pub(crate) fn check(&self, _pod: &Pod, spec: &PodSpec) -> Result<(), Refusal> {
+        let context = spec.security_context.as_ref();
+        for sysctl in context
+            .iter()
+            .flat_map(|context| context.sysctls.iter().flatten())
+        {
+            self.check_sysctl(spec, &sysctl.name).map_err(|why| {
+                (
+                    "SysctlForbidden".to_owned(),
+                    format!("forbidden sysctl: {why}"),
+                )
+            })?;
+        }
+        let strict = context.and_then(|context| context.supplemental_groups_policy.as_deref());
+        if strict == Some("Strict") {
+            return Err((
+                "SupplementalGroupsPolicyNotSupported".to_owned(),
+                "SupplementalGroupsPolicy=Strict is not supported in this node".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_sysctl(&self, spec: &PodSpec, name: &str) -> Result<(), String> {
+        let name = dotted(name);
+        let allowed = SAFE.contains(&name.as_str())
+            || self.allowed_sysctls.iter().any(|pattern| {
+                let pattern = dotted(pattern);
+                match pattern.strip_suffix('*') {
+                    Some(prefix) => name.starts_with(prefix),
+                    None => name == pattern,
+                }
+            });
+        let ipc = IPC.iter().any(|prefix| name.starts_with(prefix));
+        if ipc && spec.host_ipc == Some(true) {
+            return Err(format!("\"{name}\" not allowed with host ipc enabled"));
+        }
+        if name.starts_with("net.") && spec.host_network == Some(true) {
+            return Err(format!("\"{name}\" not allowed with host net enabled"));
+        }
+        if allowed {
+            Ok(())
+        } else {
+            Err(format!("\"{name}\" not allowlisted"))
+        }
+    }
+}
+
+/// `net/ipv4/x` as `net.ipv4.x`; with slashes as separators, dots are parts of names and stay.
+pub(crate) fn dotted(name: &str) -> String {
+    match name.find(['.', '/']) {
+        Some(at) if name.as_bytes().get(at) == Some(&b'/') => name
+            .chars()
+            .map(|c| match c {
+                '/' => '.',
+                '.' => '/',
+                other => other,
+            })
+            .collect(),
+        _ => name.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+
+    use super::*;
+
+    fn check(gates: &Gates, name: &str, host_network: bool) -> Result<(), Refusal> {
+        let spec: PodSpec = serde_json::from_value(json!({"containers": [],
+            "hostNetwork": host_network,
+            "securityContext": {"sysctls": [{"name": name, "value": "1"}]}}))
+        .unwrap();
+        gates.check(&Pod::default(), &spec)
+    }
+
+    #[test]
+    fn only_safe_or_allowed_kernel_settings_pass() {
+        let strict = Gates::default();
+        assert!(check(&strict, "kernel.shm_rmid_forced", false).is_ok());
+        assert!(check(&strict, "net/ipv4/tcp_syncookies", false).is_ok());
+        let (reason, message) = check(&strict, "kernel.msgmax", false).unwrap_err();
+        assert_eq!(reason, "SysctlForbidden");
+        assert_eq!(
+            message,
+            "forbidden sysctl: \"kernel.msgmax\" not allowlisted"
+        );
+        assert!(check(&strict, "net.ipv4.tcp_syncookies", true).is_err());
+        let lenient = Gates {
+            allowed_sysctls: vec!["kernel.msg*".to_owned()],
+        };
+        assert!(check(&lenient, "kernel.msgmax", false).is_ok());
+    }
+}

@@ -1,0 +1,226 @@
+//! Making volumes ready.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use balsa_client::EventType;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, Volume};
+
+use super::{CONFIG_RETRY, Done, Ops, after};
+use crate::images::Want;
+use crate::objects::Sources;
+use crate::volumes::outside::{self, Outside, Source};
+use crate::volumes::payload::{Inputs, Tokens, token_wants};
+use crate::volumes::{self, IMAGES, Prepared};
+
+impl Ops {
+    /// Makes all volumes ready, or brings them up to date.
+    pub(crate) async fn volumes(self, pod: Pod, ips: Vec<String>, again: bool) -> Done {
+        let result = self.prepare_volumes(&pod, &ips, again).await;
+        match result {
+            Ok((_, refresh)) if again => Done::Refreshed(refresh),
+            Ok(prepared) => Done::Volumes(Ok(prepared)),
+            Err(message) => {
+                self.context
+                    .event(&pod, EventType::Warning, "FailedMount", message.clone());
+                if again {
+                    Done::Refreshed(Some(after(CONFIG_RETRY)))
+                } else {
+                    Done::Volumes(Err(message))
+                }
+            }
+        }
+    }
+
+    async fn prepare_volumes(
+        &self,
+        pod: &Pod,
+        ips: &[String],
+        again: bool,
+    ) -> Result<(Prepared, Option<Timestamp>), String> {
+        let sources = self.context.cluster.sources(pod).await?;
+        let outside = if again {
+            BTreeMap::new()
+        } else {
+            self.outside(pod, &sources).await?
+        };
+        let (tokens, refresh) = self.fresh_tokens(pod).await?;
+        let spec = pod.spec.clone().unwrap_or_default();
+        let facts = self.context.facts(&spec, ips);
+        let (pod, dir) = (pod.clone(), self.pod_dir());
+        let work = move || {
+            let inputs = Inputs {
+                pod: &pod,
+                sources: &sources,
+                facts: &facts,
+                tokens: &tokens,
+                outside: &outside,
+            };
+            if again {
+                return volumes::refresh(&dir, &inputs).map(|()| Prepared::new());
+            }
+            std::fs::create_dir_all(&dir)
+                .map_err(|error| volumes::VolumeError(error.to_string()))?;
+            volumes::prepare(&dir, &inputs)
+        };
+        let prepared = tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|error| error.to_string())?;
+        prepared
+            .map(|prepared| (prepared, refresh))
+            .map_err(|error| error.0)
+    }
+
+    /// Tokens for all volumes, renewed at four fifths of their lives.
+    async fn fresh_tokens(&self, pod: &Pod) -> Result<(Tokens, Option<Timestamp>), String> {
+        let mut cache = self.tokens.lock().await;
+        let volumes = pod
+            .spec
+            .iter()
+            .flat_map(|spec| spec.volumes.iter().flatten());
+        let now = Timestamp::now();
+        let mut tokens = Tokens::new();
+        let mut refresh = None;
+        for want in volumes.flat_map(token_wants) {
+            let kept = cache.get(&want).filter(|(_, renew)| *renew > now).cloned();
+            let (token, renew) = match kept {
+                Some(kept) => kept,
+                None => {
+                    let token = self.context.cluster.token(pod, &want).await?;
+                    let life = balsa_pod::spec::between(now, token.expires);
+                    let renew = balsa_pod::spec::after(
+                        now,
+                        life.mul_f64(0.8).min(Duration::from_secs(24 * 3600)),
+                    );
+                    cache.insert(want.clone(), (token.clone(), renew));
+                    (token, renew)
+                }
+            };
+            refresh = Some(refresh.map_or(renew, |earlier: Timestamp| earlier.min(renew)));
+            tokens.insert(want, token.text);
+        }
+        Ok((tokens, refresh))
+    }
+
+    /// Finds out where volumes come from that are not made of files, and has mounted what others mount.
+    async fn outside(
+        &self,
+        pod: &Pod,
+        sources: &Sources,
+    ) -> Result<BTreeMap<String, Outside>, String> {
+        let all = pod
+            .spec
+            .iter()
+            .flat_map(|spec| spec.volumes.iter().flatten());
+        let mut found = BTreeMap::new();
+        for volume in all {
+            if let Some(outside) = self.outside_of(pod, volume, sources).await? {
+                found.insert(volume.name.clone(), outside);
+            }
+        }
+        Ok(found)
+    }
+
+    async fn outside_of(
+        &self,
+        pod: &Pod,
+        volume: &Volume,
+        sources: &Sources,
+    ) -> Result<Option<Outside>, String> {
+        let failed = |message: String| {
+            format!(
+                "MountVolume.SetUp failed for volume \"{}\" : {message}",
+                volume.name
+            )
+        };
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        if let Some((claim, read_only)) = outside::claim_of(name, volume) {
+            let bound = self.context.cluster.claim(namespace, &claim).await?;
+            let owners = bound.claim.metadata.owner_references.iter().flatten();
+            let own = owners.into_iter().any(|owner| owner.uid == self.uid);
+            if volume.ephemeral.is_some() && !own {
+                return Err(format!(
+                    "error processing PVC {namespace}/{claim}: PVC was not created for pod {namespace}/{name}"
+                ));
+            }
+            let node = self.context.capacity.node();
+            let placed = outside::of_persistent(&bound.volume, &node, read_only).map_err(failed)?;
+            return match placed {
+                Some(placed) => Ok(Some(placed)),
+                None => Err(failed(
+                    "the volume needs a CSI driver, and none is registered on this node".to_owned(),
+                )),
+            };
+        }
+        if let Some(source) = &volume.image {
+            let want = Want {
+                image: source.reference.as_deref().unwrap_or_default(),
+                policy: source.pull_policy.as_deref(),
+                pod_uid: &self.uid,
+                secrets: pull_secrets(pod, sources),
+            };
+            return self.mount_image(pod, volume, &want).await.map(Some);
+        }
+        Ok(outside::of_volume(volume))
+    }
+
+    /// Has an image on the node and mounts it.
+    async fn mount_image(
+        &self,
+        pod: &Pod,
+        volume: &Volume,
+        want: &Want<'_>,
+    ) -> Result<Outside, String> {
+        let context = &self.context;
+        let report = |kind: EventType, reason: &str, message: String| {
+            context.event(pod, kind, reason, message);
+        };
+        let image = context.images.ensure(want, &report).await;
+        let image = image.map_err(|failure| failure.message)?;
+        let at = self.pod_dir().join(IMAGES).join(&volume.name);
+        let mounted = Outside {
+            source: Source::Mounted { path: at.clone() },
+            read_only: true,
+            owned: false,
+        };
+        if is_mounted(&at) {
+            return Ok(mounted);
+        }
+        let failed = |error: String| {
+            format!(
+                "MountVolume.SetUp failed for volume \"{}\" : {error}",
+                volume.name
+            )
+        };
+        tokio::fs::create_dir_all(&at)
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        // The runtime mounts by name, and the id is none.
+        let name = image.tags.first().or(image.digests.first());
+        let name = name.map_or(want.image, String::as_str);
+        let done = context.runtime.mount_image(name, &at).await;
+        done.map_err(|error| failed(error.to_string()))?;
+        Ok(mounted)
+    }
+}
+
+fn is_mounted(at: &Path) -> bool {
+    at.exists() && volumes::table::is_mounted(at).unwrap_or(false)
+}
+
+/// The pull secrets of a pod that exist.
+pub(super) fn pull_secrets<'a>(
+    pod: &Pod,
+    sources: &'a Sources,
+) -> Vec<&'a k8s_openapi::api::core::v1::Secret> {
+    let secrets = pod
+        .spec
+        .iter()
+        .flat_map(|spec| spec.image_pull_secrets.iter().flatten());
+    secrets
+        .filter_map(|secret| sources.secrets.get(&secret.name).map(|secret| &**secret))
+        .collect()
+}

@@ -1,0 +1,227 @@
+//! Volumes whose content comes from elsewhere: persistent ones, NFS, images, CSI. What their objects say
+//! becomes an [`Outside`], and that a folder on the node.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use balsa_api::scheduling::selects_node;
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeSpec, Volume};
+
+use super::table;
+
+/// Time allowed to a mount of a network file system.
+const MOUNT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Where a volume comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Outside {
+    pub(crate) source: Source,
+    /// Nothing may be written to it.
+    pub(crate) read_only: bool,
+    /// Its files are given to the pod's `fsGroup`.
+    pub(crate) owned: bool,
+}
+
+/// Where a volume comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// A path on the node, of a hostPath type.
+    Path { path: PathBuf, kind: String },
+    /// A folder or block device of the node that somebody made.
+    Local { path: PathBuf },
+    /// An export of an NFS server.
+    Nfs {
+        server: String,
+        path: String,
+        options: Vec<String>,
+    },
+    /// Mounted already.
+    Mounted { path: PathBuf },
+}
+
+/// The name of the claim that a volume refers to, and whether it may only be read.
+pub(crate) fn claim_of(pod_name: &str, volume: &Volume) -> Option<(String, bool)> {
+    if let Some(source) = &volume.persistent_volume_claim {
+        return Some((source.claim_name.clone(), source.read_only.unwrap_or(false)));
+    }
+    volume.ephemeral.as_ref()?;
+    Some((format!("{pod_name}-{}", volume.name), false))
+}
+
+/// What a persistent volume's spec comes to on this node; `None` if a CSI driver must mount it. The error is for
+/// people.
+pub(crate) fn of_persistent(
+    volume: &PersistentVolume,
+    node: &Node,
+    read_only: bool,
+) -> Result<Option<Outside>, String> {
+    let spec = volume.spec.clone().unwrap_or_default();
+    let required = spec
+        .node_affinity
+        .as_ref()
+        .and_then(|affinity| affinity.required.as_ref());
+    if required.is_some_and(|required| !selects_node(required, node)) {
+        return Err("no matching NodeSelectorTerms".to_owned());
+    }
+    if spec.csi.is_some() {
+        return Ok(None);
+    }
+    let made = |source, owned| {
+        Ok(Some(Outside {
+            source,
+            read_only,
+            owned,
+        }))
+    };
+    if let Some(local) = &spec.local {
+        let path = PathBuf::from(&local.path);
+        return made(Source::Local { path }, true);
+    }
+    if let Some(host) = &spec.host_path {
+        let kind = host.type_.clone().unwrap_or_default();
+        let path = PathBuf::from(&host.path);
+        return made(Source::Path { path, kind }, false);
+    }
+    if let Some(nfs) = &spec.nfs {
+        let source = Source::Nfs {
+            server: nfs.server.clone(),
+            path: nfs.path.clone(),
+            options: nfs_options(&spec, nfs.read_only.unwrap_or(false) || read_only),
+        };
+        return made(source, false);
+    }
+    Err("no volume plugin matched".to_owned())
+}
+
+fn nfs_options(spec: &PersistentVolumeSpec, read_only: bool) -> Vec<String> {
+    let mut options = spec.mount_options.clone().unwrap_or_default();
+    if read_only {
+        options.push("ro".to_owned());
+    }
+    options
+}
+
+/// What a volume's own source comes to, if it is one of these kinds.
+pub(crate) fn of_volume(volume: &Volume) -> Option<Outside> {
+    let nfs = volume.nfs.as_ref()?;
+    let read_only = nfs.read_only.unwrap_or(false);
+    Some(Outside {
+        source: Source::Nfs {
+            server: nfs.server.clone(),
+            path: nfs.path.clone(),
+            options: read_only.then(|| "ro".to_owned()).into_iter().collect(),
+        },
+        read_only,
+        owned: false,
+    })
+}
+
+/// Makes it a path on the node; network file systems are mounted at `dir`. Blocking; the error is for people.
+pub(super) fn place(outside: &Outside, dir: &Path) -> Result<PathBuf, String> {
+    match &outside.source {
+        Source::Path { path, kind } => {
+            super::host_path::prepare(path, kind)?;
+            Ok(path.clone())
+        }
+        Source::Local { path } => {
+            if path.exists() {
+                Ok(path.clone())
+            } else {
+                Err(format!("path \"{}\" does not exist", path.display()))
+            }
+        }
+        Source::Nfs {
+            server,
+            path,
+            options,
+        } => {
+            mount_nfs(server, path, options, dir)?;
+            Ok(dir.to_owned())
+        }
+        Source::Mounted { path } => Ok(path.clone()),
+    }
+}
+
+fn mount_nfs(server: &str, path: &str, options: &[String], dir: &Path) -> Result<(), String> {
+    let io = |error: io::Error| error.to_string();
+    std::fs::create_dir_all(dir).map_err(io)?;
+    if table::is_mounted(dir).map_err(io)? {
+        return Ok(());
+    }
+    let host = if server.contains(':') {
+        format!("[{server}]")
+    } else {
+        server.to_owned()
+    };
+    let mut command = Command::new("mount");
+    command.args(["-t", "nfs"]);
+    if !options.is_empty() {
+        command.args(["-o", &options.join(",")]);
+    }
+    command.arg(format!("{host}:{path}")).arg(dir);
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut child = child.map_err(|error| format!("mount failed: {error}"))?;
+    let began = Instant::now();
+    let status = loop {
+        match child.try_wait().map_err(io)? {
+            Some(status) => break status,
+            None if began.elapsed() > MOUNT_TIMEOUT => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(format!(
+                    "mount failed: {host}:{path} did not answer within {MOUNT_TIMEOUT:?}"
+                ));
+            }
+            None => std::thread::sleep(Duration::from_millis(50)),
+        }
+    };
+    if status.success() {
+        return Ok(());
+    }
+    let mut output = String::new();
+    if let Some(mut stderr) = child.stderr.take() {
+        let _ = io::Read::read_to_string(&mut stderr, &mut output);
+    }
+    Err(format!("mount failed: {status}\nOutput: {}", output.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn resolve(spec: Value) -> Result<Option<Outside>, String> {
+        let volume = serde_json::from_value(json!({"spec": spec})).unwrap();
+        let node = json!({"metadata": {"name": "a", "labels": {"kubernetes.io/hostname": "a"}}});
+        of_persistent(&volume, &serde_json::from_value(node).unwrap(), false)
+    }
+
+    #[test]
+    fn a_local_volume_is_only_had_on_its_node() {
+        let on = |host: &str| {
+            json!({"local": {"path": "/x"}, "nodeAffinity": {"required": {"nodeSelectorTerms": [
+                {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [host]}]}]}}})
+        };
+        let found = resolve(on("a")).unwrap().unwrap();
+        assert!(found.owned && found.source == Source::Local { path: "/x".into() });
+        assert_eq!(
+            resolve(on("b")),
+            Err("no matching NodeSelectorTerms".to_owned())
+        );
+    }
+
+    #[test]
+    fn drivers_mount_their_own_and_unknown_kinds_are_refused() {
+        let csi = json!({"csi": {"driver": "d", "volumeHandle": "h"}});
+        assert_eq!(resolve(csi), Ok(None));
+        assert!(resolve(json!({"rbd": {"image": "i", "monitors": []}})).is_err());
+    }
+}

@@ -1,0 +1,104 @@
+//! The kernel's table of mounts.
+
+use std::io;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use nix::mount::MntFlags;
+
+const TABLE: &str = "/proc/self/mountinfo";
+
+/// All mount points at or below a folder, outermost first.
+pub(super) fn below(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    // The table has real paths.
+    let dir = match std::fs::canonicalize(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        found => found?,
+    };
+    let text = std::fs::read(TABLE)?;
+    Ok(parse(&text)
+        .into_iter()
+        .filter(|point| point.starts_with(&dir))
+        .collect())
+}
+
+/// Is something mounted there?
+pub(crate) fn is_mounted(dir: &Path) -> io::Result<bool> {
+    let real = std::fs::canonicalize(dir)?;
+    Ok(below(dir)?.contains(&real))
+}
+
+/// Unmounts everything at or below a folder, and fails if something is left: whoever removes the folder next
+/// would remove what is mounted.
+pub(super) fn unmount_below(dir: &Path) -> io::Result<()> {
+    // Mounts may lie over each other, so one pass may lay bare another.
+    for _ in 0..8 {
+        let points = below(dir)?;
+        if points.is_empty() {
+            return Ok(());
+        }
+        for point in points.iter().rev() {
+            match nix::mount::umount2(point, MntFlags::MNT_DETACH) {
+                // Gone already, with the one it was in.
+                Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    match below(dir)?.first() {
+        None => Ok(()),
+        Some(left) => Err(io::Error::other(format!(
+            "{} cannot be unmounted",
+            left.display()
+        ))),
+    }
+}
+
+/// The mount points of a table, in its order.
+fn parse(text: &[u8]) -> Vec<PathBuf> {
+    let lines = text.split(|byte| *byte == b'\n');
+    // ID, parent, device, root, mount point, ...
+    let points = lines.filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
+    points.map(unescape).collect()
+}
+
+/// Blanks, line feeds and backslashes are written as three octal digits.
+fn unescape(text: &[u8]) -> PathBuf {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((first, after)) = rest.split_first() {
+        let code = after
+            .get(..3)
+            .filter(|_| *first == b'\\')
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        match code {
+            Some(code) => {
+                out.push(code);
+                rest = &after[3..];
+            }
+            None => {
+                out.push(*first);
+                rest = after;
+            }
+        }
+    }
+    std::ffi::OsString::from_vec(out).into()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn mount_points_are_read_with_their_blanks() {
+        let text =
+            b"36 35 98:0 /r /mnt/a\\040b rw - ext4 /dev/x rw\n37 36 0:4 / /mnt/c rw - proc p rw\n";
+        assert_eq!(
+            parse(text),
+            [PathBuf::from("/mnt/a b"), PathBuf::from("/mnt/c")]
+        );
+        assert!(is_mounted(Path::new("/proc")).unwrap());
+    }
+}
