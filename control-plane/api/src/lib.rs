@@ -11,6 +11,7 @@ pub mod object;
 pub mod openapi;
 pub mod patch;
 pub mod quantity;
+pub mod quota;
 pub mod scheduling;
 pub mod schema;
 pub mod selector;
