@@ -192,7 +192,12 @@ pub(super) fn node_rules() -> Vec<Rule> {
             "certificatesigningrequests",
         ),
         on(READ, "node.k8s.io", "runtimeclasses"),
-        on(READ, "storage.k8s.io", "csidrivers"),
+        on(READ, "storage.k8s.io", "csidrivers,volumeattachments"),
+        on(
+            "create,get,patch,update",
+            "storage.k8s.io",
+            "csinodes",
+        ),
     ]
 }
 

@@ -55,6 +55,7 @@ impl NodeAuthorizer {
                 };
                 self.referenced(request, node, verb)
             }
+            ("", "persistentvolumes") if request.verb == "get" => self.bound_volume(request, node),
             ("coordination.k8s.io", "leases") => own_lease(request, node),
             _ if self.rules.iter().any(|rule| rule.allows(request)) => Ok(()),
             _ => Err(String::new()),
@@ -63,6 +64,21 @@ impl NodeAuthorizer {
             Ok(()) => Decision::Allow(String::new()),
             Err(why) => Decision::NoOpinion(why),
         }
+    }
+
+    /// Allowed when a pod on the node refers to the claim that the volume is bound to.
+    fn bound_volume(&self, request: &Attributes, node: &str) -> Result<(), String> {
+        let volume = self.reader.get("", "persistentvolumes", "", &request.name);
+        let claim = volume.map(|volume| volume["spec"]["claimRef"].clone());
+        let claim = claim.unwrap_or_default();
+        let text = |key: &str| claim[key].as_str().unwrap_or_default().to_owned();
+        let claim = Attributes {
+            resource: "persistentvolumeclaims".to_owned(),
+            namespace: text("namespace"),
+            name: text("name"),
+            ..request.clone()
+        };
+        self.referenced(&claim, node, true)
     }
 
     /// Allowed when a pod on the node refers to the object.
