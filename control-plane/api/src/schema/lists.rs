@@ -115,7 +115,6 @@ const RULES: &[Rule] = &[
     rule("admissionregistration.v1.ValidatingWebhook", "matchConditions", Map(&["name"]), &["merge"], "name"),
     rule("admissionregistration.v1.ValidatingWebhookConfiguration", "webhooks", Map(&["name"]), &["merge"], "name"),
     rule("admissionregistration.v1beta1.MutatingAdmissionPolicySpec", "matchConditions", Map(&["name"]), &["merge"], "name"),
-    rule("admissionregistration.v1beta1.MutatingAdmissionPolicySpec", "variables", Map(&["name"]), &["merge"], "name"),
     rule("apps.v1.DaemonSetStatus", "conditions", Map(&["type"]), &["merge"], "type"),
     rule("apps.v1.DeploymentSpec", "strategy", Default, &["retainKeys"], ""),
     rule("apps.v1.DeploymentStatus", "conditions", Map(&["type"]), &["merge"], "type"),

@@ -274,3 +274,50 @@ fn field_validation_is_read_from_its_parameter() {
     let status = FieldValidation::parse(Some("Never"), "CreateOptions").unwrap_err();
     assert_eq!(status.code, 422);
 }
+
+/// A value of a type with every field set, as it would be stored. Types may contain themselves: below a depth
+/// only scalars are set.
+fn full(type_: Type<'_>, depth: usize) -> Option<Value> {
+    let deep = depth == 0;
+    Some(match type_.shape() {
+        Shape::Any => json!({"any": 1}),
+        Shape::Boolean => json!(true),
+        Shape::Integer { .. } | Shape::IntOrString => json!(7),
+        Shape::Number => json!(0.5),
+        Shape::Text { base64: true } => json!("dGV4dA=="),
+        Shape::Text { base64: false } => json!("text"),
+        Shape::Quantity => json!("10m"),
+        Shape::Time => json!("2026-01-02T03:04:05Z"),
+        Shape::MicroTime => json!("2026-01-02T03:04:05.000006Z"),
+        Shape::Struct(_) | Shape::Map { .. } | Shape::List(_) | Shape::SchemaOr(..) if deep => {
+            return None;
+        }
+        Shape::Struct(fields) => fields
+            .fields()
+            .filter_map(|f| Some((f.name().to_owned(), full(f.type_(), depth - 1)?)))
+            .collect::<serde_json::Map<_, _>>()
+            .into(),
+        Shape::Map { value, .. } => json!({"key": full(value, depth - 1)?}),
+        Shape::List(list) => json!([full(list.item(), depth - 1)?]),
+        Shape::SchemaOr(schema, _) => full(schema, depth - 1)?,
+    })
+}
+
+#[test]
+fn every_field_of_every_kind_survives_decoding() {
+    for (group, version, kind, type_) in Schema::builtin().kinds() {
+        let mut object = full(type_, 12).unwrap();
+        object["apiVersion"] = crate::object::join_api_version(group, version).into();
+        object["kind"] = kind.into();
+        let expected = Expected {
+            group,
+            version,
+            kind,
+        };
+        let parsed = parse_json(object.to_string().as_bytes()).unwrap();
+        let (mut read, _) = decode(expected, type_, parsed, FieldValidation::Strict)
+            .unwrap_or_else(|status| panic!("{kind}: {status}"));
+        assert!(conform::conform(type_, &mut read).unwrap().is_empty());
+        assert!(read == object, "{group} {version} {kind} loses something");
+    }
+}
