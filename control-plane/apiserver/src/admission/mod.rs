@@ -1,17 +1,25 @@
 //! Admission: one file per plugin, chained. All mutate first, then all validate.
 
+pub mod certificates;
+pub mod default_ingress_class;
 pub mod default_tolerations;
+pub mod limit_ranger;
 pub mod namespace_lifecycle;
 pub mod node_restriction;
 pub mod priority;
 pub mod rbac_escalation;
+pub mod runtime_class;
 pub mod service_account;
+pub mod storage;
 pub mod taint_nodes;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use balsa_api::object;
 use balsa_api::status::Status;
+use serde_json::Value;
 
 use crate::authz::Authz;
 use crate::seam::{Admission, AdmissionRequest, ObjectReader};
@@ -48,11 +56,16 @@ impl Chain {
         let reader = || Arc::clone(reader);
         Self(vec![
             Box::new(namespace_lifecycle::NamespaceLifecycle::new(reader())),
+            Box::new(limit_ranger::LimitRanger::new(reader())),
             Box::new(service_account::ServiceAccount::new(reader())),
             Box::new(node_restriction::NodeRestriction::new(reader())),
             Box::new(taint_nodes::TaintNodesByCondition),
             Box::new(priority::Priority::new(reader())),
             Box::new(default_tolerations::DefaultTolerationSeconds::new(config)),
+            Box::new(storage::Storage::new(reader())),
+            Box::new(runtime_class::RuntimeClass::new(reader())),
+            Box::new(certificates::Certificates::new(Arc::clone(authz))),
+            Box::new(default_ingress_class::DefaultIngressClass::new(reader())),
             Box::new(rbac_escalation::RbacEscalation::new(Arc::clone(authz))),
         ])
     }
@@ -84,6 +97,57 @@ impl Admission for Chain {
 /// Whether a request is about a resource itself (not a subresource) of a group.
 fn is(request: &AdmissionRequest<'_>, group: &str, resource: &str) -> bool {
     request.kind.group == group && request.kind.plural == resource && request.subresource.is_empty()
+}
+
+/// How long something is looked for that this server may only not have seen yet: made a moment ago through another.
+const PATIENCE: [Duration; 3] = [
+    Duration::from_millis(10),
+    Duration::from_millis(40),
+    Duration::from_millis(100),
+];
+
+/// Looks again a few times for what is not there.
+async fn patiently<T>(look: impl Fn() -> Option<T>) -> Option<T> {
+    let mut found = look();
+    for wait in PATIENCE {
+        if found.is_some() {
+            break;
+        }
+        tokio::time::sleep(wait).await;
+        found = look();
+    }
+    found
+}
+
+/// Several problems in one text, as apimachinery's aggregate prints them.
+fn aggregate(problems: &[String]) -> String {
+    let mut all: Vec<&str> = Vec::new();
+    for problem in problems {
+        if !all.contains(&problem.as_str()) {
+            all.push(problem);
+        }
+    }
+    match all.as_slice() {
+        [one] => (*one).to_owned(),
+        many => format!("[{}]", many.join(", ")),
+    }
+}
+
+/// Of the classes marked as default the one made last; of several made in one second the first by name.
+fn newest_default<'a>(classes: &'a [Arc<Value>], annotations: &[&str]) -> Option<&'a Value> {
+    classes
+        .iter()
+        .map(|class| &**class)
+        .filter(|class| {
+            annotations
+                .iter()
+                .any(|key| object::annotation(class, key) == Some("true"))
+        })
+        .max_by(|a, b| {
+            object::creation_timestamp(a)
+                .cmp(object::creation_timestamp(b))
+                .then_with(|| object::name(b).cmp(object::name(a)))
+        })
 }
 
 /// The 403 of a plugin, about the request's object.

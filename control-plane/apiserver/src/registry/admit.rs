@@ -60,19 +60,27 @@ pub fn body_of(
     body: &Bytes,
 ) -> Result<Value, Status> {
     let parsed = decode::parse(body, negotiate::body_format(&cx.headers)?)?;
+    conform_body(cx, (group, version, kind), parsed)
+}
+
+/// Brings the parsed body of a subresource into the form of its kind (group, version, kind).
+///
+/// # Errors
+/// As [`object_of`].
+pub fn conform_body(
+    cx: &Context,
+    (group, version, kind): (&str, &str, &str),
+    parsed: Parsed,
+) -> Result<Value, Status> {
     let type_ = Schema::builtin()
         .kind(group, version, kind)
         .ok_or_else(|| Status::internal(format!("there is no schema of {kind}")))?;
-    conform_to(
-        cx,
-        Expected {
-            group,
-            version,
-            kind,
-        },
-        type_,
-        parsed,
-    )
+    let expected = Expected {
+        group,
+        version,
+        kind,
+    };
+    conform_to(cx, expected, type_, parsed)
 }
 
 fn conform_to(

@@ -8,7 +8,7 @@ use http::Response;
 use serde_json::Value;
 
 use super::admit::{self, Question};
-use super::{Plan, Registry, Target, metadata, shape};
+use super::{Plan, Registry, Target, csr, metadata, shape};
 use crate::adapter;
 use crate::backend::{BackendError, Compare, Op, Txn, TxnOutcome};
 use crate::cache::stored::{encode_for_store, splice};
@@ -89,7 +89,8 @@ impl Registry {
             let named = target.named(object::name(&prepared));
             let mut candidate = prepared.clone();
             ready = Some(prepared);
-            let plan = self.plan(target, Some(&mut candidate), None, attempt)?;
+            let _turns = self.turns(target).await;
+            let plan = self.plan((&named, ""), Some(&mut candidate), None, attempt)?;
             if dry_run {
                 if named.resource.get(&named.key()).is_some() {
                     return Err(already_exists(&named));
@@ -136,6 +137,9 @@ impl Registry {
         self.mutate(question, Some(&mut object), None).await?;
         strategy.default(&mut object);
         strategy.prepare_create(&mut object);
+        if target.is(csr::GROUP, csr::RESOURCE) {
+            csr::set_requester(&mut object, &cx.user);
+        }
         match applied {
             Some(fields) => {
                 object::metadata_mut(&mut object).insert("managedFields".into(), fields.clone());
@@ -150,17 +154,28 @@ impl Registry {
         Ok(object)
     }
 
+    /// Waits for the turn to write what many may want to write at once.
+    pub(super) async fn turns(&self, target: &Target) -> Vec<tokio::sync::OwnedMutexGuard<()>> {
+        let mut held = Vec::new();
+        for allocator in self.allocators_of(target) {
+            if let Some(turn) = allocator.turn(target) {
+                held.push(turn.lock_owned().await);
+            }
+        }
+        held
+    }
+
     /// What the allocators add to a write.
     pub(super) fn plan(
         &self,
-        target: &Target,
+        (target, subresource): (&Target, &str),
         mut new: Option<&mut Value>,
         old: Option<&Value>,
         attempt: usize,
     ) -> Result<Plan, Status> {
         let mut whole = Plan::default();
         for allocator in self.allocators_of(target) {
-            let plan = allocator.plan(new.as_deref_mut(), old, attempt)?;
+            let plan = allocator.plan((target, subresource), new.as_deref_mut(), old, attempt)?;
             whole.compares.extend(plan.compares);
             whole.ops.extend(plan.ops);
         }

@@ -16,6 +16,7 @@ use super::read::ListError;
 use super::select::Filter;
 use super::update::MODIFIED;
 use super::{Registry, Target, namespace, rules, shape};
+use crate::extensions::crd;
 use crate::http::context::Context;
 use crate::http::{decode, negotiate, respond};
 use crate::seam::{Operation, ResponseBody};
@@ -130,6 +131,8 @@ impl Registry {
         self.mutate(question, None, Some(old)).await?;
         self.validate_admission(question, None, Some(old)).await?;
         let now = jiff::Timestamp::now();
+        let marked = crd::is_definition(target).then(|| crd::begin_deletion(old, now));
+        let old = marked.as_ref().unwrap_or(old);
         let verdict = if target.is("", "namespaces") {
             namespace::decide(old, now)
         } else {
@@ -155,7 +158,7 @@ impl Registry {
             }));
         }
         let plan = if gone {
-            self.plan(target, None, Some(old), attempt)?
+            self.plan((target, ""), None, Some(old), attempt)?
         } else {
             super::Plan::default()
         };

@@ -23,6 +23,7 @@ pub mod admit;
 pub mod binding;
 pub mod connect;
 pub mod create;
+pub mod csr;
 pub mod delete;
 pub mod deletion;
 pub mod eviction;
@@ -187,17 +188,23 @@ pub struct Plan {
 pub trait Allocator: Send + Sync {
     /// Whether it has to do with a resource.
     fn concerns(&self, group: &str, plural: &str) -> bool;
-    /// May change `new` (`None`: deletion). `attempt` counts plans that were refused. Must be pure but for its
-    /// choice among what is free.
+    /// May change `new` (`None`: deletion). `about` is the object and the subresource (or empty) that is written.
+    /// `attempt` counts plans that were refused. Must be pure but for its choice among what is free.
     ///
     /// # Errors
     /// 422 and the like when there is nothing to allocate.
     fn plan(
         &self,
+        about: (&Target, &str),
         new: Option<&mut Value>,
         old: Option<&Value>,
         attempt: usize,
     ) -> Result<Plan, Status>;
+    /// What writes have to hold from before the plan until after the commit, when many of them would refuse each
+    /// other's plans; `None` when they may run at once.
+    fn turn(&self, _target: &Target) -> Option<Arc<tokio::sync::Mutex<()>>> {
+        None
+    }
 }
 
 /// Everything the verbs need.
@@ -266,8 +273,48 @@ pub(crate) mod rules {
         ("rbac.authorization.k8s.io", "clusterroles"),
         ("rbac.authorization.k8s.io", "clusterrolebindings"),
     ];
-    const NEEDS_VERSION: [(&str, &str); 2] =
-        [("coordination.k8s.io", "leases"), ("", "serviceaccounts")];
+    const NEEDS_VERSION: [(&str, &str); 22] = [
+        ("", "serviceaccounts"),
+        ("admissionregistration.k8s.io", "mutatingadmissionpolicies"),
+        (
+            "admissionregistration.k8s.io",
+            "mutatingadmissionpolicybindings",
+        ),
+        (
+            "admissionregistration.k8s.io",
+            "mutatingwebhookconfigurations",
+        ),
+        (
+            "admissionregistration.k8s.io",
+            "validatingadmissionpolicies",
+        ),
+        (
+            "admissionregistration.k8s.io",
+            "validatingadmissionpolicybindings",
+        ),
+        (
+            "admissionregistration.k8s.io",
+            "validatingwebhookconfigurations",
+        ),
+        ("apiextensions.k8s.io", "customresourcedefinitions"),
+        ("apiregistration.k8s.io", "apiservices"),
+        ("coordination.k8s.io", "leases"),
+        ("flowcontrol.apiserver.k8s.io", "flowschemas"),
+        (
+            "flowcontrol.apiserver.k8s.io",
+            "prioritylevelconfigurations",
+        ),
+        ("networking.k8s.io", "servicecidrs"),
+        ("node.k8s.io", "runtimeclasses"),
+        ("policy", "poddisruptionbudgets"),
+        ("resource.k8s.io", "deviceclasses"),
+        ("resource.k8s.io", "resourceclaims"),
+        ("resource.k8s.io", "resourceclaimtemplates"),
+        ("storage.k8s.io", "csidrivers"),
+        ("storage.k8s.io", "csinodes"),
+        ("storage.k8s.io", "volumeattachments"),
+        ("storage.k8s.io", "volumeattributesclasses"),
+    ];
     const RETURNS_DELETED: [(&str, &str); 6] = [
         ("", "pods"),
         ("", "services"),
@@ -288,7 +335,7 @@ pub(crate) mod rules {
 
     /// PUT without resourceVersion is refused (`AllowUnconditionalUpdate` is false).
     pub fn needs_version(target: &Target) -> bool {
-        has(&NEEDS_VERSION, target)
+        has(&NEEDS_VERSION, target) || target.custom.is_some()
     }
 
     /// DELETE answers with the object instead of a Status (`ReturnDeletedObject`).

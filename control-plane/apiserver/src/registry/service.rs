@@ -14,7 +14,7 @@ use bytes::Bytes;
 use ipnet::Ipv4Net;
 use serde_json::{Value, json};
 
-use super::{Allocator, Plan};
+use super::{Allocator, Plan, Target};
 use crate::backend::{Backend, Compare, Op};
 use crate::cache::Cache;
 
@@ -249,6 +249,18 @@ impl Allocator for ServiceAllocator {
         group.is_empty() && plural == "services"
     }
 
+    fn plan(
+        &self,
+        _about: (&Target, &str),
+        new: Option<&mut Value>,
+        old: Option<&Value>,
+        attempt: usize,
+    ) -> Result<Plan, Status> {
+        self.plan(new, old, attempt)
+    }
+}
+
+impl ServiceAllocator {
     fn plan(
         &self,
         new: Option<&mut Value>,

@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::admit::{self, Question};
 use super::create::{Commit, Write, plain};
 use super::options::Freshness;
-use super::{Registry, Target, metadata, rules, shape};
+use super::{Registry, Target, csr, metadata, rules, shape};
 use crate::adapter;
 use crate::cache::Stored;
 use crate::http::context::Context;
@@ -182,10 +182,12 @@ impl Registry {
             return Ok(Some(target.view(shown.bytes.clone())));
         }
         let gone = is_finished(&new, &old, target);
+        let about = (target, change.subresource);
+        let _turns = self.turns(target).await;
         let plan = if gone {
-            self.plan(target, None, Some(&old), attempt)?
+            self.plan(about, None, Some(&old), attempt)?
         } else {
-            self.plan(target, Some(&mut new), Some(&old), attempt)?
+            self.plan(about, Some(&mut new), Some(&old), attempt)?
         };
         if dry_run {
             return plain(&new).map(Some);
@@ -228,8 +230,13 @@ impl Registry {
             strategy.prepare_update(new, old);
             errors.extend(strategy.validate_update(new, old));
         } else {
-            strategy.prepare_status_update(new, old);
-            errors.extend(strategy.validate_status_update(new, old));
+            let subresource = change.subresource;
+            strategy.prepare_subresource_update(subresource, new, old);
+            if target.is(csr::GROUP, csr::RESOURCE) {
+                let now = object::format_time(jiff::Timestamp::now());
+                csr::stamp_conditions(new, old, &now);
+            }
+            errors.extend(strategy.validate_subresource_update(subresource, new, old));
         }
         admit::valid(target, &target.name, &errors)?;
         let Some(lens) = &change.lens else {
