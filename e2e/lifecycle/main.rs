@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod refusals;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
@@ -54,6 +56,8 @@ fn traces() -> BTreeSet<String> {
         .args(["list", "tables"])
         .output()
         .unwrap();
+    let forwarding = fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap_or_default();
+    names("forwarding", forwarding);
     names("nft", String::from_utf8_lossy(&rules.stdout).into_owned());
     for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();

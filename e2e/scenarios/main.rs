@@ -5,9 +5,11 @@
 
 mod bad_input;
 mod first_app;
+mod helm;
 mod kubectl;
 mod loss;
 mod network;
+mod platform;
 mod pods;
 mod seeds;
 mod workloads;

@@ -6,7 +6,8 @@ use async_trait::async_trait;
 use balsa_api::status::Status;
 use balsa_apiserver::seam::{Extension, Peer, RequestBody, ResponseBody, User};
 use balsa_identity::{
-    GROUP_MASTERS, GROUP_NODES, GROUP_SERVERS, Identity, JoinRequest, PeerIdentity, join,
+    GROUP_MASTERS, GROUP_NODES, GROUP_SERVERS, Identity, JoinRequest, JoinRole, PeerIdentity,
+    TokenRecord, join,
 };
 use balsa_link::join::PATH as JOIN_PATH;
 use balsa_link::server::Nodes;
@@ -100,6 +101,18 @@ impl Api {
                 require(peer, &[GROUP_MASTERS])?;
                 Ok(self.status())
             }
+            (&Method::GET, TOKENS) => {
+                require(peer, &[GROUP_MASTERS])?;
+                self.tokens().await
+            }
+            (&Method::POST, TOKENS) => {
+                require(peer, &[GROUP_MASTERS])?;
+                self.create_token(body(request).await?).await
+            }
+            (&Method::DELETE, path) if token_id(path).is_some() => {
+                require(peer, &[GROUP_MASTERS])?;
+                self.revoke_token(token_id(path).unwrap_or_default()).await
+            }
             _ => Err(Status::new(
                 404,
                 "NotFound",
@@ -116,6 +129,49 @@ impl Api {
             .map_err(|error| Status::new(403, "Forbidden", error.to_string()))?;
         info!(node = request.node, role = ?request.role, "a machine joins");
         Ok(encode(&response))
+    }
+
+    async fn tokens(&self) -> Result<serde_json::Value, Status> {
+        let all = records::tokens(&self.store)
+            .await
+            .map_err(|e| unavailable(&e))?;
+        let public = |t: TokenRecord| TokenInfo {
+            id: t.id,
+            role: t.role,
+            created: t.created,
+            expires: t.expires,
+            description: t.description,
+        };
+        Ok(encode(&all.into_iter().map(public).collect::<Vec<_>>()))
+    }
+
+    async fn create_token(&self, request: TokenRequest) -> Result<serde_json::Value, Status> {
+        let lifetime = request
+            .lifetime_seconds
+            .map(|s| jiff::SignedDuration::from_secs(i64::try_from(s).unwrap_or(i64::MAX)));
+        let token = records::create_token(
+            &self.store,
+            &self.identity,
+            request.role,
+            lifetime,
+            &request.description,
+        )
+        .await
+        .map_err(|e| unavailable(&e))?;
+        info!(id = token.id, role = ?request.role, "a join token was made");
+        Ok(serde_json::json!({"token": token.to_string()}))
+    }
+
+    async fn revoke_token(&self, id: &str) -> Result<serde_json::Value, Status> {
+        let found = records::revoke_token(&self.store, id)
+            .await
+            .map_err(|e| unavailable(&e))?;
+        if !found {
+            let why = format!("there is no join token {id:?}");
+            return Err(Status::new(404, "NotFound", why));
+        }
+        info!(id, "a join token was revoked");
+        Ok(serde_json::json!({}))
     }
 
     async fn add_member(&self, request: MemberRequest) -> Result<serde_json::Value, Status> {
@@ -159,6 +215,45 @@ impl Api {
             "nodes": self.nodes.connected(),
         })
     }
+}
+
+const TOKENS: &str = "/balsa/v1/tokens";
+
+/// The id in the path of one token.
+fn token_id(path: &str) -> Option<&str> {
+    path.strip_prefix(TOKENS)?
+        .strip_prefix('/')
+        .filter(|id| !id.is_empty() && !id.contains('/'))
+}
+
+/// A wish for a join token.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenRequest {
+    /// What machines that show it may become.
+    pub role: JoinRole,
+    /// How long it is good for, in seconds; for ever when absent.
+    #[serde(default)]
+    pub lifetime_seconds: Option<u64>,
+    /// For people.
+    #[serde(default)]
+    pub description: String,
+}
+
+/// What may be told of a join token.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenInfo {
+    /// Its public part.
+    pub id: String,
+    /// What it is good for.
+    pub role: JoinRole,
+    /// When it was made.
+    pub created: Timestamp,
+    /// From when on it is refused; `None` is never.
+    pub expires: Option<Timestamp>,
+    /// For people.
+    pub description: String,
 }
 
 /// A node's request for a new certificate.

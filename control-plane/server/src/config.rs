@@ -44,6 +44,8 @@ pub struct Settings {
     pub link_port: Option<u16>,
     /// Pod network; `10.244.0.0/16`.
     pub pod_cidr: Option<IpNet>,
+    /// Prefix length of each node's share of the pod network; 24.
+    pub node_cidr_mask_size: Option<u8>,
     /// Service network; `10.96.0.0/16`.
     pub service_cidr: Option<IpNet>,
     /// DNS service address; the tenth of the service network.
@@ -79,6 +81,7 @@ impl Settings {
             raft_port,
             link_port,
             pod_cidr,
+            node_cidr_mask_size,
             service_cidr,
             cluster_dns,
             cluster_domain,
@@ -110,6 +113,7 @@ impl Settings {
             raft_port: self.raft_port.unwrap_or(6444),
             link_port: self.link_port.unwrap_or(6445),
             pod_cidr: self.pod_cidr.unwrap_or_else(|| net([10, 244, 0, 0], 16)),
+            node_cidr_mask_size: self.node_cidr_mask_size.unwrap_or(24),
             service_cidr: self.service_cidr.unwrap_or_else(|| net([10, 96, 0, 0], 16)),
             cluster_dns: self.cluster_dns,
             cluster_domain: self.cluster_domain.unwrap_or_else(|| "cluster.local".to_owned()),
@@ -155,6 +159,8 @@ pub struct Config {
     pub link_port: u16,
     /// See [`Settings`].
     pub pod_cidr: IpNet,
+    /// See [`Settings`].
+    pub node_cidr_mask_size: u8,
     /// See [`Settings`].
     pub service_cidr: IpNet,
     cluster_dns: Option<IpAddr>,
@@ -219,6 +225,14 @@ impl Config {
             problems.push(format!(
                 "podCidr {} and serviceCidr {} overlap",
                 self.pod_cidr, self.service_cidr
+            ));
+        }
+        // A node needs an address for its bridge and one for a pod beside those of network and broadcast.
+        if !(self.pod_cidr.prefix_len()..=30).contains(&self.node_cidr_mask_size) {
+            problems.push(format!(
+                "nodeCidrMaskSize: must be from {} (podCidr's) to 30, not {}",
+                self.pod_cidr.prefix_len(),
+                self.node_cidr_mask_size
             ));
         }
         for (what, cidr) in [

@@ -11,7 +11,7 @@ mod links;
 mod records;
 mod run;
 
-pub use api::{RenewRequest, RenewResponse};
+pub use api::{RenewRequest, RenewResponse, TokenInfo, TokenRequest};
 pub use config::{Config, Failover, Settings};
 pub use records::ServerRecord;
 pub use run::run;

@@ -93,6 +93,38 @@ pub async fn token(store: &Store, id: &str) -> anyhow::Result<Option<TokenRecord
     Ok(found.and_then(|kv| serde_json::from_slice(&kv.value).ok()))
 }
 
+/// All join tokens, expired ones too, oldest first.
+///
+/// # Errors
+/// When the store cannot answer now.
+pub async fn tokens(store: &Store) -> anyhow::Result<Vec<TokenRecord>> {
+    store.read_barrier().await?;
+    let mut all: Vec<TokenRecord> = decode(store, TOKENS);
+    all.sort_by_key(|t| t.created);
+    Ok(all)
+}
+
+/// Forgets a join token; false when there is none of that id.
+///
+/// # Errors
+/// When the store cannot take writes now.
+pub async fn revoke_token(store: &Store, id: &str) -> anyhow::Result<bool> {
+    if token(store, id).await?.is_none() {
+        return Ok(false);
+    }
+    let ops = vec![Op::Delete {
+        key: key(TOKENS, id),
+    }];
+    store
+        .txn(Txn {
+            compares: Vec::new(),
+            ops,
+            fence: None,
+        })
+        .await?;
+    Ok(true)
+}
+
 /// Makes a join token and keeps its record.
 ///
 /// # Errors
@@ -102,9 +134,11 @@ pub async fn create_token(
     identity: &Identity,
     role: JoinRole,
     lifetime: Option<jiff::SignedDuration>,
+    description: &str,
 ) -> anyhow::Result<JoinToken> {
     let token = JoinToken::generate(&identity.ca().sha256())?;
-    let record = token.record(role, lifetime, Timestamp::now());
+    let mut record = token.record(role, lifetime, Timestamp::now());
+    description.clone_into(&mut record.description);
     put(
         store,
         key(TOKENS, &record.id),
@@ -134,7 +168,9 @@ pub async fn first_tokens(
         let text = match files::read(&path)? {
             Some(text) => text.trim().to_owned(),
             None => {
-                let token = create_token(store, identity, role, None).await?.to_string();
+                let token = create_token(store, identity, role, None, "made at the first start")
+                    .await?
+                    .to_string();
                 files::write_secret(&path, format!("{token}\n").as_bytes())?;
                 token
             }

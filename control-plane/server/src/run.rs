@@ -360,6 +360,7 @@ impl LeaderWork {
         let ca = self.identity.ca().certificate_pem().to_owned();
         let controllers = balsa_controllers::Config {
             pod_cidr: self.config.pod_cidr,
+            node_mask: self.config.node_cidr_mask_size,
             cluster_ca_pem: ca,
             failover: match self.config.failover {
                 Failover::Default => balsa_controllers::Failover::Default,

@@ -10,6 +10,7 @@ mod local;
 mod logging;
 mod server;
 mod settings;
+mod token;
 
 /// Kubernetes on a Raft: a whole cluster in one program.
 #[derive(Debug, Parser)]
@@ -32,6 +33,8 @@ enum Command {
     Server(Box<server::Args>),
     /// Run a node agent that joins a cluster.
     Agent(Box<agent::Args>),
+    /// Join tokens: make, list and revoke them.
+    Token(token::Args),
     /// A cluster of several nodes on this machine.
     Local(local::Args),
 }
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Server(args) => server::run(*args),
         Command::Agent(args) => agent::run(*args),
+        Command::Token(args) => token::run(args),
         Command::Local(args) => local::run(args),
     };
     match outcome {

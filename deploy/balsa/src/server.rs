@@ -43,6 +43,9 @@ pub struct Args {
     /// Pod network [default: 10.244.0.0/16].
     #[arg(long, env = "BALSA_POD_CIDR")]
     pod_cidr: Option<IpNet>,
+    /// Prefix length of each node's share of the pod network [default: 24].
+    #[arg(long, env = "BALSA_NODE_CIDR_MASK_SIZE")]
+    node_cidr_mask_size: Option<u8>,
     /// Service network [default: 10.96.0.0/16].
     #[arg(long, env = "BALSA_SERVICE_CIDR")]
     service_cidr: Option<IpNet>,
@@ -86,6 +89,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         join: given(args.join),
         token: args.token,
         pod_cidr: args.pod_cidr,
+        node_cidr_mask_size: args.node_cidr_mask_size,
         service_cidr: args.service_cidr,
         cluster_dns: args.cluster_dns,
         cluster_domain: args.cluster_domain,

@@ -230,7 +230,7 @@ fn manifests_that_mix_things_up_are_refused_with_the_field_named() -> anyhow::Re
         "{nameless}"
     );
     let kindless = apply("{apiVersion: v1, metadata: {name: p}}")?;
-    ensure!(kindless.contains("Object 'Kind' is missing"), "{kindless}");
+    ensure!(kindless.contains("kind not set"), "{kindless}");
     let generated = kubectl
         .run_with(
             &["create", "-f", "-"],
