@@ -9,8 +9,10 @@ use futures::future::BoxFuture;
 use http::{HeaderValue, Method, Request, Response};
 use tracing::Instrument;
 
+use crate::audit::{Notes, Opening};
 use crate::authn::impersonate;
 use crate::authz::forbidden;
+use crate::flow::{Flow, Permit};
 use crate::http::context::Context;
 use crate::http::query::Query;
 use crate::http::request_info::RequestInfo;
@@ -44,13 +46,17 @@ impl ApiServer {
         }
         // Decrements even when the client goes away and this future is dropped.
         let _guard = inflight.map(Decrement);
+        let course = Course::new(&request, &info, peer, self.core.audit.is_some());
         let span = tracing::debug_span!("request", verb = info.verb, path = %info.path);
         let head = request.method() == Method::HEAD;
         let gzip = info.verb != "watch" && respond::accepts_gzip(request.headers());
         let mut response = self
-            .limited(request, info.clone(), query, peer, identity)
+            .limited(request, info.clone(), query, peer, identity, &course)
             .instrument(span)
             .await;
+        if let (Some(audit), Some(opening)) = (&self.core.audit, course.opening) {
+            response = audit.answered(opening, &course.notes, response).await;
+        }
         if gzip {
             response = respond::maybe_gzip(response).await;
         }
@@ -65,8 +71,19 @@ impl ApiServer {
         self.core
             .metrics
             .finished(&info, known, response.status().as_u16(), started.elapsed());
-        if let Ok(id) = HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()) {
-            response.headers_mut().insert("audit-id", id);
+        let headers = response.headers_mut();
+        if let Ok(id) = HeaderValue::from_str(&course.id) {
+            headers.insert("audit-id", id);
+        }
+        if let Some((schema, level)) = course.notes.take_flow() {
+            for (name, uid) in [
+                ("x-kubernetes-pf-flowschema-uid", schema),
+                ("x-kubernetes-pf-prioritylevel-uid", level),
+            ] {
+                if let Ok(uid) = HeaderValue::from_str(&uid) {
+                    headers.insert(name, uid);
+                }
+            }
         }
         response
     }
@@ -78,23 +95,62 @@ impl ApiServer {
         query: Query,
         peer: &Peer,
         identity: Option<User>,
+        course: &Course,
     ) -> Response<ResponseBody> {
-        if info.is_long_running() {
-            return self.core.answer(request, info, query, peer, identity).await;
-        }
         let allowed = self.core.config.request_timeout;
-        match tokio::time::timeout(
-            allowed,
-            self.core.answer(request, info, query, peer, identity),
-        )
-        .await
-        {
+        let lasts = info.is_long_running();
+        let answer = self
+            .core
+            .answer(request, info, query, peer, identity, course);
+        if lasts {
+            return answer.await;
+        }
+        match tokio::time::timeout(allowed, answer).await {
             Ok(response) => response,
             Err(_) => respond::status(&Status::new(
                 504,
                 "Timeout",
                 format!("the request did not finish within {} s", allowed.as_secs()),
             )),
+        }
+    }
+}
+
+/// What is remembered of a request on its way.
+struct Course {
+    /// Its `Audit-ID`: the client's, or a new one.
+    id: String,
+    notes: Notes,
+    /// Set when there is an audit log.
+    opening: Option<Opening>,
+}
+
+impl Course {
+    fn new(request: &Request<RequestBody>, info: &RequestInfo, peer: &Peer, audited: bool) -> Self {
+        let header = |name: &str| {
+            let value = request.headers().get(name).and_then(|v| v.to_str().ok());
+            value.unwrap_or_default().to_owned()
+        };
+        // As upstream, so that one's own log can be joined with the server's; not more than a name.
+        let mut id = header("audit-id");
+        if id.is_empty() || id.len() > 64 {
+            id = uuid::Uuid::new_v4().to_string();
+        }
+        let opening = audited.then(|| Opening {
+            id: id.clone(),
+            uri: request
+                .uri()
+                .path_and_query()
+                .map_or_else(String::new, ToString::to_string),
+            info: info.clone(),
+            source: peer.address.map(|a| a.ip()),
+            agent: header("user-agent"),
+            received: jiff::Timestamp::now(),
+        });
+        Self {
+            id,
+            notes: Notes::default(),
+            opening,
         }
     }
 }
@@ -116,10 +172,12 @@ impl Core {
         query: Query,
         peer: &'a Peer,
         identity: Option<User>,
+        course: &'a Course,
     ) -> BoxFuture<'a, Response<ResponseBody>> {
         let protobuf = negotiate::prefers_protobuf(request.headers());
         Box::pin(async move {
-            let response = match self.try_answer(request, info, query, peer, identity).await {
+            let answer = self.try_answer(request, info, query, peer, identity, course);
+            let response = match answer.await {
                 Ok(response) => response,
                 Err(status) => respond::status(&status),
             };
@@ -138,6 +196,7 @@ impl Core {
         query: Query,
         peer: &Peer,
         identity: Option<User>,
+        course: &Course,
     ) -> Answer {
         let (mut parts, body) = request.into_parts();
         if let Some(mounted) = self
@@ -162,10 +221,18 @@ impl Core {
             Some(user) => user,
             None => self.authn.authenticate(&parts, peer).await?,
         };
+        course.notes.user(&user);
+        let asked_by = user.name.clone();
         let user = impersonate(&parts.headers, user, &*self.authz).await?;
+        if user.name != asked_by {
+            course.notes.impersonated(&user);
+        }
+        if let (Some(audit), Some(opening)) = (&self.audit, &course.opening) {
+            audit.received(opening, &course.notes);
+        }
         let attributes = attributes(&info, &user);
-        self.authorize(&attributes).await?;
-        let _permit = self.gate.enter(&info, &user)?;
+        self.authorize_noted(&attributes, &course.notes).await?;
+        let _permit = self.enter(&info, &user, &query, &course.notes).await?;
         if !info.is_resource {
             if let Some(mounted) = self
                 .extensions
@@ -177,10 +244,18 @@ impl Core {
                     .handle(Request::from_parts(parts, body), &user, peer)
                     .await);
             }
+            if info.path.starts_with("/apis/") && !self.documents.knows(&info.path) {
+                // Another server may have told the client that the group is served.
+                self.custom.catch_up(self.config.patience).await;
+            }
             return self.document(&info, &query, &parts);
         }
-        let Some(target) = self.target(&info) else {
-            return Ok(not_found());
+        let target = match self.target(&info) {
+            Some(target) => target,
+            None => match self.late_target(&info).await {
+                Some(target) => target,
+                None => return self.unknown(&info),
+            },
         };
         if self.is_stream(&info) {
             return self
@@ -197,6 +272,10 @@ impl Core {
         } else {
             decode::read(body).await?
         };
+        if course.opening.is_some() {
+            let format = negotiate::body_format(&cx.headers).ok();
+            course.notes.request(&body, format);
+        }
         let mut response = self
             .dispatch(&cx, &target, &body)
             .await
@@ -204,7 +283,52 @@ impl Core {
         for warning in cx.take_warnings() {
             respond::warn(response.headers_mut(), &warning);
         }
+        for (key, value) in cx.take_annotations() {
+            course.notes.annotate(&key, value);
+        }
         Ok(response)
+    }
+
+    /// A seat for the request, where seats are counted: streams last as long as their clients like and have none,
+    /// watches have one while they begin.
+    async fn enter(
+        &self,
+        info: &RequestInfo,
+        user: &User,
+        query: &Query,
+        notes: &Notes,
+    ) -> Result<Option<Permit>, Status> {
+        if info.is_long_running() && info.verb != "watch" {
+            return Ok(None);
+        }
+        let objects = self.cache.resource(&info.group, &info.resource);
+        let limit = query
+            .get("limit")
+            .and_then(|l| l.parse().ok())
+            .filter(|l| *l > 0);
+        let width = Flow::width(info, objects.map_or(0, |r| r.len()), limit);
+        let entered = self.flow.enter(info, user, width).await?;
+        Ok(entered.map(|entered| {
+            notes.flow(entered.uids);
+            entered.permit
+        }))
+    }
+
+    async fn authorize_noted(&self, attributes: &Attributes, notes: &Notes) -> Result<(), Status> {
+        const DECISION: &str = "authorization.k8s.io/decision";
+        const REASON: &str = "authorization.k8s.io/reason";
+        match self.authz.authorize(attributes).await {
+            Decision::Allow(reason) => {
+                notes.annotate(DECISION, "allow".into());
+                notes.annotate(REASON, reason);
+                Ok(())
+            }
+            Decision::NoOpinion(reason) => {
+                notes.annotate(DECISION, "forbid".into());
+                notes.annotate(REASON, reason.clone());
+                Err(forbidden(attributes, &reason))
+            }
+        }
     }
 
     async fn authorize(&self, attributes: &Attributes) -> Result<(), Status> {
@@ -241,6 +365,37 @@ impl Core {
             namespace,
             if collection { "" } else { &info.name },
         )
+    }
+
+    /// The target of a path that is not known: a definition made through another server may only not have come
+    /// here yet.
+    async fn late_target(&self, info: &RequestInfo) -> Option<Target> {
+        let known = self
+            .kinds
+            .get(&info.group, &info.version, &info.resource)
+            .is_some();
+        if info.group.is_empty() || known {
+            return None;
+        }
+        self.custom.catch_up(self.config.patience).await;
+        self.target(info)
+    }
+
+    /// The answer to a path that nothing is served under.
+    fn unknown(&self, info: &RequestInfo) -> Answer {
+        if info.group.is_empty() || self.kinds.is_complete() {
+            return Ok(not_found());
+        }
+        let mut status = Status::new(
+            503,
+            "ServiceUnavailable",
+            "the request has been made before all known HTTP paths have been installed, please try again",
+        );
+        status.details = Some(balsa_api::status::Details {
+            retry_after_seconds: Some(1),
+            ..balsa_api::status::Details::default()
+        });
+        Err(status)
     }
 
     fn is_stream(&self, info: &RequestInfo) -> bool {
@@ -297,6 +452,9 @@ impl Core {
         );
         if let Some(computed) = self.computed.get(&key) {
             return self.compute(cx, target, &**computed, body).await;
+        }
+        if let Some(text) = target.custom.as_ref().and_then(|c| c.deprecation()) {
+            cx.warn(text);
         }
         let registry = &self.registry;
         match info.subresource.as_str() {

@@ -5,10 +5,13 @@
 
 mod adapter;
 pub mod admission;
+pub mod audit;
 pub mod authn;
 pub mod authz;
 pub mod backend;
 pub mod cache;
+pub mod extensions;
+pub mod flow;
 mod handle;
 pub mod http;
 mod keeper;

@@ -263,6 +263,9 @@ pub trait Custom: Send + Sync {
 
     /// Its part of an OpenAPI document.
     fn openapi(&self) -> &balsa_api::openapi::CustomSchema;
+
+    /// What to warn clients of a deprecated version of.
+    fn deprecation(&self) -> Option<&str>;
 }
 
 /// Put into a request's extensions by in-process callers that work only as Raft leader: their writes are

@@ -9,11 +9,14 @@ use ipnet::Ipv4Net;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::{Audit, AuditConfig, AuditError};
 use crate::backend::Backend;
 use crate::cache::Cache;
+use crate::extensions::crd::convert::NoConversion;
+use crate::extensions::crd::{self, ConversionCaller, CustomResources};
+use crate::flow::Flow;
 use crate::http::connection;
 use crate::http::discovery::Documents;
-use crate::http::gate::Gate;
 use crate::http::metrics::Metrics;
 use crate::keeper;
 use crate::kinds::Kinds;
@@ -36,10 +39,12 @@ pub struct Config {
     pub node_ports: RangeInclusive<u16>,
     /// Port of Service `kubernetes`'s endpoints.
     pub secure_port: u16,
-    /// Requests that read and are worked on at once.
-    pub max_reading: usize,
-    /// Requests that write and are worked on at once.
-    pub max_mutating: usize,
+    /// Requests that are worked on at once, shared out among the priority levels.
+    pub max_requests: usize,
+    /// How long a request waits for its turn.
+    pub queue_time: Duration,
+    /// What is recorded of requests, and where.
+    pub audit: Option<AuditConfig>,
     /// Time for a request that is no watch and no stream.
     pub request_timeout: Duration,
     /// How long a request waits for a resourceVersion that this server has not applied yet.
@@ -58,8 +63,9 @@ impl Default for Config {
             service_cidr: Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 96, 0, 0), 16),
             node_ports: 30_000..=32_767,
             secure_port: 6443,
-            max_reading: 400,
-            max_mutating: 200,
+            max_requests: 600,
+            queue_time: Duration::from_secs(15),
+            audit: None,
             request_timeout: Duration::from_secs(60),
             patience: Duration::from_secs(3),
             bookmark_every: Duration::from_secs(60),
@@ -69,7 +75,7 @@ impl Default for Config {
 }
 
 /// Why an [`ApiServer`] could not be built.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// Nobody said who may come in.
     #[error("the API server needs an authenticator")]
@@ -77,6 +83,9 @@ pub enum BuildError {
     /// Nobody said who may do what.
     #[error("the API server needs an authorizer")]
     NoAuthorizer,
+    /// Requests could not be recorded as wanted.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
 }
 
 /// An extension with its prefix.
@@ -91,6 +100,7 @@ pub(crate) struct Core {
     pub config: Config,
     pub kinds: Arc<Kinds>,
     pub cache: Arc<Cache>,
+    pub custom: Arc<CustomResources>,
     pub registry: Registry,
     pub authn: Arc<dyn Authenticator>,
     pub authz: Arc<dyn Authorizer>,
@@ -98,7 +108,8 @@ pub(crate) struct Core {
     pub connect: HashMap<(String, String), Arc<dyn Connect>>,
     pub extensions: Vec<Mounted>,
     pub documents: Documents,
-    pub gate: Gate,
+    pub flow: Flow,
+    pub audit: Option<Arc<Audit>>,
     pub metrics: Arc<Metrics>,
 }
 
@@ -129,6 +140,7 @@ impl ApiServer {
             computed: HashMap::new(),
             connect: HashMap::new(),
             extensions: Vec::new(),
+            conversion: None,
             metrics: Arc::new(Metrics::default()),
         }
     }
@@ -144,7 +156,14 @@ impl ApiServer {
         tls: Arc<rustls::ServerConfig>,
         stop: CancellationToken,
     ) -> std::io::Result<()> {
-        connection::serve(self.clone(), listener, tls, stop).await
+        let serving = stop.child_token();
+        let extensions = self.core.custom.run(serving.clone());
+        let connections = async {
+            let ended = connection::serve(self.clone(), listener, tls, stop).await;
+            serving.cancel();
+            ended
+        };
+        tokio::join!(connections, extensions).0
     }
 
     /// A request from inside the process: not authenticated (the caller says who it is), but authorized and
@@ -174,7 +193,10 @@ impl ApiServer {
     /// Keeps what every cluster has: the system namespaces, Service `kubernetes` and its endpoints. Works
     /// while this server leads, until `stop`.
     pub async fn keep(&self, addresses: Arc<dyn ServerAddresses>, stop: CancellationToken) {
-        keeper::keep(self, &*addresses, stop).await;
+        tokio::join!(
+            keeper::keep(self, &*addresses, stop.clone()),
+            crd::lead(self, stop),
+        );
     }
 
     /// Ends all watches now; for shutdown.
@@ -196,6 +218,7 @@ pub struct ApiServerBuilder {
     computed: HashMap<(String, String, String), Arc<dyn Computed>>,
     connect: HashMap<(String, String), Arc<dyn Connect>>,
     extensions: Vec<Mounted>,
+    conversion: Option<Arc<dyn ConversionCaller>>,
     metrics: Arc<Metrics>,
 }
 
@@ -268,6 +291,13 @@ impl ApiServerBuilder {
         self
     }
 
+    /// What calls the conversion webhooks of custom resources.
+    #[must_use]
+    pub fn conversion(mut self, caller: Arc<dyn ConversionCaller>) -> Self {
+        self.conversion = Some(caller);
+        self
+    }
+
     /// Puts it together.
     ///
     /// # Errors
@@ -295,8 +325,30 @@ impl ApiServerBuilder {
             bookmark_every: self.config.bookmark_every,
             kinds: Arc::clone(&self.kinds),
         };
+        let conversion = self
+            .conversion
+            .unwrap_or_else(|| Arc::new(NoConversion) as Arc<dyn ConversionCaller>);
+        let custom = CustomResources::new(
+            Arc::clone(&self.kinds),
+            Arc::clone(&self.cache),
+            Arc::clone(&registry.backend),
+            conversion,
+            registry.stop.clone(),
+        );
+        let flow = Flow::new(
+            Arc::clone(&self.cache) as Arc<dyn ObjectReader>,
+            self.config.max_requests,
+            self.config.queue_time,
+            &self.metrics,
+        );
+        let audit = self.config.audit.clone();
+        let audit = audit
+            .map(|config| Audit::new(config, &self.metrics).map(Arc::new))
+            .transpose()?;
         let core = Core {
-            gate: Gate::new(self.config.max_reading, self.config.max_mutating),
+            custom: Arc::new(custom),
+            flow,
+            audit,
             documents: Documents::new(Arc::clone(&self.kinds), self.config.advertise.clone()),
             config: self.config,
             kinds: self.kinds,

@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod crud;
+mod custom;
 mod deletes;
 mod documents;
+mod every_kind;
 mod lists;
 mod patches;
 mod services;

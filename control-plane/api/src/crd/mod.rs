@@ -7,6 +7,7 @@
 pub mod columns;
 pub mod defaults;
 pub mod definition;
+pub mod embedded;
 pub mod formats;
 pub mod jsonpath;
 pub mod lists;

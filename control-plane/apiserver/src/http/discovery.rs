@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::health::{self, Check};
+use super::metrics;
 use super::negotiate::{Accepted, Offer, accept_clauses, negotiate};
 use super::protobuf;
 use super::query::Query;
@@ -262,11 +263,16 @@ impl Core {
     }
 
     fn metrics_text(&self) -> Response<ResponseBody> {
-        respond::bytes(
-            200,
-            "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            self.metrics.text(),
-        )
+        self.flow.observe();
+        for resource in self.cache.resources() {
+            self.metrics.objects(
+                &resource.kind.group,
+                &resource.kind.plural,
+                resource.len(),
+                resource.watchers(),
+            );
+        }
+        respond::bytes(200, metrics::MEDIA_TYPE, self.metrics.text())
     }
 
     /// `/api` and `/apis`, aggregated for clients that take that.

@@ -1,0 +1,3 @@
+//! What is served beside the built-in kinds: custom resources, and APIs of other servers.
+
+pub mod crd;
