@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod bad_input;
+mod clients;
 mod first_app;
 mod helm;
 mod kubectl;
