@@ -20,14 +20,17 @@ use crate::cluster::KubeCluster;
 use crate::config::{AgentConfig, RuntimeChoice};
 use crate::containerd::{Supervisor, import_pause};
 use crate::error::Error;
+use crate::eviction::Evictor;
 use crate::images::{Collector, Images};
 use crate::logs::Rotator;
 use crate::net;
+use crate::node::facts::Pressure;
 use crate::node::{Keeper, facts};
 use crate::objects::Objects;
 use crate::pods::capacity::{Capacity, Gates, Offer};
 use crate::pods::sandbox::parse_resolv_conf;
 use crate::pods::{Context, Manager, Routes};
+use crate::stats::Stats;
 use crate::streams::{self, Reader, Refusal, Server, Writer};
 
 /// One node's agent.
@@ -119,6 +122,7 @@ impl Agent {
 
         let (obstacle, obstacle_rx) =
             watch::channel(Some("the node's network is being set up".to_owned()));
+        let (pressure, pressure_rx) = watch::channel(Pressure::default());
         let keeper = Keeper {
             config: config.clone(),
             client: self.client.clone(),
@@ -127,6 +131,7 @@ impl Agent {
             recorder: recorder.clone(),
             nodes: nodes.clone(),
             obstacle: obstacle_rx,
+            pressure: pressure_rx,
         };
         let Some(node) = keeper.register(&stop).await else {
             return Ok(());
@@ -200,12 +205,20 @@ impl Agent {
 
         let manager = Manager::new(Arc::clone(&context), pods, stop.clone());
         *changed.lock() = Some(Arc::clone(&manager));
+        let stats = Arc::new(Stats::new(Arc::clone(&context), Arc::clone(&manager)));
         let server = Server {
             context,
             streams: engine.streams,
             manager: Arc::clone(&manager),
+            stats: Arc::clone(&stats),
         };
         self.server.send_replace(Some(Arc::new(server)));
+        let evictor = Evictor {
+            stats,
+            manager: Arc::clone(&manager),
+            pressure,
+        };
+        tokio::spawn(evictor.run(stop.clone()).instrument(info_span!("eviction")));
         let rotator = Rotator {
             runtime: Arc::clone(&engine.runtime),
             folder: paths.logs(),

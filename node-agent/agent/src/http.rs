@@ -19,11 +19,16 @@ use tokio::net::TcpStream;
 /// Most bytes of a body that are kept.
 const MAX_BODY: usize = 10 * 1024;
 
+/// Most redirections that are followed.
+const MAX_REDIRECTS: usize = 10;
+
 /// An answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub(crate) code: u16,
     pub(crate) body: String,
+    /// Where it sends the client.
+    location: Option<String>,
 }
 
 /// Makes the request that an `httpGet` describes.
@@ -48,8 +53,8 @@ pub(crate) async fn get(
     let https = action.scheme.as_deref() == Some("HTTPS");
     let scheme = if https { "https" } else { "http" };
     let url = format!("{scheme}://{}{path}", authority(&host, port));
-    let work = async {
-        let request = request(action, &host, port, &path)?;
+    let once = async |path: &str| {
+        let request = request(action, &host, port, path)?;
         let stream = TcpStream::connect((host.as_str(), port))
             .await
             .map_err(|error| {
@@ -68,12 +73,41 @@ pub(crate) async fn get(
             exchange(stream, request).await
         }
     };
+    let work = async {
+        let mut path = path.clone();
+        let mut answer = once(&path).await?;
+        for _ in 0..MAX_REDIRECTS {
+            // A redirection to elsewhere says that the server works, and is not followed.
+            let next = Some(&answer).filter(|answer| (300..400).contains(&answer.code));
+            let next = next.and_then(|answer| answer.location.as_deref());
+            let Some(next) = next.and_then(|next| local_path(next, scheme, &host, port)) else {
+                break;
+            };
+            path = next;
+            answer = once(&path).await?;
+        }
+        Ok(answer)
+    };
     match tokio::time::timeout(timeout, work).await {
-        Ok(answer) => answer.map_err(|error| format!("Get \"{url}\": {error}")),
+        Ok(answer) => answer.map_err(|error: String| format!("Get \"{url}\": {error}")),
         Err(_) => Err(format!(
             "Get \"{url}\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)"
         )),
     }
+}
+
+/// Path and query of a redirection that stays at the same server.
+fn local_path(location: &str, scheme: &str, host: &str, port: u16) -> Option<String> {
+    if location.starts_with('/') && !location.starts_with("//") {
+        return Some(location.to_owned());
+    }
+    let uri: hyper::Uri = location.parse().ok()?;
+    let default = if scheme == "https" { 443 } else { 80 };
+    let same = uri.scheme_str() == Some(scheme)
+        && uri.host().map(|host| host.trim_matches(['[', ']'])) == Some(host)
+        && uri.port_u16().unwrap_or(default) == port;
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    same.then(|| path.to_owned())
 }
 
 /// An operating system's error in the words that Go has for it.
@@ -158,6 +192,10 @@ where
             .await
             .map_err(|error| error.to_string())?;
         let code = response.status().as_u16();
+        let location = response.headers().get(hyper::header::LOCATION);
+        let location = location
+            .and_then(|location| location.to_str().ok())
+            .map(str::to_owned);
         let mut body = response.into_body();
         let mut bytes = Vec::new();
         while let Some(Ok(frame)) = body.frame().await {
@@ -171,6 +209,7 @@ where
         Ok(Answer {
             code,
             body: String::from_utf8_lossy(&bytes).into_owned(),
+            location,
         })
     };
     // The connection is driven beside the exchange and dropped with it.
@@ -268,19 +307,28 @@ mod tests {
         let answer = get(&action, &container, "127.0.0.1", Duration::from_secs(5))
             .await
             .unwrap();
-        assert_eq!(
-            answer,
-            Answer {
-                code: 503,
-                body: "busy".to_owned()
-            }
-        );
+        assert_eq!((answer.code, answer.body.as_str()), (503, "busy"));
         assert!(
             server
                 .await
                 .unwrap()
                 .starts_with("GET /health HTTP/1.1\r\n")
         );
+    }
+
+    #[test]
+    fn only_redirections_within_the_server_are_followed() {
+        let local = |location| local_path(location, "http", "10.0.0.1", 80);
+        assert_eq!(local("/healthz?x=1").as_deref(), Some("/healthz?x=1"));
+        assert_eq!(local("http://10.0.0.1/a").as_deref(), Some("/a"));
+        for elsewhere in [
+            "http://10.0.0.2/a",
+            "https://10.0.0.1/a",
+            "http://10.0.0.1:81/a",
+            "//x/a",
+        ] {
+            assert_eq!(local(elsewhere), None, "{elsewhere}");
+        }
     }
 
     #[test]

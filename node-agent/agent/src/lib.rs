@@ -9,6 +9,7 @@ mod cluster;
 mod config;
 mod containerd;
 mod error;
+mod eviction;
 mod http;
 mod images;
 mod logs;
@@ -17,6 +18,7 @@ mod node;
 mod objects;
 mod pods;
 mod probes;
+mod stats;
 mod streams;
 mod volumes;
 

@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use balsa_pod::qos::Qos;
 
 pub(crate) use settings::{Settings, pod_settings};
-#[allow(unused_imports)]
 pub(crate) use usage::Usage;
 
 /// Where control group file systems are mounted.

@@ -69,6 +69,12 @@ impl Cgroups {
         }
         Some(usage)
     }
+    /// Some process of a group.
+    pub(crate) fn first_process(&self, cgroup: &str) -> Option<u32> {
+        let path = self.dir("memory", cgroup).join("cgroup.procs");
+        let text = std::fs::read_to_string(path).ok()?;
+        text.lines().next()?.parse().ok()
+    }
 }
 
 /// The number after a name in a file of `name number` lines.

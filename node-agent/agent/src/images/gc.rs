@@ -91,6 +91,22 @@ impl Collector {
     }
 }
 
+/// Removes all images that no container needs; answers with the bytes that they took.
+pub(crate) async fn remove_unused(runtime: &dyn Runtime) -> balsa_cri::Result<u64> {
+    let images = runtime.list_images().await?;
+    let containers = runtime.list_containers().await?;
+    let used: HashSet<String> = containers
+        .into_iter()
+        .map(|container| container.image_ref)
+        .collect();
+    let mut freed = 0_u64;
+    for image in images.iter().filter(|image| !in_use(image, &used)) {
+        runtime.remove_image(&image.id).await?;
+        freed = freed.saturating_add(image.size);
+    }
+    Ok(freed)
+}
+
 /// How many bytes must go, when too many are used.
 fn excess(total: u64, free: u64) -> Option<u64> {
     let used = total.saturating_sub(free);

@@ -16,7 +16,7 @@ use k8s_openapi::api::core::v1::Secret;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-pub(crate) use gc::Collector;
+pub(crate) use gc::{Collector, remove_unused};
 
 /// After a failed pull it takes this long until the next attempt says that it waits.
 const ERROR_SHOWN: Duration = Duration::from_secs(2);

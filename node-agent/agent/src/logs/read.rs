@@ -13,10 +13,15 @@ use tokio::io::{
     AsyncBufReadExt, AsyncReadExt, AsyncSeekExt, AsyncWrite, AsyncWriteExt, BufReader,
 };
 
+use tokio::time::Instant;
+
 use super::line::Line;
 
-/// How often a followed log is looked at for more.
-const POLL: Duration = Duration::from_millis(100);
+/// Pauses between looks at a followed log: short while it is being written, longer the longer it rests.
+const POLL: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
+
+/// How often the runtime is asked whether the container of a resting log still runs.
+const ASK: Duration = Duration::from_millis(500);
 
 /// Bytes read at a time while looking for the last lines.
 const BLOCK: u64 = 64 * 1024;
@@ -61,10 +66,13 @@ where
         partial: Vec::new(),
     };
     let mut last_chance = false;
+    let mut pause = POLL.0;
+    let mut asked = Instant::now();
     loop {
         match reader.next_line().await? {
             Some(line) => {
                 last_chance = false;
+                pause = POLL.0;
                 if !filter.write(&line, out).await? {
                     return out.flush().await;
                 }
@@ -78,8 +86,12 @@ where
                     continue;
                 }
                 // What it wrote just before it ended may come after this look.
-                last_chance = !source.running().await;
-                tokio::time::sleep(POLL).await;
+                if asked.elapsed() >= ASK {
+                    last_chance = !source.running().await;
+                    asked = Instant::now();
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(POLL.1);
             }
         }
     }

@@ -29,9 +29,6 @@ pub(crate) struct Pressure {
     pub(crate) pids: bool,
 }
 
-/// Free memory in bytes below which the node is under pressure.
-const LEAST_MEMORY: u64 = 100 << 20;
-
 fn read(path: &str) -> String {
     std::fs::read_to_string(path)
         .map(|text| text.trim().to_owned())
@@ -93,30 +90,6 @@ fn parse_meminfo(text: &str) -> (u64, u64) {
         value("MemTotal").unwrap_or(0) * 1024,
         value("MemAvailable").unwrap_or(0) * 1024,
     )
-}
-
-/// Looks at what may run out.
-pub(crate) fn pressure(data_dir: &Path) -> Pressure {
-    let (total, available) = memory_usage();
-    let space = nix::sys::statvfs::statvfs(data_dir).ok();
-    let disk = space.is_some_and(|space| {
-        let full = |free: u64, all: u64, percent: u64| all > 0 && free * 100 / all < percent;
-        full(space.blocks_available(), space.blocks(), 5)
-            || full(space.files_available(), space.files(), 3)
-    });
-    let most: u64 = read("/proc/sys/kernel/pid_max").parse().unwrap_or(0);
-    // "running/all" is the fourth word.
-    let load = read("/proc/loadavg");
-    let tasks = load
-        .split_whitespace()
-        .nth(3)
-        .and_then(|word| word.split('/').nth(1)?.parse::<u64>().ok());
-    let pids = most > 0 && tasks.is_some_and(|tasks| tasks * 100 / most > 90);
-    Pressure {
-        memory: total > 0 && available < LEAST_MEMORY,
-        disk,
-        pids,
-    }
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
 use crate::config::AgentConfig;
-use facts::Facts;
+use facts::{Facts, Pressure};
 
 /// How often conditions are looked at.
 const LOOK: Duration = Duration::from_secs(10);
@@ -43,6 +43,8 @@ pub(crate) struct Keeper {
     pub(crate) nodes: Informer<Node>,
     /// Why the node can't run pods yet; `None` when it can.
     pub(crate) obstacle: watch::Receiver<Option<String>>,
+    /// What the node is short of.
+    pub(crate) pressure: watch::Receiver<Pressure>,
 }
 
 impl Keeper {
@@ -195,7 +197,7 @@ impl Keeper {
             None => self.runtime_trouble().await,
         };
         let images = self.runtime.list_images().await.unwrap_or_default();
-        let pressure = facts::pressure(&self.config.data_dir);
+        let pressure = *self.pressure.borrow();
         object::status(
             &self.config,
             &self.facts,

@@ -406,6 +406,16 @@ impl Manager {
         }
     }
 
+    /// All pods of the node with the UIDs that the node knows them by: static ones in place of their mirrors.
+    pub(crate) fn own_pods(&self) -> Vec<(String, Arc<Pod>)> {
+        let mut pods = self.pods.list();
+        pods.retain(|pod| !statics::is_mirror(pod));
+        pods.extend(self.statics.pods());
+        pods.into_iter()
+            .map(|pod| (uid(&pod).to_owned(), pod))
+            .collect()
+    }
+
     /// All pods of the node as the API has them.
     pub(crate) fn pods(&self) -> Vec<Arc<Pod>> {
         self.pods.list()

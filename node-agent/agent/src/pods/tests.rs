@@ -1,6 +1,8 @@
 //! Workers with a runtime and an API in memory.
 #![allow(clippy::unwrap_used)]
 
+mod changes;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,28 +1,15 @@
 //! The node's own HTTP endpoints, of which tools ask through the API server's node proxy.
 
-use std::collections::BTreeMap;
-
-use balsa_cri::ContainerStats;
-use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tracing::debug;
 
 use super::{Refusal, Server, Writer, accept, refuse};
-use crate::node::facts::memory_usage;
-use crate::pods::sandbox::labels;
 
 impl Server {
     pub(super) async fn http(&self, path: &str, mut writer: Writer) {
         let route = path.split('?').next().unwrap_or(path);
-        let body = match route {
-            "/healthz" | "/healthz/ping" => Ok("ok".to_owned()),
-            "/pods" | "/pods/" => Ok(self.pods()),
-            "/stats/summary" => self.summary().await.map(|summary| summary.to_string()),
-            "/metrics" => Ok(self.metrics()),
-            _ => Err(Refusal::not_found(format!("the node has no {route}"))),
-        };
-        match body {
+        match self.answer(route).await {
             Ok(body) => {
                 let sent = async {
                     accept(&mut writer, 200).await?;
@@ -37,6 +24,32 @@ impl Server {
         }
     }
 
+    async fn answer(&self, route: &str) -> Result<String, Refusal> {
+        match route.trim_end_matches('/') {
+            "/healthz" | "/healthz/ping" | "/healthz/log" => Ok("ok".to_owned()),
+            "/healthz/syncloop" => Ok("ok".to_owned()),
+            "/pods" => Ok(self.pods()),
+            "/runningpods" => self.running_pods().await,
+            "/configz" => Ok(self.configuration().to_string()),
+            "/stats/summary" => {
+                let summary = self.stats.summary().await;
+                Ok(summary.map_err(Refusal::internal)?.to_string())
+            }
+            "/metrics" => Ok(self.stats.own_metrics()),
+            "/metrics/resource" => self
+                .stats
+                .resource_metrics()
+                .await
+                .map_err(Refusal::internal),
+            "/metrics/cadvisor" => self
+                .stats
+                .cadvisor_metrics()
+                .await
+                .map_err(Refusal::internal),
+            _ => Err(Refusal::not_found(format!("the node has no {route}"))),
+        }
+    }
+
     fn pods(&self) -> String {
         let items: Vec<Value> = self
             .manager
@@ -44,85 +57,57 @@ impl Server {
             .iter()
             .filter_map(|pod| serde_json::to_value(&**pod).ok())
             .collect();
-        json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}).to_string()
+        list(items)
     }
 
-    fn metrics(&self) -> String {
-        let running = self.manager.pods().len();
-        format!(
-            "# HELP kubelet_running_pods Number of pods bound to this node.\n# TYPE kubelet_running_pods gauge\n\
-             kubelet_running_pods {running}\n"
-        )
+    /// The pods that have running containers, as far as the runtime knows them.
+    async fn running_pods(&self) -> Result<String, Refusal> {
+        let used = self.stats.pods().await.map_err(Refusal::internal)?;
+        let running = used.iter().filter(|used| !used.containers.is_empty());
+        let items = running.map(|used| {
+            let metadata = &used.pod.metadata;
+            let containers: Vec<Value> = used
+                .containers
+                .iter()
+                .map(|container| json!({"name": container.name, "image": container.image, "resources": {}}))
+                .collect();
+            json!({
+                "metadata": {"name": metadata.name, "namespace": metadata.namespace, "uid": used.uid},
+                "spec": {"containers": containers},
+                "status": {},
+            })
+        });
+        Ok(list(items.collect()))
     }
 
-    /// `/stats/summary` in kubelet's form, as far as the runtime tells.
-    async fn summary(&self) -> Result<Value, Refusal> {
-        let stats = self
-            .context
-            .runtime
-            .list_stats()
-            .await
-            .map_err(Refusal::internal)?;
-        let mut pods: BTreeMap<String, Vec<ContainerStats>> = BTreeMap::new();
-        for stat in stats {
-            let uid = stat
-                .labels
-                .get(labels::POD_UID)
-                .cloned()
-                .unwrap_or_default();
-            pods.entry(uid).or_default().push(stat);
-        }
-        let pods: Vec<Value> = pods
-            .values()
-            .filter_map(|stats| pod_summary(stats))
-            .collect();
-        let now = Timestamp::now().to_string();
-        let (total, available) = memory_usage();
-        let used = total.saturating_sub(available);
-        Ok(json!({
-            "node": {
-                "nodeName": self.context.config.node_name,
-                "memory": {"time": now, "availableBytes": available, "usageBytes": used, "workingSetBytes": used},
+    /// The settings in the form of a KubeletConfiguration, which tools look into.
+    fn configuration(&self) -> Value {
+        let config = &self.context.config;
+        let eviction = &config.eviction;
+        json!({"kubeletconfig": {
+            "apiVersion": "kubelet.config.k8s.io/v1beta1",
+            "kind": "KubeletConfiguration",
+            "cgroupDriver": "cgroupfs",
+            "cgroupRoot": config.cgroup_root,
+            "cgroupsPerQOS": true,
+            "clusterDNS": config.cluster_dns.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "clusterDomain": config.cluster_domain,
+            "maxPods": config.max_pods,
+            "podPidsLimit": config.pod_pids_limit.unwrap_or(-1),
+            "staticPodPath": config.static_pods,
+            "allowedUnsafeSysctls": config.allowed_unsafe_sysctls,
+            "nodeLeaseDurationSeconds": config.lease_seconds(),
+            "evictionHard": {
+                "memory.available": eviction.memory_available.to_string(),
+                "nodefs.available": format!("{}%", eviction.disk_available_percent),
+                "nodefs.inodesFree": format!("{}%", eviction.inodes_free_percent),
+                "pid.available": format!("{}%", eviction.pids_available_percent),
             },
-            "pods": pods,
-        }))
+            "evictionPressureTransitionPeriod": format!("{}s", eviction.transition.as_secs()),
+        }})
     }
 }
 
-fn pod_summary(stats: &[ContainerStats]) -> Option<Value> {
-    let first = stats.first()?;
-    let label = |name: &str| first.labels.get(name).cloned().unwrap_or_default();
-    let containers: Vec<Value> = stats.iter().map(container_summary).collect();
-    let memory: u64 = stats.iter().map(|stat| stat.memory_working_set).sum();
-    let cpu: u64 = stats.iter().map(|stat| stat.cpu_nanos).sum();
-    Some(json!({
-        "podRef": {
-            "name": label(labels::POD_NAME),
-            "namespace": label(labels::POD_NAMESPACE),
-            "uid": label(labels::POD_UID),
-        },
-        "containers": containers,
-        "cpu": {"time": time(first.at), "usageCoreNanoSeconds": cpu},
-        "memory": {"time": time(first.at), "workingSetBytes": memory},
-    }))
-}
-
-fn container_summary(stat: &ContainerStats) -> Value {
-    json!({
-        "name": stat.name,
-        "cpu": {"time": time(stat.at), "usageCoreNanoSeconds": stat.cpu_nanos},
-        "memory": {
-            "time": time(stat.at),
-            "workingSetBytes": stat.memory_working_set,
-            "usageBytes": stat.memory_usage,
-            "rssBytes": stat.memory_rss,
-        },
-        "rootfs": {"time": time(stat.at), "usedBytes": stat.rootfs_bytes, "inodesUsed": stat.rootfs_inodes},
-    })
-}
-
-fn time(nanos: i64) -> String {
-    Timestamp::from_nanosecond(i128::from(nanos))
-        .unwrap_or(Timestamp::UNIX_EPOCH)
-        .to_string()
+fn list(items: Vec<Value>) -> String {
+    json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}).to_string()
 }

@@ -18,6 +18,7 @@ use tracing::debug;
 use crate::logs;
 use crate::pods::sandbox::labels;
 use crate::pods::{Context, Manager};
+use crate::stats::Stats;
 
 /// Time allowed to a connection into a pod.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -27,6 +28,7 @@ pub(crate) struct Server {
     pub(crate) context: Arc<Context>,
     pub(crate) streams: Arc<dyn Streams>,
     pub(crate) manager: Arc<Manager>,
+    pub(crate) stats: Arc<Stats>,
 }
 
 /// The reading end of a stream.

@@ -100,11 +100,6 @@ impl Capacity {
         self.books.lock().offer.pressure = conditions;
     }
 
-    /// What the node is short of.
-    pub(crate) fn pressure(&self) -> Vec<&'static str> {
-        self.books.lock().offer.pressure.clone()
-    }
-
     /// An allocatable amount of the node, for containers that set no limit.
     pub(crate) fn allocatable(&self, name: &str) -> Option<balsa_api::quantity::Quantity> {
         self.books.lock().offer.amounts.get(name).copied()
