@@ -223,20 +223,37 @@ fn delete_works_by_name_label_file_and_force() -> anyhow::Result<()> {
     Ok(())
 }
 
-#[test]
-fn an_older_kubectl_works_too() -> anyhow::Result<()> {
-    let ns = Namespace::new("older")?;
-    let Some(old) = ns.kubectl().version("E2E_KUBECTL_OLD") else {
-        println!("no other kubectl on this machine: nothing to test");
+fn works_with(variable: &str, namespace: &str) -> anyhow::Result<()> {
+    let ns = Namespace::new(namespace)?;
+    let Some(old) = ns.kubectl().version(variable) else {
+        println!("{variable} names no kubectl: nothing to test");
         return Ok(());
     };
+    ensure!(old.ok(&["version"])?.contains("v1.35"));
     old.apply(POD)?;
     old.ok(&["wait", "--for=condition=Ready", "pod/p", "--timeout=30s"])?;
+    ensure!(old.apply(POD)?.contains("unchanged"));
     ensure!(old.ok(&["exec", "p", "--", "echo", "hi"])?.trim() == "hi");
-    ensure!(old.ok(&["get", "pods"])?.contains("Running"));
+    ensure!(old.ok(&["get", "pods", "-o", "wide"])?.contains("Running"));
     ensure!(old.ok(&["describe", "pod", "p"])?.contains("Started"));
-    old.ok(&["delete", "pod", "p"])?;
+    ensure!(old.ok(&["explain", "pod.spec.containers"])?.contains("image"));
+    old.ok(&["label", "pod", "p", "a=b"])?;
+    old.ok(&["patch", "pod", "p", "-p", "{\"metadata\": {\"labels\": {\"a\": \"c\"}}}"])?;
+    ensure!(old.field("pod/p", "{.metadata.labels.a}")? == "c");
+    old.ok(&["create", "deployment", "d", "--image=busybox"])?;
+    old.ok(&["scale", "deployment/d", "--replicas=0"])?;
+    old.ok(&["delete", "deployment/d", "pod/p"])?;
     Ok(())
+}
+
+#[test]
+fn an_older_kubectl_works_too() -> anyhow::Result<()> {
+    works_with("E2E_KUBECTL_OLD", "older")
+}
+
+#[test]
+fn a_kubectl_of_fifteen_versions_ago_works_too() -> anyhow::Result<()> {
+    works_with("E2E_KUBECTL_OLDEST", "oldest")
 }
 
 #[test]
