@@ -13,10 +13,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backend::Lead;
 use crate::http::respond;
-use crate::registry::service::ServiceAllocator;
-use crate::seam::{Fence, ServerAddresses, User};
+use crate::registry::service::{self, ServiceAllocator};
+use crate::seam::{Fence, ObjectReader, ServerAddresses, User};
 use crate::server::ApiServer;
 
+/// API group of address objects.
+const GROUP: &str = "networking.k8s.io";
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 /// While something could not be written.
 const SOON: Duration = Duration::from_millis(250);
@@ -73,6 +75,7 @@ async fn reconcile(
             .ensure("", "namespaces", "/api/v1/namespaces", namespace, false)
             .await?;
     }
+    crate::flow::keep(api, lead.term).await;
     let services = "/api/v1/namespaces/default/services";
     let first = ServiceAllocator::first(api.core.config.service_cidr).to_string();
     keeper
@@ -80,10 +83,17 @@ async fn reconcile(
             "",
             "services",
             services,
-            service(&first, api.core.config.secure_port),
+            own_service(&first, api.core.config.secure_port),
             false,
         )
         .await?;
+    let config = &api.core.config;
+    if !config.client_ca_pem.is_empty() {
+        let wanted = extension_authentication(&config.client_ca_pem, &config.front_proxy_ca_pem);
+        let path = "/api/v1/namespaces/kube-system/configmaps";
+        keeper.ensure("", "configmaps", path, wanted, true).await?;
+    }
+    keeper.addresses().await?;
     let mut alive = addresses.addresses();
     if alive.is_empty() {
         return Ok(());
@@ -139,6 +149,44 @@ impl Keeper<'_> {
         }
     }
 
+    /// The range that Services have their addresses from, and an object for every address that is in use: someone may
+    /// have deleted it.
+    async fn addresses(&self) -> Result<(), String> {
+        const PATH: &str = "/apis/networking.k8s.io/v1/servicecidrs";
+        let cidr = self.api.core.config.service_cidr.to_string();
+        let range = json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
+            "metadata": {"name": "kubernetes"}, "spec": {"cidrs": [cidr]}});
+        self.ensure(GROUP, "servicecidrs", PATH, range.clone(), false)
+            .await?;
+        let cache = &self.api.core.cache;
+        if let Some(present) = cache
+            .resource(GROUP, "servicecidrs")
+            .and_then(|r| r.get("kubernetes"))
+            .map(|s| s.decode())
+            && present["status"]["conditions"].is_null()
+        {
+            let mut ready = present;
+            let now = object::format_time(jiff::Timestamp::now());
+            ready["status"] = json!({"conditions": [{"type": "Ready", "status": "True", "reason": "",
+                "message": "Kubernetes default Service CIDR is ready", "lastTransitionTime": now}]});
+            self.send(Method::PUT, &format!("{PATH}/kubernetes/status"), &ready)
+                .await?;
+        }
+        let Some(resource) = cache.resource(GROUP, "ipaddresses") else {
+            return Ok(());
+        };
+        for service in cache.list("", "services", None) {
+            for address in service::addresses(&service) {
+                if resource.get(&address).is_none() {
+                    let wanted = service::address_object(&address, &service);
+                    let path = "/apis/networking.k8s.io/v1/ipaddresses";
+                    self.send(Method::POST, path, &wanted).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     async fn send(&self, method: Method, path: &str, body: &Value) -> Result<(), String> {
         let mut request = Request::new(respond::full(body.to_string().into()));
         *request.method_mut() = method;
@@ -185,7 +233,24 @@ fn contains(present: &Value, wanted: &Value) -> bool {
     }
 }
 
-fn service(address: &str, port: u16) -> Value {
+/// What aggregated API servers need to know to believe this one.
+fn extension_authentication(client_ca: &str, front_proxy_ca: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
+        "data": {
+            "client-ca-file": client_ca,
+            "requestheader-allowed-names": format!("[{:?}]", balsa_identity::FRONT_PROXY_USER),
+            "requestheader-client-ca-file": front_proxy_ca,
+            "requestheader-extra-headers-prefix": "[\"X-Remote-Extra-\"]",
+            "requestheader-group-headers": "[\"X-Remote-Group\"]",
+            "requestheader-uid-headers": "[\"X-Remote-Uid\"]",
+            "requestheader-username-headers": "[\"X-Remote-User\"]",
+        },
+    })
+}
+
+fn own_service(address: &str, port: u16) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": {"name": "kubernetes", "namespace": "default",

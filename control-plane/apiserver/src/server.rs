@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::audit::{Audit, AuditConfig, AuditError};
 use crate::backend::Backend;
 use crate::cache::Cache;
+use crate::extensions::crd::admission::DefinitionRules;
 use crate::extensions::crd::convert::NoConversion;
 use crate::extensions::crd::{self, ConversionCaller, CustomResources};
 use crate::flow::Flow;
@@ -21,6 +22,7 @@ use crate::http::metrics::Metrics;
 use crate::keeper;
 use crate::kinds::Kinds;
 use crate::registry::leases::MinuteLeases;
+use crate::registry::quota::Quotas;
 use crate::registry::service::ServiceAllocator;
 use crate::registry::{Allocator, Registry};
 use crate::seam::{
@@ -53,6 +55,10 @@ pub struct Config {
     pub bookmark_every: Duration,
     /// Time that open requests get at shutdown.
     pub drain: Duration,
+    /// The CA of client certificates (PEM), told to aggregated API servers; empty to tell them nothing.
+    pub client_ca_pem: String,
+    /// The CA of what this server shows to aggregated API servers (PEM).
+    pub front_proxy_ca_pem: String,
 }
 
 impl Default for Config {
@@ -70,6 +76,8 @@ impl Default for Config {
             patience: Duration::from_secs(3),
             bookmark_every: Duration::from_secs(60),
             drain: Duration::from_secs(10),
+            client_ca_pem: String::new(),
+            front_proxy_ca_pem: String::new(),
         }
     }
 }
@@ -311,12 +319,16 @@ impl ApiServerBuilder {
             Arc::clone(&self.cache),
             Arc::clone(&self.backend),
         );
+        // Quotas come last: they count what the others have filled in.
         let mut allocators: Vec<Arc<dyn Allocator>> = vec![Arc::new(services)];
         allocators.extend(self.allocators);
+        allocators.push(Arc::new(Quotas::new(Arc::clone(&self.cache))));
+        let mut admission = self.admission;
+        admission.push(Arc::new(DefinitionRules));
         let registry = Registry {
             backend: self.backend,
             cache: Arc::clone(&self.cache),
-            admission: self.admission,
+            admission,
             allocators,
             leases: MinuteLeases::default(),
             metrics: Arc::clone(&self.metrics),

@@ -13,31 +13,54 @@ use prometheus_client::registry::Registry;
 
 use super::request_info::RequestInfo;
 
+/// Media type of [`Metrics::text`].
+pub const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// `component` of all requests.
+const COMPONENT: &str = "apiserver";
+
 /// Labels of a finished request.
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct RequestLabels {
     verb: String,
+    dry_run: &'static str,
     group: String,
     version: String,
     resource: String,
     subresource: String,
     scope: &'static str,
+    component: &'static str,
     code: u16,
 }
 
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct DurationLabels {
     verb: String,
+    dry_run: &'static str,
     group: String,
     version: String,
     resource: String,
     subresource: String,
     scope: &'static str,
+    component: &'static str,
 }
 
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct InflightLabels {
     request_kind: &'static str,
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ResourceLabels {
+    group: String,
+    resource: String,
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct BuildLabels {
+    git_version: &'static str,
+    major: &'static str,
+    minor: &'static str,
+    platform: &'static str,
 }
 
 /// Bucket bounds in seconds, upstream's without the finest steps.
@@ -51,6 +74,8 @@ pub struct Metrics {
     requests: Family<RequestLabels, Counter>,
     durations: Family<DurationLabels, Histogram, fn() -> Histogram>,
     inflight: Family<InflightLabels, Gauge>,
+    objects: Family<ResourceLabels, Gauge>,
+    watchers: Family<ResourceLabels, Gauge>,
     /// Watches open now.
     pub watches: Gauge,
     /// Watchers that were cut off for being slow.
@@ -91,11 +116,37 @@ impl Default for Metrics {
             "Watchers cut off for being slow",
             slow_watchers.clone(),
         );
+        let (objects, watchers) = (Family::default(), Family::default());
+        registry.register(
+            "apiserver_resource_objects",
+            "Objects held, by resource",
+            objects.clone(),
+        );
+        registry.register(
+            "apiserver_registered_watchers",
+            "Watches open now, by resource",
+            watchers.clone(),
+        );
+        let build = Family::<BuildLabels, Gauge>::default();
+        registry.register(
+            "kubernetes_build_info",
+            "The version that is served; always 1",
+            build.clone(),
+        );
+        let labels = BuildLabels {
+            git_version: "v1.35.0+balsa",
+            major: "1",
+            minor: "35",
+            platform: concat!("linux/", "amd64"),
+        };
+        build.get_or_create(&labels).set(1);
         Self {
             registry: Mutex::new(registry),
             requests,
             durations,
             inflight,
+            objects,
+            watchers,
             watches,
             slow_watchers,
         }
@@ -119,6 +170,17 @@ impl Metrics {
         self.inflight
             .get_or_create(&InflightLabels { request_kind })
             .clone()
+    }
+
+    /// Notes how many objects and watchers a resource has.
+    pub fn objects(&self, group: &str, resource: &str, objects: usize, watchers: usize) {
+        let labels = ResourceLabels {
+            group: group.to_owned(),
+            resource: resource.to_owned(),
+        };
+        let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        self.objects.get_or_create(&labels).set(number(objects));
+        self.watchers.get_or_create(&labels).set(number(watchers));
     }
 
     /// Counts a finished request. `known` says that the resource exists: labels must not come from foreign
@@ -150,11 +212,13 @@ impl Metrics {
         if info.verb != "watch" {
             let labels = DurationLabels {
                 verb: verb.clone(),
+                dry_run: "",
                 group: group.clone(),
                 version: version.clone(),
                 resource: resource.clone(),
                 subresource: subresource.clone(),
                 scope,
+                component: COMPONENT,
             };
             self.durations
                 .get_or_create(&labels)
@@ -162,22 +226,64 @@ impl Metrics {
         }
         let labels = RequestLabels {
             verb,
+            dry_run: "",
             group,
             version,
             resource,
             subresource,
             scope,
+            component: COMPONENT,
             code,
         };
         self.requests.get_or_create(&labels).inc();
     }
 
-    /// The Prometheus text.
+    /// The text that Prometheus reads.
     #[must_use]
     pub fn text(&self) -> String {
         let mut out = String::new();
         // Writing to a String cannot fail.
         let _ = text::encode(&mut out, &self.registry.lock());
-        out
+        classic(&out)
+    }
+}
+
+/// OpenMetrics in the older text format, which all scrapers and upstream's own tools read: there a counter's
+/// header names it with `_total`.
+fn classic(open: &str) -> String {
+    let counters: Vec<&str> = open
+        .lines()
+        .filter_map(|l| l.strip_prefix("# TYPE ")?.strip_suffix(" counter"))
+        .collect();
+    let mut out = String::with_capacity(open.len());
+    for line in open.lines() {
+        let header = ["# HELP ", "# TYPE "]
+            .iter()
+            .find_map(|start| Some((*start, line.strip_prefix(start)?.split_once(' ')?)));
+        match header {
+            Some((start, (name, rest))) if counters.contains(&name) => {
+                out.extend([start, name, "_total ", rest]);
+            }
+            _ if line == "# EOF" || line.starts_with("# UNIT ") => continue,
+            _ => out.push_str(line),
+        }
+        out.push('\n');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_named_in_full_by_their_headers() {
+        let metrics = Metrics::default();
+        metrics.finished(&RequestInfo::default(), false, 200, Duration::ZERO);
+        let text = metrics.text();
+        assert!(text.contains("# TYPE apiserver_request_total counter\n"), "{text}");
+        assert!(text.contains("\napiserver_request_total{"), "{text}");
+        assert!(!text.contains("# EOF"), "{text}");
+        assert!(text.contains("# TYPE apiserver_request_duration_seconds histogram\n"));
     }
 }

@@ -4,7 +4,6 @@ pub mod connection;
 pub mod context;
 pub mod decode;
 pub mod discovery;
-pub mod gate;
 pub mod health;
 pub mod metrics;
 pub mod negotiate;

@@ -1,7 +1,12 @@
 //! `pods/log`: the container's log as it comes from the node, flushed as it comes.
 
+use std::io;
+use std::time::Duration;
+
 use balsa_api::status::Status;
 use balsa_link::protocol::StreamRequest;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 use http::header::CONTENT_TYPE;
@@ -9,28 +14,99 @@ use http::{HeaderValue, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio_util::io::ReaderStream;
 
 use super::query::Query;
+use super::websocket::{Message, NORMAL, Reader, Writer};
 use super::{open, pod, upgrade};
-use crate::seam::{NodeStreams, ResponseBody};
+use crate::seam::{NodeStream, NodeStreams, ResponseBody};
 
 pub(super) async fn serve(
     nodes: &dyn NodeStreams,
     object: &Value,
     uri: &http::Uri,
 ) -> Result<Response<ResponseBody>, Status> {
+    let stream = open_log(nodes, object, uri).await?;
+    Ok(text(stream.map_or_else(upgrade::empty, |s| {
+        body_of(s.reader)
+    })))
+}
+
+/// The log of the container that the query names. `None` before the pod is scheduled: there is no log then,
+/// which is no error.
+pub(super) async fn open_log(
+    nodes: &dyn NodeStreams,
+    object: &Value,
+    uri: &http::Uri,
+) -> Result<Option<NodeStream>, Status> {
     let query = Query::of(uri);
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
     let options = query.log_options(name)?;
     let container = pod::container(object, query.first("container"))?;
-    // Not scheduled yet: there is no log, which is no error.
     let Some(node) = pod::node(object) else {
-        return Ok(text(upgrade::empty()));
+        return Ok(None);
     };
     let target = pod::target(object, container);
-    let stream = open(nodes, node, StreamRequest::Logs { target, options }).await?;
-    Ok(text(body_of(stream.reader)))
+    open(nodes, node, StreamRequest::Logs { target, options })
+        .await
+        .map(Some)
+}
+
+/// WebSocket protocols of logs: bytes as they are, or base64 in text messages.
+pub(super) const PROTOCOLS: [&str; 3] = ["binary.k8s.io", "base64.binary.k8s.io", ""];
+const BASE64: &str = "base64.binary.k8s.io";
+const PIECE: usize = 16 * 1024;
+/// Time for a client to answer that the session is over.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// Sends a log as messages, until it ends or the client goes.
+pub(super) async fn over_websocket<C>(
+    connection: C,
+    stream: Option<NodeStream>,
+    protocol: &'static str,
+) -> io::Result<()>
+where
+    C: AsyncRead + AsyncWrite + Send + Unpin,
+{
+    let (reader, writer) = tokio::io::split(connection);
+    let (mut reader, mut writer) = (Reader::server(reader), Writer::server(writer));
+    let sending = async {
+        let mut buffer = vec![0; PIECE];
+        if let Some(NodeStream { reader: mut log, .. }) = stream {
+            loop {
+                let read = log.read(&mut buffer).await?;
+                if read == 0 {
+                    break;
+                }
+                if protocol == BASE64 {
+                    let text = STANDARD.encode(&buffer[..read]);
+                    writer.text(&[text.as_bytes()]).await?;
+                } else {
+                    writer.binary(&[&buffer[..read]]).await?;
+                }
+            }
+        }
+        writer.finish(NORMAL).await
+    };
+    // Clients have nothing to say; that one closes ends the session.
+    let leaving = async {
+        while let Some(message) = reader.next().await? {
+            if message == Message::Close {
+                break;
+            }
+        }
+        Ok(())
+    };
+    tokio::pin!(sending, leaving);
+    tokio::select! {
+        sent = &mut sending => {
+            sent?;
+            // What it says until it closes is read, or the connection's end would overtake ours.
+            tokio::time::timeout(GOODBYE, leaving).await.unwrap_or(Ok(()))
+        }
+        left = &mut leaving => left,
+    }
 }
 
 fn text(body: ResponseBody) -> Response<ResponseBody> {

@@ -6,6 +6,7 @@ mod log;
 mod pod;
 mod portforward;
 mod proxy;
+mod proxy_html;
 mod proxy_tls;
 mod query;
 mod remote;
@@ -38,6 +39,23 @@ use upgrade::Wish;
 
 /// How long a node may take to open a stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Opens a connection to a ready endpoint of a service's port, through a node as service proxies do: servers need
+/// not be in the cluster's network.
+///
+/// # Errors
+/// 404 for a service that is not there, 503 when it has no ready endpoint or none can be reached.
+pub async fn dial_service(
+    reader: &dyn ObjectReader,
+    nodes: &dyn NodeStreams,
+    namespace: &str,
+    name: &str,
+    port: u16,
+) -> Result<NodeStream, Status> {
+    proxy::Proxy { reader, nodes }
+        .dial_service(namespace, name, port)
+        .await
+}
 
 /// Handles all streaming subresources.
 pub struct Streams {
@@ -149,6 +167,25 @@ impl Streams {
         }
     }
 
+    /// The log as the answer's body, or as messages to a client that asks for a WebSocket.
+    async fn log(
+        &self,
+        context: &ConnectContext,
+        mut request: Request<RequestBody>,
+    ) -> Result<Response<ResponseBody>, Status> {
+        let pod = self.pod(context)?;
+        if !matches!(upgrade::wish(request.headers()), Ok(Wish::WebSocket)) {
+            return log::serve(&*self.nodes, &pod, request.uri()).await;
+        }
+        let (protocol, response) = upgrade::to_websocket(request.headers(), &log::PROTOCOLS)?;
+        let stream = log::open_log(&*self.nodes, &pod, request.uri()).await?;
+        let on_upgrade = hyper::upgrade::on(&mut request);
+        self.session("log", context, on_upgrade, move |connection| {
+            log::over_websocket(connection, stream, protocol)
+        });
+        Ok(response)
+    }
+
     async fn port_forward(
         &self,
         context: &ConnectContext,
@@ -244,8 +281,7 @@ impl Connect for Streams {
             ("pods", "exec" | "attach") => self.remote(&context, request).await,
             ("pods", "portforward") => self.port_forward(&context, request).await,
             ("pods", "log") if request.method() == Method::GET => {
-                let pod = self.pod(&context)?;
-                log::serve(&*self.nodes, &pod, request.uri()).await
+                self.log(&context, request).await
             }
             (_, "proxy") => {
                 proxy::Proxy {

@@ -4,16 +4,21 @@ use std::io;
 
 use balsa_api::status::Status;
 use balsa_link::protocol::StreamRequest;
-use http::header::{AUTHORIZATION, CONNECTION, HOST, LOCATION, UPGRADE};
+use bytes::Bytes;
+use http::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST,
+    LOCATION, UPGRADE,
+};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
-use http_body_util::BodyExt as _;
+use http_body::Frame;
+use http_body_util::{BodyExt as _, StreamBody};
 use hyper_util::rt::TokioIo;
 use rand::Rng as _;
 use serde_json::Value;
 use tracing::Instrument as _;
 
-use super::{log, open, proxy_tls, upgrade};
+use super::{log, open, proxy_html, proxy_tls, upgrade};
 use crate::authn::impersonate::is_impersonation;
 use crate::seam::{
     ConnectContext, NodeStream, NodeStreams, ObjectReader, RequestBody, ResponseBody,
@@ -193,7 +198,12 @@ impl Proxy<'_> {
         if context.resource == "pods" {
             return pod_location(&object, name);
         }
-        let port = port_name(&object, name)?;
+        self.endpoint(namespace, &object, name)
+    }
+
+    /// A ready endpoint of a service's port.
+    fn endpoint(&self, namespace: &str, service: &Value, name: Name<'_>) -> Result<Location, Status> {
+        let port = port_name(service, name)?;
         let mut slices = self
             .reader
             .list("discovery.k8s.io", "endpointslices", Some(namespace));
@@ -207,6 +217,26 @@ impl Proxy<'_> {
         }
         let chosen = rand::rng().random_range(0..all.len());
         Ok(all.swap_remove(chosen))
+    }
+
+    /// Opens a connection to a ready endpoint of a service's port.
+    pub(super) async fn dial_service(
+        &self,
+        namespace: &str,
+        name: &str,
+        port: u16,
+    ) -> Result<NodeStream, Status> {
+        let service = self
+            .reader
+            .get("", "services", namespace, name)
+            .ok_or_else(|| Status::not_found("", "services", name))?;
+        let port = port.to_string();
+        let wanted = Name {
+            tls: true,
+            name,
+            port: &port,
+        };
+        self.dial(&self.endpoint(namespace, &service, wanted)?).await
     }
 
     /// The node's own endpoints.
@@ -346,7 +376,42 @@ where
         headers.remove(name);
     }
     rewrite_location(headers, &base);
-    Ok(response.map(|body| body.map_err(Into::into).boxed_unsync()))
+    if !is_plain_html(headers) {
+        return Ok(response.map(|body| body.map_err(Into::into).boxed_unsync()));
+    }
+    headers.remove(CONTENT_LENGTH);
+    Ok(response.map(|body| rewrite_links(body, &base)))
+}
+
+fn is_plain_html(headers: &HeaderMap) -> bool {
+    let html = headers
+        .get(CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok())
+        .and_then(|v| v.split(';').next())
+        .is_some_and(|t| t.trim().eq_ignore_ascii_case("text/html"));
+    html && !headers.contains_key(CONTENT_ENCODING)
+}
+
+/// A page whose links stay behind the proxy.
+fn rewrite_links(body: hyper::body::Incoming, base: &str) -> ResponseBody {
+    let rewriter = Some(proxy_html::Rewriter::new(base));
+    let pieces = futures::stream::unfold((body, rewriter), |(mut body, mut rewriter)| async move {
+        let state = rewriter.as_mut()?;
+        let piece = match body.frame().await {
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => Ok(state.feed(&data)),
+                // Trailers; a page has none that matter.
+                Err(_) => Ok(Vec::new()),
+            },
+            Some(Err(error)) => Err(error.into()),
+            None => rewriter.take().map(|mut state| Ok(state.finish()))?,
+        };
+        Some((
+            piece.map(|bytes| Frame::data(Bytes::from(bytes))),
+            (body, rewriter),
+        ))
+    });
+    StreamBody::new(pieces).boxed_unsync()
 }
 
 /// The request as the target gets it: without our credentials, and for its path only.
@@ -364,6 +429,8 @@ fn outgoing(
         let dropped = HOP_BY_HOP.contains(&name.as_str())
             || name == AUTHORIZATION
             || name == HOST
+            // A page must be readable here for its links.
+            || name == ACCEPT_ENCODING
             || is_impersonation(name);
         if !dropped {
             outgoing.headers_mut().append(name.clone(), value.clone());

@@ -309,4 +309,15 @@ mod tests {
             read(bad).await.unwrap_err();
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_the_reader_panic(bytes: Vec<u8>) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(async {
+                let mut reader = Reader::server(bytes.as_slice());
+                while let Ok(Some(_)) = reader.next().await {}
+            });
+        }
+    }
 }

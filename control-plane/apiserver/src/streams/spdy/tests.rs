@@ -158,3 +158,17 @@ async fn reader_and_writer_talk_over_a_pipe_and_end_cleanly() {
         }
     );
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_bytes_make_the_decoder_panic(bytes: Vec<u8>, kind in 1..10_u8) {
+        let mut decoder = Decoder::new();
+        // A control frame of a known kind with foreign content, and a header block that is none.
+        let header = [0x80, 3, 0, kind, 0, 0, 0, 0];
+        let _ = decoder.decode(header, Bytes::from(bytes.clone()));
+        if let Some(header) = bytes.first_chunk::<HEADER>() {
+            let _ = payload_length(*header);
+            let _ = Decoder::new().decode(*header, Bytes::copy_from_slice(&bytes[HEADER..]));
+        }
+    }
+}

@@ -123,3 +123,34 @@ async fn a_pod_behind_the_proxy_gets_its_path_and_no_credentials() {
         (301, &"/x/proxy/?y".parse().unwrap())
     );
 }
+
+#[tokio::test]
+async fn a_log_comes_as_messages_over_a_websocket() {
+    for (protocol, text) in [
+        ("binary.k8s.io", &b"line\n"[..]),
+        ("base64.binary.k8s.io", b"bGluZQo="),
+    ] {
+        let world = world(|_, mut far| {
+            tokio::spawn(async move { far.write_all(b"line\n").await.unwrap() });
+            Ok(())
+        });
+        let (connection, head) = world
+            .ask("web", "log", "GET", "", &websocket_head(protocol))
+            .await;
+        assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+        assert!(head.contains(protocol), "{head}");
+        let (read, write) = tokio::io::split(connection);
+        let mut reader = websocket::Reader::client(read);
+        let mut writer = websocket::Writer::client(write);
+        let message = reader.next().await.unwrap().unwrap();
+        let (websocket::Message::Text(got) | websocket::Message::Binary(got)) = message else {
+            panic!("{message:?}")
+        };
+        assert_eq!(got[..], *text);
+        assert_eq!(
+            reader.next().await.unwrap(),
+            Some(websocket::Message::Close)
+        );
+        writer.close(websocket::NORMAL).await.unwrap();
+    }
+}
