@@ -17,6 +17,9 @@ pub struct Config {
     pub failover: Failover,
     /// Keys worked on at once, per controller.
     pub concurrency: usize,
+    /// Folder on nodes in which volumes of the `balsa.io/local-path` provisioner are made, unless their class has a
+    /// parameter `path`.
+    pub local_path_root: String,
     /// Finished pods kept before the oldest are removed.
     pub terminated_pod_threshold: usize,
 }
@@ -33,6 +36,7 @@ impl Default for Config {
             cluster_ca_pem: String::new(),
             failover: Failover::Default,
             concurrency: 8,
+            local_path_root: "/var/lib/balsa/storage".into(),
             terminated_pod_threshold: 12_500,
         }
     }

@@ -14,12 +14,14 @@ use crate::NodeHeartbeats;
 use crate::config::Config;
 use crate::error::{ApiError, Error, Result};
 use crate::informers::Informers;
+use crate::metadata::Metadata;
 
 pub(crate) struct Context {
     pub(crate) client: kube::Client,
     pub(crate) config: Config,
     pub(crate) heartbeats: Arc<dyn NodeHeartbeats>,
     pub(crate) informers: Informers,
+    pub(crate) metadata: Metadata,
     pub(crate) stop: CancellationToken,
 }
 
@@ -38,6 +40,7 @@ impl Context {
             config,
             heartbeats,
             informers,
+            metadata: Metadata::default(),
             stop,
         })
     }

@@ -21,18 +21,22 @@ use kube::api::{
 use kube::discovery::Scope;
 use parking_lot::{Mutex, RwLock};
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use self::discovery::{Served, discover};
 use self::graph::{
     FOREGROUND, Graph, Identity, ORPHAN, OwnerState, Snapshot, Verdict, Work, judge,
 };
-use self::source::{LeanSource, Meta};
+use self::source::LeanSource;
 use crate::context::Shared;
 use crate::error::{ApiError, Error, Result, unless_gone};
+use crate::metadata::Meta;
 
 /// How often discovery is asked for new kinds.
 const REDISCOVER: Duration = Duration::from_secs(30);
+/// From the change of a CustomResourceDefinition or APIService to that of discovery.
+const ESTABLISHED: Duration = Duration::from_millis(500);
 /// Longest wait for all kinds at start; whoever is later is only missed by foreground deletions until then.
 const SYNC_DEADLINE: Duration = Duration::from_secs(30);
 /// Uids known not to exist; forgotten all at once when there are many.
@@ -42,6 +46,8 @@ type Kinds = HashMap<(String, String), Served>;
 
 struct Collector {
     context: Shared,
+    /// Kinds may have come or gone.
+    rediscover: Arc<Notify>,
     graph: Mutex<Graph>,
     kinds: RwLock<Arc<Kinds>>,
     absent: Mutex<HashSet<String>>,
@@ -51,6 +57,7 @@ struct Collector {
 
 pub(crate) async fn run(context: Shared) {
     let collector = Arc::new(Collector {
+        rediscover: Arc::default(),
         graph: Mutex::default(),
         kinds: RwLock::default(),
         absent: Mutex::default(),
@@ -61,6 +68,7 @@ pub(crate) async fn run(context: Shared) {
     let mut monitors = Monitors {
         collector: Arc::clone(&collector),
         running: HashMap::new(),
+        plurals: HashMap::new(),
     };
     monitors.refresh().await;
     if tokio::time::timeout(SYNC_DEADLINE, monitors.synced())
@@ -85,6 +93,7 @@ pub(crate) async fn run(context: Shared) {
 struct Monitors {
     collector: Arc<Collector>,
     running: HashMap<(String, String), (Informer<Meta>, CancellationToken)>,
+    plurals: HashMap<(String, String), String>,
 }
 
 impl Monitors {
@@ -92,8 +101,13 @@ impl Monitors {
         loop {
             tokio::select! {
                 () = context.stop.cancelled() => return,
-                () = tokio::time::sleep(REDISCOVER) => self.refresh().await,
+                () = tokio::time::sleep(REDISCOVER) => {}
+                () = self.collector.rediscover.notified() => {
+                    // Several come at once, and are served a moment later.
+                    tokio::time::sleep(ESTABLISHED).await;
+                }
             }
+            self.refresh().await;
         }
     }
 
@@ -108,7 +122,11 @@ impl Monitors {
                 .iter()
                 .all(|verb| served.can(verb));
             if collectable && kind.1 != "Event" && !self.running.contains_key(kind) {
-                self.running.insert(kind.clone(), self.start(served));
+                let started = self.start(served);
+                let metadata = &self.collector.context.metadata;
+                metadata.add(&kind.0, &served.api.plural, started.0.clone());
+                self.plurals.insert(kind.clone(), served.api.plural.clone());
+                self.running.insert(kind.clone(), started);
             }
         }
         // Only a complete answer tells that a kind is gone.
@@ -117,6 +135,8 @@ impl Monitors {
                 let served = kinds.contains_key(kind);
                 if !served {
                     stop.cancel();
+                    let plural = self.plurals.remove(kind).unwrap_or_default();
+                    self.collector.context.metadata.remove(&kind.0, &plural);
                     for object in informer.list() {
                         self.collector.gone(&object);
                     }
@@ -143,7 +163,11 @@ impl Monitors {
             served.api.group.clone(),
             served.api.kind.clone(),
         );
+        let brings_kinds = matches!(kind.as_str(), "CustomResourceDefinition" | "APIService");
         informer.on_change(move |delta| {
+            if brings_kinds {
+                collector.rediscover.notify_one();
+            }
             if delta.is_delete() {
                 collector.gone(delta.object());
             } else {

@@ -3,11 +3,9 @@
 use balsa_client::{ListFrom, MetadataSource, Source};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryFutureExt};
-use kube::api::{DynamicObject, ListParams, ObjectMeta, WatchEvent, WatchParams};
-use kube::core::PartialObjectMeta;
+use kube::api::{ListParams, ObjectMeta, WatchEvent, WatchParams};
 
-/// What the collector keeps of an object.
-pub(super) type Meta = PartialObjectMeta<DynamicObject>;
+use crate::metadata::Meta;
 
 pub(super) struct LeanSource(pub(super) MetadataSource);
 
