@@ -135,6 +135,12 @@ pub trait Strategy: Send + Sync {
         self.validate_status_update(object, old)
     }
 
+    /// What is allowed and yet seldom what the client wants; sent as `Warning` headers. `old` is the state
+    /// before an update.
+    fn warnings(&self, _object: &Value, _old: Option<&Value>) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Values for field selectors beside `metadata.name` and `metadata.namespace`, which all kinds have.
     fn selectable_fields(&self, _object: &Value) -> Vec<(Name, String)> {
         Vec::new()

@@ -112,6 +112,10 @@ impl Strategy for DaemonSets {
         errors
     }
 
+    fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        workload::warnings(object, old)
+    }
+
     fn columns(&self) -> Vec<Column> {
         let mut columns = vec![
             name_column(),

@@ -132,6 +132,10 @@ impl Strategy for Deployments {
         errors
     }
 
+    fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        workload::warnings(object, old)
+    }
+
     fn columns(&self) -> Vec<Column> {
         let mut columns = vec![
             name_column(),

@@ -43,6 +43,13 @@ impl Strategy for EndpointsLists {
         self.validate_create(object)
     }
 
+    fn warnings(&self, _object: &Value, _old: Option<&Value>) -> Vec<String> {
+        vec![
+            "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"
+                .to_owned(),
+        ]
+    }
+
     fn columns(&self) -> Vec<Column> {
         vec![
             name_column(),

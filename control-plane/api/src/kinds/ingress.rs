@@ -78,6 +78,16 @@ impl Strategy for Ingresses {
         self.validate_create(object)
     }
 
+    fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        const CLASS: &str = "kubernetes.io/ingress.class";
+        if old.is_some() || object["metadata"]["annotations"][CLASS].is_null() {
+            return Vec::new();
+        }
+        vec![format!(
+            "annotation {CLASS:?} is deprecated, please use 'spec.ingressClassName' instead"
+        )]
+    }
+
     fn columns(&self) -> Vec<Column> {
         vec![
             name_column(),

@@ -197,6 +197,13 @@ impl Strategy for Volumes {
         errors
     }
 
+    fn warnings(&self, object: &Value, _old: Option<&Value>) -> Vec<String> {
+        if object["spec"]["persistentVolumeReclaimPolicy"] != "Recycle" {
+            return Vec::new();
+        }
+        vec!["spec.persistentVolumeReclaimPolicy: The Recycle reclaim policy is deprecated. Instead, the recommended approach is to use dynamic provisioning.".to_owned()]
+    }
+
     fn selectable_fields(&self, object: &Value) -> Vec<(Name, String)> {
         vec![("name".into(), object["metadata"]["name"].text().into())]
     }

@@ -145,6 +145,10 @@ impl Strategy for StatefulSets {
         errors
     }
 
+    fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        workload::warnings(object, old)
+    }
+
     fn columns(&self) -> Vec<Column> {
         let [containers, images, _] = workload_columns();
         vec![

@@ -3,7 +3,8 @@
 use serde_json::Value;
 
 use super::pod::default::default_pod_spec;
-use super::walk::{Walk, child};
+use super::pod::workload_warnings;
+use super::walk::{Walk, child, same};
 use crate::kind::ScalePaths;
 use crate::status::FieldErrors;
 use crate::validation::selector::{selects_everything, validate_label_selector};
@@ -41,6 +42,15 @@ pub(super) fn validate_selector(spec: &Value, kind: &str, path: &Path, errors: &
             format!("empty selector is invalid for {kind}"),
         );
     }
+}
+
+/// Warnings of a workload whose template stands in `spec.template`; of an update, when the template changed.
+pub(super) fn warnings(object: &Value, old: Option<&Value>) -> Vec<String> {
+    let template = &object["spec"]["template"];
+    if old.is_some_and(|old| same(&old["spec"]["template"], template)) {
+        return Vec::new();
+    }
+    workload_warnings(object, template, &Path::new("spec").child("template"))
 }
 
 /// A count or a percentage.

@@ -115,7 +115,7 @@ fn a_label_selector_object_combines_labels_and_expressions() {
     let selector = Selector::from_label_selector(Some(&selector)).unwrap();
     assert!(selector.matches(&labels(&[("app", "web")])));
     assert!(!selector.matches(&labels(&[("app", "web"), ("tier", "back")])));
-    assert_eq!(selector.to_string(), "app in (web),!gone,tier notin (back)");
+    assert_eq!(selector.to_string(), "app=web,!gone,tier notin (back)");
 }
 
 #[test]

@@ -51,7 +51,10 @@ impl Served {
     }
 
     fn verbs_of(&self, subresource: &str) -> &[String] {
-        let found = self.subresources.iter().find(|(name, _)| name == subresource);
+        let found = self
+            .subresources
+            .iter()
+            .find(|(name, _)| name == subresource);
         found.map_or(&[], |(_, verbs)| verbs)
     }
 }
@@ -61,7 +64,11 @@ async fn discover(h: &Harness) -> Vec<Served> {
     let mut found = Vec::new();
     for root in ["/api", "/apis"] {
         let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
-        let answer = h.ask(Method::GET, root).header("accept", accept).send().await;
+        let answer = h
+            .ask(Method::GET, root)
+            .header("accept", accept)
+            .send()
+            .await;
         let document = answer.expect(200);
         for group in document["items"].as_array().unwrap() {
             for version in group["versions"].as_array().unwrap() {
@@ -141,7 +148,9 @@ async fn every_kind_answers_every_verb() {
 
 async fn make(h: &Harness, kind: &Served, name: &str, steps: &mut Steps<'_>) -> Option<Value> {
     let path = format!("{}?fieldValidation=Strict", kind.collection());
-    let dry = h.post(&format!("{path}&dryRun=All"), kind.object(name)).await;
+    let dry = h
+        .post(&format!("{path}&dryRun=All"), kind.object(name))
+        .await;
     steps.check("dry create", dry, &[201])?;
     let made = h.post(&path, kind.object(name)).await;
     let made = steps.check("create", made, &[201])?;
@@ -168,13 +177,24 @@ async fn read(h: &Harness, kind: &Served, name: &str, steps: &mut Steps<'_>) {
     steps.expect("list: kind", list["kind"] == kind_of_list.as_str(), &list);
 
     let accept = "application/json;as=Table;v=v1;g=meta.k8s.io";
-    let table = h.ask(Method::GET, &object).header("accept", accept).send().await;
+    let table = h
+        .ask(Method::GET, &object)
+        .header("accept", accept)
+        .send()
+        .await;
     let table = steps.check("table", table, &[200]).unwrap_or_default();
     let columns = table["columnDefinitions"].as_array().map(Vec::len);
     let cells = table["rows"][0]["cells"].as_array().map(Vec::len);
-    steps.expect("table: cells", columns.is_some() && columns == cells, &table);
+    steps.expect(
+        "table: cells",
+        columns.is_some() && columns == cells,
+        &table,
+    );
 
-    let path = format!("{}?watch=true&fieldSelector=metadata.name%3D{name}", kind.collection());
+    let path = format!(
+        "{}?watch=true&fieldSelector=metadata.name%3D{name}",
+        kind.collection()
+    );
     let mut lines = h.watch(&path).await;
     let event = lines.next().await.unwrap_or_default();
     let same = event["type"] == "ADDED" && event["object"]["metadata"] == got["metadata"];
@@ -188,12 +208,20 @@ async fn change(h: &Harness, kind: &Served, name: &str, steps: &mut Steps<'_>) {
         body["metadata"]["labels"]["step"] = "update".into();
         let answer = h.put(&object, body).await;
         let seen = steps.check("update", answer, &[200]).unwrap_or_default();
-        steps.expect("update: label", seen["metadata"]["labels"]["step"] == "update", &seen);
+        steps.expect(
+            "update: label",
+            seen["metadata"]["labels"]["step"] == "update",
+            &seen,
+        );
     }
     let label = |value: &str| json!({"metadata": {"labels": {"step": value}}});
     let forms = [
         ("application/merge-patch+json", label("merge"), "merge"),
-        ("application/strategic-merge-patch+json", label("strategic"), "strategic"),
+        (
+            "application/strategic-merge-patch+json",
+            label("strategic"),
+            "strategic",
+        ),
         (
             "application/json-patch+json",
             json!([{"op": "replace", "path": "/metadata/labels/step", "value": "json"}]),
@@ -208,13 +236,22 @@ async fn change(h: &Harness, kind: &Served, name: &str, steps: &mut Steps<'_>) {
     let mut body = kind.object(name);
     body["metadata"]["labels"] = json!({"step": "apply"});
     let path = format!("{object}?fieldManager=test&force=true");
-    let answer = h.patch(&path, "application/apply-patch+yaml", body.clone()).await;
+    let answer = h
+        .patch(&path, "application/apply-patch+yaml", body.clone())
+        .await;
     let seen = steps.check("apply", answer, &[200]).unwrap_or_default();
-    let managers = seen["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
-    let mine = managers.iter().find(|m| m["manager"] == "test" && m["operation"] == "Apply");
+    let managers = seen["metadata"]["managedFields"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    let mine = managers
+        .iter()
+        .find(|m| m["manager"] == "test" && m["operation"] == "Apply");
     steps.expect("apply: managed fields", mine.is_some(), &seen);
     let again = h.patch(&path, "application/apply-patch+yaml", body).await;
-    let again = steps.check("apply twice", again, &[200]).unwrap_or_default();
+    let again = steps
+        .check("apply twice", again, &[200])
+        .unwrap_or_default();
     let (before, after) = (
         &seen["metadata"]["resourceVersion"],
         &again["metadata"]["resourceVersion"],
@@ -246,7 +283,9 @@ async fn subresources(h: &Harness, kind: &Served, name: &str, steps: &mut Steps<
             json!({"metadata": {"annotations": {"sub": "patched"}}})
         };
         let answer = h.patch(&path, "application/merge-patch+json", patch).await;
-        let seen = steps.check(&format!("{sub} patch"), answer, &[200]).unwrap_or_default();
+        let seen = steps
+            .check(&format!("{sub} patch"), answer, &[200])
+            .unwrap_or_default();
         if sub == "scale" {
             steps.expect("scale: replicas", seen["spec"]["replicas"] == 3, &seen);
             let selects = seen["status"]["selector"] == "app=web";
@@ -262,8 +301,11 @@ async fn remove(h: &Harness, kind: &Served, name: &str, steps: &mut Steps<'_>) {
     let object = format!("{}/{name}", kind.collection());
     let deleted = h.delete(&object).await;
     steps.check("delete", deleted, &[200]);
-    if kind.kind == "Namespace" {
-        // Waits for its controller.
+    if matches!(
+        kind.kind.as_str(),
+        "Namespace" | "CustomResourceDefinition"
+    ) {
+        // Waits for the controller that clears what it holds.
         return;
     }
     let gone = h.get(&object).await;

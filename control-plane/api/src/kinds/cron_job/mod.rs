@@ -5,6 +5,7 @@ mod schedule;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use jiff::tz::TimeZoneDatabase;
 use serde_json::Value;
 
 use super::declare::{Declaration, with_status};
@@ -151,7 +152,6 @@ fn validate_schedule(spec: &Value, path: &Path, errors: &mut FieldErrors) {
         errors.invalid(schedule_path, text, problem);
     }
     let zone = &spec["timeZone"];
-    let shape = |c: char| c.is_ascii_alphanumeric() || "_+-/".contains(c);
     if zone.present() {
         let path = path.child("timeZone");
         match zone.text() {
@@ -159,7 +159,7 @@ fn validate_schedule(spec: &Value, path: &Path, errors: &mut FieldErrors) {
             text if text.eq_ignore_ascii_case("local") => {
                 errors.invalid(path, text, "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones");
             }
-            text if !text.chars().all(shape) => {
+            text if TimeZoneDatabase::bundled().get(text).is_err() => {
                 errors.invalid(path, text, format!("unknown time zone {text}"));
             }
             _ => {}

@@ -253,10 +253,10 @@ fn validate_verbs(rule: &Value, path: &Path, errors: &mut FieldErrors) {
     let (verbs, at) = (&rule["verbs"], path.child("verbs"));
     if verbs.is_empty() {
         errors.required(&at, "verbs must contain at least one value");
-    } else if !has_wildcard(verbs) {
-        if let Some(odd) = verbs.items().iter().find(|v| !VERBS.contains(&v.text())) {
-            errors.not_supported(&at, odd.text(), &VERBS);
-        }
+    } else if !has_wildcard(verbs)
+        && let Some(odd) = verbs.items().iter().find(|v| !VERBS.contains(&v.text()))
+    {
+        errors.not_supported(&at, odd.text(), &VERBS);
     }
     alone(verbs, "verbs", at, errors);
 }

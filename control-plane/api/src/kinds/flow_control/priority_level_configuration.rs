@@ -37,11 +37,11 @@ impl Strategy for Levels {
         let Some(spec) = child(object, "spec") else {
             return;
         };
-        if spec["type"] == "Exempt" {
-            if let Some(exempt) = child(spec, "exempt") {
-                fill(exempt, "nominalConcurrencyShares", 0);
-                fill(exempt, "lendablePercent", 0);
-            }
+        if spec["type"] == "Exempt"
+            && let Some(exempt) = child(spec, "exempt")
+        {
+            fill(exempt, "nominalConcurrencyShares", 0);
+            fill(exempt, "lendablePercent", 0);
         }
         let Some(limited) = get_mut(spec, "limited") else {
             return;

@@ -7,7 +7,7 @@ use crate::kinds::pod::validate::validate_pod_template;
 use crate::kinds::walk::{Walk, carry_over, get_mut, same};
 use crate::status::FieldErrors;
 use crate::validation::selector::{selector_matches, validate_label_selector};
-use crate::validation::{Path, immutable, non_negative, one_of, one_of_or_none};
+use crate::validation::{Path, immutable, names, non_negative, one_of, one_of_or_none};
 
 const MAX_INDEXED_PARALLELISM: i64 = 100_000;
 const TERMINAL: [&str; 2] = ["Complete", "Failed"];
@@ -73,6 +73,109 @@ pub(in crate::kinds) fn spec_common(spec: &Value, path: &Path, errors: &mut Fiel
     restart_policy(spec, &template.child("spec").child("restartPolicy"), errors);
     failure_policy(spec, &path.child("podFailurePolicy"), errors);
     replacement_policy(spec, &path.child("podReplacementPolicy"), errors);
+    success_policy(spec, &path.child("successPolicy"), errors);
+    managed_by(spec["managedBy"].as_str(), &path.child("managedBy"), errors);
+}
+
+/// Which indexes have to succeed for the Job to have (KEP-3998).
+fn success_policy(spec: &Value, path: &Path, errors: &mut FieldErrors) {
+    const RULES_LIMIT: usize = 20;
+    let policy = &spec["successPolicy"];
+    if policy.is_null() {
+        return;
+    }
+    if spec["completionMode"] != "Indexed" {
+        errors.invalid(path, policy.clone(), "requires indexed completion mode");
+    }
+    let (rules, list) = (policy["rules"].items(), path.child("rules"));
+    if rules.is_empty() {
+        errors.required(
+            &list,
+            "at least one rules must be specified when the successPolicy is specified",
+        );
+    }
+    if rules.len() > RULES_LIMIT {
+        errors.too_long(&list, RULES_LIMIT);
+    }
+    let completions = spec["completions"].int().unwrap_or_default();
+    for (i, rule) in rules.iter().enumerate() {
+        let path = list.index(i);
+        let (indexes, count) = (&rule["succeededIndexes"], rule["succeededCount"].int());
+        if indexes.is_null() && count.is_none() {
+            errors.required(
+                &path,
+                "at least one of succeededCount or succeededIndexes must be specified",
+            );
+        }
+        let mut total = completions;
+        if let Some(text) = indexes.as_str() {
+            match indexes_in(text, completions) {
+                Ok(number) => total = number,
+                Err(problem) => errors.invalid(path.child("succeededIndexes"), text, problem),
+            }
+        }
+        non_negative(
+            &rule["succeededCount"],
+            &path.child("succeededCount"),
+            errors,
+        );
+        if let Some(count) = count.filter(|c| *c > total) {
+            errors.invalid(
+                path.child("succeededCount"),
+                count,
+                format!("must be less than or equal to {total} (the number of specified completions or indexes)"),
+            );
+        }
+    }
+}
+
+/// How many indexes a text such as `0,3-5` names.
+fn indexes_in(text: &str, completions: i64) -> Result<i64, String> {
+    let (mut total, mut last) = (0, -1);
+    for part in text.split(',') {
+        let (first, end) = part.split_once('-').unwrap_or((part, part));
+        let number = |text: &str| {
+            text.parse::<i64>()
+                .map_err(|_| format!("cannot convert string to integer for index: {text:?}"))
+        };
+        let (first, end) = (number(first)?, number(end)?);
+        if first <= last || end < first {
+            return Err(format!(
+                "non-increasing order, previous: {last}, current: {first}"
+            ));
+        }
+        if end >= completions {
+            return Err(format!(
+                "too large index for completions: {end} >= {completions}"
+            ));
+        }
+        total += end - first + 1;
+        last = end;
+    }
+    Ok(total)
+}
+
+/// Another controller's name: a domain and a path (KEP-4368).
+fn managed_by(name: Option<&str>, path: &Path, errors: &mut FieldErrors) {
+    const LIMIT: usize = 63;
+    let Some(name) = name else {
+        return;
+    };
+    if name.len() > LIMIT {
+        errors.too_long(path, LIMIT);
+    }
+    match name.split_once('/') {
+        Some((domain, rest)) if !rest.is_empty() => {
+            for message in names::dns1123_subdomain(domain) {
+                errors.invalid(path, domain, message);
+            }
+        }
+        _ => errors.invalid(
+            path,
+            name,
+            "must be a domain-prefixed path (such as \"acme.io/foo\")",
+        ),
+    }
 }
 
 fn indexed(spec: &Value, path: &Path, errors: &mut FieldErrors) {
@@ -336,4 +439,17 @@ pub(super) fn job_status_update(object: &Value, old: &Value) -> FieldErrors {
         );
     }
     errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indexes_are_increasing_and_below_completions() {
+        assert_eq!(indexes_in("0,3-5", 6), Ok(4));
+        assert!(indexes_in("3,1", 6).is_err());
+        assert!(indexes_in("0-6", 6).is_err());
+        assert!(indexes_in("x", 6).is_err());
+    }
 }

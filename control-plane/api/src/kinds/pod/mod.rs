@@ -4,11 +4,14 @@ pub mod default;
 pub mod resources;
 mod table;
 pub mod validate;
+mod warnings;
 
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
+
+pub(super) use warnings::workload_warnings;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -110,6 +113,14 @@ impl Strategy for Pods {
 
     fn validate_status_update(&self, object: &Value, old: &Value) -> FieldErrors {
         validate::validate_pod_status_update(object, old)
+    }
+
+    fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        // Hardly anything of a pod's spec changes: what was told at its creation is not told again.
+        if old.is_some() {
+            return Vec::new();
+        }
+        warnings::pod_warnings(object)
     }
 
     fn selectable_fields(&self, object: &Value) -> Vec<(Name, String)> {
