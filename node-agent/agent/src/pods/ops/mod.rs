@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use balsa_client::EventType;
-use balsa_cri::SandboxConfig;
+use balsa_cri::{ContainerState, Nanos, SandboxConfig};
 use balsa_pod::{Instance, Sandbox, StartFailure};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodSpec, ResourceRequirements};
@@ -34,6 +34,13 @@ const MIN_GRACE: Duration = Duration::from_secs(2);
 
 /// Pause after a failure of the container's configuration or creation.
 const CONFIG_RETRY: Duration = Duration::from_secs(5);
+
+/// How often, and how long at most, the runtime is asked for its account of an end.
+const SETTLE_LOOK: Duration = Duration::from_millis(20);
+const SETTLE_LIMIT: Duration = Duration::from_secs(2);
+
+/// How much later than an end the runtime may hear that it was for want of memory.
+const OOM_LAG: Duration = Duration::from_millis(100);
 
 /// How a step ended.
 pub(crate) enum Done {
@@ -66,6 +73,8 @@ pub(crate) enum Done {
     },
     /// What an ended pod held was given back.
     Released,
+    /// An instance has ended, and the runtime tells no more of it than the event did.
+    Exited { id: String, code: i32, at: Nanos },
     /// Nothing is left of the pod.
     Finished,
 }
@@ -248,6 +257,41 @@ impl Ops {
         Done::Killed {
             ok: done.is_ok(),
             id,
+        }
+    }
+
+    /// Waits for the runtime's own account of an end that an event told of.
+    pub(crate) async fn settle_exit(self, instance: Instance, code: i32, at: Nanos) -> Done {
+        let runtime = &self.context.runtime;
+        let ended = async {
+            loop {
+                match runtime.container_status(&instance.id).await {
+                    Ok(status) if status.state == ContainerState::Exited => return Some(status),
+                    Ok(_) => tokio::time::sleep(SETTLE_LOOK).await,
+                    Err(_) => return None,
+                }
+            }
+        };
+        let mut ended = tokio::time::timeout(SETTLE_LIMIT, ended)
+            .await
+            .ok()
+            .flatten();
+        if code == 137
+            && ended
+                .as_ref()
+                .is_some_and(|status| status.reason != "OOMKilled")
+        {
+            // The runtime hears of it in two ways, in either order.
+            tokio::time::sleep(OOM_LAG).await;
+            ended = runtime.container_status(&instance.id).await.ok().or(ended);
+        }
+        match ended {
+            Some(status) => Done::Seen(observe::instance(&status, &instance.sandbox_id)),
+            None => Done::Exited {
+                id: instance.id,
+                code,
+                at,
+            },
         }
     }
 

@@ -55,6 +55,8 @@ pub(crate) struct Worker {
     /// Ends told of before their instances were.
     early_exits: HashMap<String, (i32, Nanos)>,
     ooms: HashSet<String>,
+    /// Instances whose end the runtime was asked about.
+    settling: HashSet<String>,
     /// Steps under way, and when the last one ended: lists made before are stale.
     in_flight: usize,
     quiet_since: Instant,
@@ -111,6 +113,7 @@ impl Worker {
             refresh_again: false,
             early_exits: HashMap::new(),
             ooms: HashSet::new(),
+            settling: HashSet::new(),
             in_flight: 0,
             quiet_since: Instant::now(),
             patching: false,
@@ -215,6 +218,7 @@ impl Worker {
         self.local
             .killing
             .retain(|id, _| running.contains(id.as_str()));
+        self.settling.retain(|id| running.contains(id.as_str()));
     }
 
     fn begin(&mut self, action: Action, now: Timestamp) {

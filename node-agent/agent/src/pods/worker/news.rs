@@ -106,7 +106,7 @@ impl Worker {
 
     fn settle(&mut self, done: Done) {
         let now = Timestamp::now();
-        if !matches!(done, Done::Seen(_) | Done::Patched(_)) {
+        if !matches!(done, Done::Seen(_) | Done::Patched(_) | Done::Exited { .. }) {
             self.in_flight = self.in_flight.saturating_sub(1);
             self.quiet_since = Instant::now();
         }
@@ -167,6 +167,7 @@ impl Worker {
                 self.save_actuated();
             }
             Done::Released => {}
+            Done::Exited { id, code, at } => self.note_exit(&id, (code, at)),
             Done::Finished => self.finished = true,
         }
     }
@@ -234,9 +235,27 @@ impl Worker {
             return;
         };
         if self.observed.instances[index].exit().is_none() {
+            let known = &self.observed.instances[index];
+            if self.needs_the_runtimes_word(known, code) && self.settling.insert(id.to_owned()) {
+                let settle = self.ops.clone().settle_exit(known.clone(), code, at);
+                self.ops.spawn("settle-exit", settle);
+                return;
+            }
             let state = self.ended(&self.observed.instances[index], code, at);
             self.observed.instances[index].state = state;
         }
+    }
+
+    /// Does the event of an end tell too little? The log may stand in for a message only once it is written to
+    /// its end, and that a process was killed for want of memory may be known only after its end.
+    fn needs_the_runtimes_word(&self, instance: &Instance, code: i32) -> bool {
+        let ours = self.local.killing.contains_key(&instance.id);
+        let spec = self.pod.spec.as_ref();
+        let container = spec.and_then(|spec| balsa_pod::spec::container(spec, &instance.name));
+        let policy = container.and_then(|own| own.termination_message_policy.clone());
+        let by_log = policy.as_deref() == Some("FallbackToLogsOnError") && code != 0;
+        let killed = code == 137 && !ours && !self.ooms.contains(&instance.id);
+        by_log || killed
     }
 
     /// Looks at one container or sandbox anew.
