@@ -3,6 +3,7 @@
 //! Run by the Raft leader only: [`Controllers::start`] when it becomes leader, its `stop` token when it no
 //! longer is. Every controller is idempotent, so a half-done reconcile is finished by the next leader.
 
+mod certificates;
 mod clusterrole_aggregation;
 mod config;
 mod context;
@@ -27,6 +28,7 @@ mod serviceaccount;
 mod statefulset;
 mod support;
 mod taint_eviction;
+mod token_secrets;
 mod ttl_after_finished;
 mod volumes;
 
@@ -81,7 +83,9 @@ async fn run(context: Shared) {
     let mut add = |name, controller| supervise(&mut tasks, &context, name, controller);
     add("namespace", boxed(namespace::run));
     add("serviceaccount", boxed(serviceaccount::run));
+    add("serviceaccount-token", boxed(token_secrets::run));
     add("root-ca", boxed(root_ca::run));
+    add("certificatesigningrequest", boxed(certificates::run));
     add("replicaset", boxed(replicaset::run));
     add("replicationcontroller", boxed(replicaset::run_replication));
     add("deployment", boxed(deployment::run));

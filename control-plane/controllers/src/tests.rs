@@ -498,6 +498,97 @@ async fn a_failing_job_reaches_its_limit() {
 }
 
 #[tokio::test]
+async fn a_claim_gets_a_folder_on_its_pods_node_and_takes_it_along() {
+    let cluster = Cluster::start();
+    let class = json!({"metadata": {"name": "local-path"}, "provisioner": "balsa.io/local-path",
+        "volumeBindingMode": "WaitForFirstConsumer", "reclaimPolicy": "Delete"});
+    cluster
+        .create("/apis/storage.k8s.io/v1/storageclasses", class)
+        .await;
+    let claims = "/api/v1/namespaces/shop/persistentvolumeclaims";
+    let claim = json!({"metadata": {"name": "data"}, "spec": {
+        "storageClassName": "local-path", "accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": "1Gi"}},
+    }});
+    cluster.create(claims, claim).await;
+    let phase = || {
+        let claim = cluster
+            .api
+            .get("persistentvolumeclaims", "shop", "data")
+            .unwrap_or_default();
+        text(&claim, "/status/phase")
+    };
+    eventually(&cluster, "it waits", || phase() == "Pending").await;
+    let chosen = json!({"metadata": {"annotations": {"volume.kubernetes.io/selected-node": "b"}}});
+    let data = format!("{claims}/data");
+    cluster.apply(http::Method::PATCH, &data, chosen).await;
+    eventually(&cluster, "it is bound", || phase() == "Bound").await;
+    let volumes = cluster.api.list("persistentvolumes", "");
+    assert_eq!(volumes.len(), 1);
+    assert!(
+        volumes[0]
+            .pointer("/spec/nodeAffinity")
+            .unwrap()
+            .to_string()
+            .contains("\"b\"")
+    );
+    cluster
+        .apply(http::Method::DELETE, &data, Value::Null)
+        .await;
+    eventually(&cluster, "both are gone", || {
+        cluster.names("persistentvolumeclaims").is_empty()
+            && cluster.api.list("persistentvolumes", "").is_empty()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn budgets_and_quotas_follow_the_pods() {
+    let cluster = Cluster::start();
+    let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {
+        "pods": "10", "count/replicasets.apps": "5",
+    }}});
+    cluster
+        .create("/api/v1/namespaces/shop/resourcequotas", quota)
+        .await;
+    let budget = json!({"metadata": {"name": "web"}, "spec": {
+        "maxUnavailable": 1, "selector": {"matchLabels": {"app": "web"}},
+    }});
+    cluster
+        .create(
+            "/apis/policy/v1/namespaces/shop/poddisruptionbudgets",
+            budget,
+        )
+        .await;
+    deploy(&cluster, 3).await;
+    let used = || {
+        let quota = cluster
+            .api
+            .get("resourcequotas", "shop", "q")
+            .unwrap_or_default();
+        quota.pointer("/status/used").cloned().unwrap_or_default()
+    };
+    let all = json!({"pods": "3", "count/replicasets.apps": "1"});
+    eventually(&cluster, "all is counted", || used() == all).await;
+    eventually(&cluster, "one may go", || {
+        let budget = cluster
+            .api
+            .get("poddisruptionbudgets", "shop", "web")
+            .unwrap_or_default();
+        let status = &budget["status"];
+        status["disruptionsAllowed"] == 1 && status["expectedPods"] == 3
+    })
+    .await;
+    cluster
+        .apply(http::Method::PATCH, WEB, json!({"spec": {"replicas": 1}}))
+        .await;
+    eventually(&cluster, "what is gone is given back", || {
+        used()["pods"] == "1"
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_namespace_is_furnished_and_emptied() {
     let cluster = Cluster::start();
     eventually(&cluster, "its account and CA", || {

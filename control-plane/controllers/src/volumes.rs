@@ -46,7 +46,6 @@ pub(crate) async fn run(context: Shared) {
     context.informers.storage_classes.synced().await;
     context.informers.pods.synced().await;
     context.informers.nodes.synced().await;
-    class::ensure_default(&context).await;
     let (this, that) = (Arc::clone(&controller), Arc::clone(&controller));
     let claims = context.work(
         "persistentvolumeclaim",
@@ -60,7 +59,7 @@ pub(crate) async fn run(context: Shared) {
         let this = Arc::clone(&that);
         async move { this.sync_volume(key).await }
     });
-    tokio::join!(claims, volumes);
+    tokio::join!(claims, volumes, class::ensure_default(&context));
 }
 
 fn follow(controller: &Arc<Controller>) {

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, Node, ObjectReference, Pod, Service, ServicePort};
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort};
+use k8s_openapi::api::discovery::v1::{
+    Endpoint, EndpointConditions, EndpointHints, EndpointPort, ForNode, ForZone,
+};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 
@@ -92,7 +94,9 @@ pub(super) fn endpoint(
     let node_name = Some(pods::node_name(pod))
         .filter(|name| !name.is_empty())
         .map(str::to_owned);
+    let zone = node.and_then(|node| node.labels().get(ZONE)).cloned();
     Some(Endpoint {
+        hints: hints(service, ready, node_name.as_deref(), zone.as_deref()),
         addresses: vec![address.to_owned()],
         conditions: Some(EndpointConditions {
             ready: Some(ready),
@@ -102,9 +106,32 @@ pub(super) fn endpoint(
         hostname: hostname(service, pod),
         node_name,
         target_ref: Some(target(pod)),
-        zone: node.and_then(|node| node.labels().get(ZONE)).cloned(),
+        zone,
         ..Endpoint::default()
     })
+}
+
+/// Who should use an endpoint first, by `spec.trafficDistribution` (KEP-4444, KEP-3015).
+fn hints(
+    service: &Service,
+    ready: bool,
+    node: Option<&str>,
+    zone: Option<&str>,
+) -> Option<EndpointHints> {
+    let wanted = service.spec.as_ref()?.traffic_distribution.as_deref()?;
+    let same_node = wanted == "PreferSameNode";
+    if !ready || !(same_node || matches!(wanted, "PreferClose" | "PreferSameZone")) {
+        return None;
+    }
+    let node = node
+        .filter(|_| same_node)
+        .map(|name| ForNode { name: name.into() });
+    let zone = zone.map(|name| ForZone { name: name.into() });
+    let hints = EndpointHints {
+        for_nodes: node.map(|node| vec![node]),
+        for_zones: zone.map(|zone| vec![zone]),
+    };
+    (hints != EndpointHints::default()).then_some(hints)
 }
 
 pub(super) fn target(pod: &Pod) -> ObjectReference {
@@ -235,6 +262,33 @@ mod tests {
         assert_eq!(conditions(&service, &ready), (false, true, true));
         service.spec.as_mut().unwrap().publish_not_ready_addresses = Some(true);
         assert_eq!(conditions(&service, &ready), (true, true, true));
+    }
+
+    #[test]
+    fn traffic_stays_close_when_the_service_asks_for_it() {
+        let mut service = service(IntOrString::Int(80));
+        let ready = with_ip(pod("p", "Running", "a", true));
+        let mut node = Node::default();
+        node.labels_mut().insert(ZONE.into(), "z1".into());
+        let mut hints = |wanted: Option<&str>, pod: &Pod| {
+            service.spec.as_mut().unwrap().traffic_distribution = wanted.map(str::to_owned);
+            endpoint(&service, pod, "IPv4", Some(&node)).unwrap().hints
+        };
+        assert_eq!(hints(None, &ready), None);
+        let zone = hints(Some("PreferClose"), &ready).unwrap();
+        assert_eq!(
+            (zone.for_zones.unwrap()[0].name.as_str(), zone.for_nodes),
+            ("z1", None)
+        );
+        let node = hints(Some("PreferSameNode"), &ready).unwrap();
+        assert_eq!(node.for_nodes.unwrap()[0].name, "a");
+        assert_eq!(
+            hints(
+                Some("PreferClose"),
+                &with_ip(pod("p", "Running", "a", false))
+            ),
+            None
+        );
     }
 
     #[test]

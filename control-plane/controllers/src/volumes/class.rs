@@ -16,6 +16,7 @@ const IS_DEFAULT: &str = "storageclass.kubernetes.io/is-default-class";
 /// On kube-system: the class was made once, and is not made again when somebody has removed it.
 const MADE: &str = "balsa.io/local-path-class-created";
 const NAME: &str = "local-path";
+const RETRY: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// True for classes whose volumes wait for the first pod.
 pub(super) fn waits(class: &StorageClass) -> bool {
@@ -40,21 +41,29 @@ pub(super) fn default_class(classes: &[Arc<StorageClass>]) -> Option<&Arc<Storag
     })
 }
 
-/// Makes the class for folders on nodes, in a new cluster, so that claims work out of the box.
+/// Makes the class for folders on nodes, once in a cluster's life, so that claims work out of the box.
 pub(super) async fn ensure_default(context: &Shared) {
-    if let Err(error) = try_ensure(context).await {
-        // The next leader tries again; claims that name a class do not need it.
-        tracing::warn!(%error, "cannot make the default StorageClass");
+    loop {
+        match try_ensure(context).await {
+            Ok(true) => return,
+            // The cluster is so new that kube-system is not there.
+            Ok(false) => {}
+            Err(error) => tracing::debug!(%error, "cannot make the default StorageClass yet"),
+        }
+        tokio::select! {
+            () = context.stop.cancelled() => return,
+            () = tokio::time::sleep(RETRY) => {}
+        }
     }
 }
 
-async fn try_ensure(context: &Shared) -> Result<()> {
+async fn try_ensure(context: &Shared) -> Result<bool> {
     let namespaces = context.cluster_api::<Namespace>();
     let Some(system) = namespaces.get_opt("kube-system").await? else {
-        return Ok(());
+        return Ok(false);
     };
     if system.annotations().contains_key(MADE) {
-        return Ok(());
+        return Ok(true);
     }
     let others = !context.informers.storage_classes.is_empty();
     let class = StorageClass {
@@ -82,5 +91,5 @@ async fn try_ensure(context: &Shared) -> Result<()> {
     namespaces
         .patch("kube-system", &PatchParams::default(), &patch)
         .await?;
-    Ok(())
+    Ok(true)
 }
