@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256, Sha512};
 
 use crate::kind::{Kind, Scope, Subresource};
+use crate::kinds::converter;
 use crate::object::join_api_version;
 
 /// Group order of `/apis`; clients resolve an ambiguous resource name in the first group that has it.
@@ -39,6 +40,12 @@ const GROUP_ORDER: &[&str] = &[
     "storagemigration.k8s.io",
     "internal.apiserver.k8s.io",
 ];
+
+/// Where a built-in group stands in `/apis`.
+#[must_use]
+pub fn group_rank(group: &str) -> Option<usize> {
+    GROUP_ORDER.iter().position(|g| *g == group)
+}
 
 /// A version's name with its kinds, sorted by resource.
 type Versions<'k> = Vec<(&'k str, Vec<&'k Kind>)>;
@@ -197,8 +204,10 @@ fn resource_value(kind: &Kind) -> Value {
         value["categories"] = json!(kind.categories);
     }
     if kind.verbs.contains(&"list") {
-        value["storageVersionHash"] =
-            storage_version_hash(&kind.group, &kind.version, &kind.kind).into();
+        let own = [&*kind.group, &*kind.version, &*kind.kind];
+        let [group, version, stored] =
+            converter(&kind.group, &kind.version, &kind.kind).map_or(own, |c| c.stored_as());
+        value["storageVersionHash"] = storage_version_hash(group, version, stored).into();
     }
     value
 }

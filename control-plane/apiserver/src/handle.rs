@@ -12,6 +12,7 @@ use tracing::Instrument;
 use crate::audit::{Notes, Opening};
 use crate::authn::impersonate;
 use crate::authz::forbidden;
+use crate::extensions::aggregation::Remote;
 use crate::flow::{Flow, Permit};
 use crate::http::context::Context;
 use crate::http::query::Query;
@@ -233,6 +234,10 @@ impl Core {
         let attributes = attributes(&info, &user);
         self.authorize_noted(&attributes, &course.notes).await?;
         let _permit = self.enter(&info, &user, &query, &course.notes).await?;
+        if let Some(remote) = self.remote_of(&info) {
+            let request = Request::from_parts(parts, body);
+            return self.aggregation.pass(&remote, &user, request).await;
+        }
         if !info.is_resource {
             if let Some(mounted) = self
                 .extensions
@@ -365,6 +370,20 @@ impl Core {
             namespace,
             if collection { "" } else { &info.name },
         )
+    }
+
+    /// The other server that a path is served by, if any.
+    fn remote_of(&self, info: &RequestInfo) -> Option<Remote> {
+        if info.is_resource {
+            return self.aggregation.find(&info.group, &info.version);
+        }
+        let parts: Vec<&str> = info.path.split('/').filter(|p| !p.is_empty()).collect();
+        match parts.as_slice() {
+            ["apis", group, version] | ["openapi", "v3", "apis", group, version] => {
+                self.aggregation.find(group, version)
+            }
+            _ => None,
+        }
     }
 
     /// The target of a path that is not known: a definition made through another server may only not have come

@@ -9,8 +9,10 @@ use arc_swap::ArcSwap;
 use balsa_api::kind::Kind;
 use balsa_api::kinds::{Convert, converter};
 use balsa_api::schema::{Schema, Type};
+use parking_lot::Mutex;
 
 use crate::cache::Cache;
+use crate::extensions::aggregation::RemoteVersion;
 use crate::registry::Target;
 use crate::seam::Custom;
 
@@ -88,6 +90,7 @@ pub struct KindSet {
     all: Vec<Arc<Kind>>,
     by_path: HashMap<(String, String), Vec<Served>>,
     generation: u64,
+    remote: Vec<RemoteVersion>,
 }
 
 impl KindSet {
@@ -122,6 +125,20 @@ impl KindSet {
         self.generation
     }
 
+    /// What other servers serve.
+    #[must_use]
+    pub fn remote(&self) -> &[RemoteVersion] {
+        &self.remote
+    }
+
+    /// Is anything of a group version served here?
+    #[must_use]
+    pub fn has_version(&self, group: &str, version: &str) -> bool {
+        self.all
+            .iter()
+            .any(|kind| kind.group == group && kind.version == version)
+    }
+
     /// One by path.
     #[must_use]
     pub fn get(&self, group: &str, version: &str, plural: &str) -> Option<&Served> {
@@ -143,6 +160,8 @@ impl KindSet {
 pub struct Kinds {
     builtin: Vec<Arc<Kind>>,
     set: ArcSwap<KindSet>,
+    /// What the set is made of beside the built-in kinds; held while it is replaced.
+    dynamic: Mutex<(Vec<Served>, Vec<RemoteVersion>)>,
     complete: AtomicBool,
 }
 
@@ -157,6 +176,7 @@ impl Kinds {
         Self {
             builtin: set.all.clone(),
             set: ArcSwap::from_pointee(set),
+            dynamic: Mutex::default(),
             complete: AtomicBool::new(false),
         }
     }
@@ -174,14 +194,27 @@ impl Kinds {
     }
 
     /// Replaces all custom kinds. Built-in kinds win where paths meet.
-    pub fn replace_custom(&self, custom: impl IntoIterator<Item = Served>) {
-        let generation = self.set.load().generation + 1;
+    pub fn replace_custom(&self, custom: Vec<Served>) {
+        let mut dynamic = self.dynamic.lock();
+        dynamic.0 = custom;
+        self.rebuild(&dynamic);
+    }
+
+    /// Replaces what other servers serve.
+    pub fn replace_remote(&self, remote: Vec<RemoteVersion>) {
+        let mut dynamic = self.dynamic.lock();
+        dynamic.1 = remote;
+        self.rebuild(&dynamic);
+    }
+
+    fn rebuild(&self, (custom, remote): &(Vec<Served>, Vec<RemoteVersion>)) {
         let mut set = KindSet {
-            generation,
+            generation: self.set.load().generation + 1,
+            remote: remote.clone(),
             ..KindSet::default()
         };
         let builtin = self.builtin.iter().map(Arc::clone).map(Served::builtin);
-        for served in builtin.chain(custom) {
+        for served in builtin.chain(custom.iter().cloned()) {
             set.add(served);
         }
         self.set.store(Arc::new(set));

@@ -9,9 +9,11 @@ use ipnet::Ipv4Net;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::policy::status as policy_status;
 use crate::audit::{Audit, AuditConfig, AuditError};
 use crate::backend::Backend;
 use crate::cache::Cache;
+use crate::extensions::aggregation::{self, Aggregator, Outside};
 use crate::extensions::crd::admission::DefinitionRules;
 use crate::extensions::crd::convert::NoConversion;
 use crate::extensions::crd::{self, ConversionCaller, CustomResources};
@@ -109,6 +111,7 @@ pub(crate) struct Core {
     pub kinds: Arc<Kinds>,
     pub cache: Arc<Cache>,
     pub custom: Arc<CustomResources>,
+    pub aggregation: Arc<Aggregator>,
     pub registry: Registry,
     pub authn: Arc<dyn Authenticator>,
     pub authz: Arc<dyn Authorizer>,
@@ -149,6 +152,7 @@ impl ApiServer {
             connect: HashMap::new(),
             extensions: Vec::new(),
             conversion: None,
+            outside: None,
             metrics: Arc::new(Metrics::default()),
         }
     }
@@ -165,13 +169,14 @@ impl ApiServer {
         stop: CancellationToken,
     ) -> std::io::Result<()> {
         let serving = stop.child_token();
-        let extensions = self.core.custom.run(serving.clone());
+        let custom = self.core.custom.run(serving.clone());
+        let aggregation = self.core.aggregation.run(serving.clone());
         let connections = async {
             let ended = connection::serve(self.clone(), listener, tls, stop).await;
             serving.cancel();
             ended
         };
-        tokio::join!(connections, extensions).0
+        tokio::join!(connections, custom, aggregation).0
     }
 
     /// A request from inside the process: not authenticated (the caller says who it is), but authorized and
@@ -203,7 +208,9 @@ impl ApiServer {
     pub async fn keep(&self, addresses: Arc<dyn ServerAddresses>, stop: CancellationToken) {
         tokio::join!(
             keeper::keep(self, &*addresses, stop.clone()),
-            crd::lead(self, stop),
+            crd::lead(self, stop.clone()),
+            aggregation::lead(self, stop.clone()),
+            policy_status::lead(self, stop),
         );
     }
 
@@ -227,6 +234,7 @@ pub struct ApiServerBuilder {
     connect: HashMap<(String, String), Arc<dyn Connect>>,
     extensions: Vec<Mounted>,
     conversion: Option<Arc<dyn ConversionCaller>>,
+    outside: Option<Outside>,
     metrics: Arc<Metrics>,
 }
 
@@ -299,6 +307,13 @@ impl ApiServerBuilder {
         self
     }
 
+    /// How the servers of aggregated APIs are reached.
+    #[must_use]
+    pub fn aggregation(mut self, outside: Outside) -> Self {
+        self.outside = Some(outside);
+        self
+    }
+
     /// What calls the conversion webhooks of custom resources.
     #[must_use]
     pub fn conversion(mut self, caller: Arc<dyn ConversionCaller>) -> Self {
@@ -357,8 +372,14 @@ impl ApiServerBuilder {
         let audit = audit
             .map(|config| Audit::new(config, &self.metrics).map(Arc::new))
             .transpose()?;
+        let aggregation = Aggregator::new(
+            Arc::clone(&self.kinds),
+            Arc::clone(&self.cache),
+            self.outside,
+        );
         let core = Core {
             custom: Arc::new(custom),
+            aggregation: Arc::new(aggregation),
             flow,
             audit,
             documents: Documents::new(Arc::clone(&self.kinds), self.config.advertise.clone()),

@@ -22,6 +22,7 @@ use super::protobuf;
 use super::query::Query;
 use super::request_info::RequestInfo;
 use super::respond::{self, JSON};
+use crate::extensions::aggregation::merge;
 use crate::handle::{not_allowed, not_found};
 use crate::kinds::{KindSet, Kinds};
 use crate::registry::shape;
@@ -151,11 +152,17 @@ impl Documents {
         let set = self.kinds.set();
         self.get(&set, &format!("{path} {aggregated}"), || {
             let kinds = set.all();
-            Some(match (aggregated, core) {
+            let mut list = match (aggregated, core) {
                 (true, core) => discovery::aggregated(kinds, core),
                 (false, true) => discovery::api_versions(&self.advertise),
                 (false, false) => discovery::api_group_list(kinds),
-            })
+            };
+            match (aggregated, core) {
+                (_, true) => {}
+                (true, false) => merge::into_aggregated(&mut list, set.remote()),
+                (false, false) => merge::into_group_list(&mut list, set.remote()),
+            }
+            Some(list)
         })
     }
 
@@ -172,7 +179,9 @@ impl Documents {
             ["api", version] => self.get(&set, path, || {
                 discovery::api_resource_list(kinds, "", version)
             }),
-            ["apis", group] => self.get(&set, path, || discovery::api_group(kinds, group)),
+            ["apis", group] => self.get(&set, path, || {
+                discovery::api_group(kinds, group).or_else(|| merge::group(set.remote(), group))
+            }),
             ["apis", group, version] => self.get(&set, path, || {
                 discovery::api_resource_list(kinds, group, version)
             }),
@@ -341,8 +350,11 @@ impl Core {
                 (self.documents.get_document(&set, path, make), JSON)
             }
             Some("v3") => (
-                self.documents
-                    .get(&set, path, || Some(openapi::v3_index(&kinds))),
+                self.documents.get(&set, path, || {
+                    let mut index = openapi::v3_index(&kinds);
+                    merge::into_openapi_index(&mut index, set.remote());
+                    Some(index)
+                }),
                 JSON,
             ),
             Some(rest) => {

@@ -5,9 +5,10 @@ mod frames;
 mod log;
 mod pod;
 mod portforward;
+mod portforward_ws;
 mod proxy;
 mod proxy_html;
-mod proxy_tls;
+pub(crate) mod proxy_tls;
 mod query;
 mod remote;
 mod remote_spdy;
@@ -200,9 +201,22 @@ impl Streams {
         };
         match wish {
             Wish::WebSocket => {
-                let (_, response) =
-                    upgrade::to_websocket(request.headers(), &[portforward::TUNNEL])?;
+                let (protocol, response) =
+                    upgrade::to_websocket(request.headers(), &portforward_ws::PROTOCOLS)?;
+                let ports = if protocol == portforward::TUNNEL {
+                    None
+                } else {
+                    let query = query::Query::of(request.uri());
+                    Some(portforward_ws::ports(&query, protocol)?)
+                };
                 let on_upgrade = hyper::upgrade::on(&mut request);
+                if let Some(ports) = ports {
+                    self.session("port-forward", context, on_upgrade, move |connection| {
+                        let (reader, writer) = tokio::io::split(connection);
+                        portforward_ws::serve(reader, writer, protocol, ports, destination)
+                    });
+                    return Ok(response);
+                }
                 self.session("port-forward", context, on_upgrade, |connection| {
                     let (reader, writer) = tokio::io::split(connection);
                     tunnel::run(reader, writer, |bytes| {
@@ -280,9 +294,7 @@ impl Connect for Streams {
         match (context.resource.as_str(), context.subresource.as_str()) {
             ("pods", "exec" | "attach") => self.remote(&context, request).await,
             ("pods", "portforward") => self.port_forward(&context, request).await,
-            ("pods", "log") if request.method() == Method::GET => {
-                self.log(&context, request).await
-            }
+            ("pods", "log") if request.method() == Method::GET => self.log(&context, request).await,
             (_, "proxy") => {
                 proxy::Proxy {
                     reader: &*self.reader,

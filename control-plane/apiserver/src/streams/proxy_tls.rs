@@ -35,8 +35,16 @@ pub(super) async fn connect<T: AsyncRead + AsyncWrite + Unpin>(
         .await
 }
 
+/// Takes any certificate, but checks that the server has its key.
 #[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
+pub(crate) struct Anybody(Arc<CryptoProvider>);
+
+impl Anybody {
+    /// With a provider's signature algorithms.
+    pub(crate) fn new(provider: Arc<CryptoProvider>) -> Self {
+        Self(provider)
+    }
+}
 
 impl ServerCertVerifier for Anybody {
     fn verify_server_cert(

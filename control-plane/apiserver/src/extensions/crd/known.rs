@@ -12,10 +12,13 @@ use balsa_api::kind::{ALL_VERBS, Kind, Name, ScalePaths, Scope, Subresource};
 use balsa_api::kinds::walk::Walk;
 use balsa_api::object;
 use balsa_api::schema::Schema;
+use balsa_api::status::FieldErrors;
+use balsa_api::validation::Path;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::convert::{Conversion, ConversionCaller};
+use super::rules;
 use super::strategy::CustomStrategy;
 use super::version::CustomVersion;
 use crate::kinds::Served;
@@ -172,7 +175,14 @@ fn one(
     let version_name = owned(&version["name"]);
     let schema = &version["schema"]["openAPIV3Schema"];
     let node = Arc::new(Node::parse(schema));
+    // Problems were reported when the definition was written.
+    let rules = rules::compile(
+        schema,
+        &Path::new("openAPIV3Schema"),
+        &mut FieldErrors::default(),
+    );
     let strategy = CustomStrategy {
+        rules,
         node: Arc::clone(&node),
         has_status: version["subresources"]["status"].is_object(),
         scale: scale_paths(&version["subresources"]["scale"]),

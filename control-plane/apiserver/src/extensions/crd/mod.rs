@@ -1,9 +1,11 @@
 //! CustomResourceDefinitions at run time. Every server serves what the definitions in its own cache say, as soon as
 //! they say it; the leader writes which names are accepted and clears up after deleted definitions.
 
+pub mod admission;
 pub mod convert;
 mod known;
 mod lead;
+mod rules;
 mod strategy;
 mod version;
 

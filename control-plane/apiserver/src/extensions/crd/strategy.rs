@@ -10,9 +10,12 @@ use balsa_api::object;
 use balsa_api::status::FieldErrors;
 use serde_json::Value;
 
+use super::rules::{self, Rules};
+
 /// See the module.
 pub(super) struct CustomStrategy {
     pub node: Arc<Node>,
+    pub rules: Rules,
     /// Has `/status`.
     pub has_status: bool,
     pub scale: Option<ScalePaths>,
@@ -37,6 +40,17 @@ impl CustomStrategy {
                 more.0.retain(|error| !before.0.contains(error));
             }
             errors.extend(more);
+        }
+        if !self.rules.is_empty() {
+            if rules::blocks(&errors) {
+                errors.invalid(
+                    "<nil>",
+                    Value::Null,
+                    "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation",
+                );
+            } else {
+                errors.extend(self.rules.check(&self.node, object, old));
+            }
         }
         errors
     }
