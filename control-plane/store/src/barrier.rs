@@ -9,6 +9,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
+use crate::fault::{self, Break};
 use crate::metrics::Metrics;
 use crate::net::Peers;
 use crate::raft::Raft;
@@ -51,6 +52,9 @@ pub(crate) async fn leader_read_index(raft: &Raft) -> Result<u64, String> {
 impl Barrier {
     /// Waits for a round that starts after this call.
     pub async fn wait(&self) -> Result<Revision, Error> {
+        if fault::broken(Break::ReadWithoutIndex) {
+            return Ok(0);
+        }
         let (sender, receiver) = oneshot::channel();
         self.waiting.lock().push(sender);
         self.wake.notify_one();
@@ -118,7 +122,10 @@ impl Rounds {
             }
             tokio::select! {
                 () = tokio::time::sleep(RETRY) => {}
-                _ = self.leadership.changed() => {}
+                // Raft has ended if nobody follows leaders any more.
+                changed = self.leadership.changed() => if changed.is_err() {
+                    tokio::time::sleep(RETRY).await;
+                }
             }
         }
     }

@@ -71,7 +71,9 @@ impl Default for Timings {
 pub struct Tuning {
     /// History is kept this long for reads and watches at old revisions.
     pub history_age: Duration,
-    /// And at least this many revisions of it.
+    /// And at least this many revisions of it. Few: a client that asks for an old revision must be told at
+    /// last that it is gone, also by a cluster where little happens (Kubernetes' conformance suite waits ten
+    /// minutes for that).
     pub history_revisions: u64,
     /// Proposals that wait for their order, in number, before writers are held back.
     pub queue: usize,
@@ -96,7 +98,7 @@ impl Default for Tuning {
     fn default() -> Self {
         Self {
             history_age: Duration::from_secs(300),
-            history_revisions: 1_000,
+            history_revisions: 20,
             queue: 16_384,
             entries_in_flight: 1,
             snapshot_entries: 10_000,

@@ -1,13 +1,16 @@
 //! RocksDB as both databases use it, and what the disk last said.
 
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use rocksdb::{BlockBasedOptions, Cache, DB, DBCompressionType, Options};
 
 use crate::config::Tuning;
 use crate::error::OpenError;
+use crate::fault::{self, Site};
 
 /// How long a writer waits before it offers a failed write again.
 pub(crate) const RETRY_WRITE: Duration = Duration::from_millis(500);
@@ -76,48 +79,134 @@ fn open(options: &Options, path: &Path) -> Result<DB, OpenError> {
     })
 }
 
+/// A database that can be opened again in place: RocksDB refuses all writes for good after some errors of the
+/// disk (a failed sync, for one), whether or not the disk is well again.
+pub(crate) struct Reopening {
+    current: RwLock<Option<Arc<DB>>>,
+    open: Box<dyn Fn() -> Result<DB, OpenError> + Send + Sync>,
+}
+
+/// Readers give a database back within this, or it is not opened again now.
+const LET_GO: Duration = Duration::from_millis(500);
+
+impl Reopening {
+    pub fn new(
+        open: impl Fn() -> Result<DB, OpenError> + Send + Sync + 'static,
+    ) -> Result<Self, OpenError> {
+        Ok(Self {
+            current: RwLock::new(Some(Arc::new(open()?))),
+            open: Box::new(open),
+        })
+    }
+
+    /// The database, to be let go of soon; `None` while it could not be opened again.
+    pub fn get(&self) -> Option<Arc<DB>> {
+        self.current.read().clone()
+    }
+
+    /// Closes the database and opens it again. Blocks. What was synced is there again.
+    pub fn reopen(&self) -> Result<(), OpenError> {
+        let mut current = self.current.write();
+        let since = Instant::now();
+        while current.as_ref().is_some_and(|db| Arc::strong_count(db) > 1) {
+            if since.elapsed() > LET_GO {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // Its files are locked until it is closed.
+        *current = None;
+        *current = Some(Arc::new((self.open)()?));
+        Ok(())
+    }
+}
+
+/// A write that takes longer than this is told in the health.
+const SLOW: Duration = Duration::from_secs(1);
+
 /// What the disk last said. Writers that fail keep trying; meanwhile nothing new is accepted.
 #[derive(Debug, Default)]
 pub(crate) struct Disk {
-    problem: Mutex<Option<String>>,
+    problems: Mutex<BTreeMap<&'static str, String>>,
+    busy: Mutex<BTreeMap<&'static str, Instant>>,
+    /// What tests make it do.
+    pub plan: fault::Plan,
 }
 
 impl Disk {
-    /// What is wrong, if anything.
+    /// What keeps new writes from being accepted, if anything.
     pub fn problem(&self) -> Option<String> {
-        self.problem.lock().clone()
+        self.problems.lock().values().next().cloned()
     }
 
-    /// Runs a write until it succeeds or `stopped`; returns whether it did.
-    pub fn insist(
-        &self,
-        what: &str,
-        stopped: impl Fn() -> bool,
-        mut write: impl FnMut() -> Result<(), rocksdb::Error>,
-    ) -> bool {
-        let mut failed = false;
-        loop {
-            match write() {
-                Ok(()) => {
-                    if failed {
-                        tracing::info!(what, "the disk takes writes again");
-                        *self.problem.lock() = None;
-                    }
-                    return true;
-                }
-                Err(error) => {
-                    if !failed {
-                        tracing::error!(what, %error, "a write failed; no new writes are accepted until it succeeds");
-                    }
-                    failed = true;
-                    *self.problem.lock() = Some(format!("cannot write {what}: {error}"));
-                    if stopped() {
-                        return false;
-                    }
-                    std::thread::sleep(RETRY_WRITE);
-                }
+    /// Everything that is wrong, in words: failed writes, and writes that hang.
+    pub fn complaints(&self) -> Vec<String> {
+        let mut complaints: Vec<String> = self.problems.lock().values().cloned().collect();
+        let busy = self.busy.lock();
+        let slow = busy.iter().filter(|(_, since)| since.elapsed() > SLOW);
+        complaints.extend(slow.map(|(what, since)| {
+            format!(
+                "the disk has not finished writing {what} for {} s: check the disk and what else uses it",
+                since.elapsed().as_secs()
+            )
+        }));
+        complaints
+    }
+
+    /// Notes that a write failed, or that it works again.
+    pub fn note(&self, what: &'static str, failure: Option<String>) {
+        match failure {
+            Some(error) => {
+                let text = format!("cannot write {what}: {error}");
+                self.problems.lock().insert(what, text);
             }
+            None => drop(self.problems.lock().remove(what)),
         }
+    }
+
+    /// Runs a write until it succeeds or `stopped`; returns whether it did. The write is told how often it
+    /// has failed.
+    pub fn insist<E: std::fmt::Display>(
+        &self,
+        site: Site,
+        what: &'static str,
+        stopped: impl Fn() -> bool,
+        mut write: impl FnMut(u32) -> Result<(), E>,
+    ) -> bool {
+        let mut failed = 0;
+        loop {
+            self.busy.lock().insert(what, Instant::now());
+            let result = self
+                .plan
+                .meet(site)
+                .and_then(|()| write(failed).map_err(|error| error.to_string()));
+            self.busy.lock().remove(what);
+            let Err(error) = result else {
+                if failed > 0 {
+                    tracing::info!(what, "the disk takes writes again");
+                    self.note(what, None);
+                }
+                return true;
+            };
+            if failed == 0 {
+                tracing::error!(what, %error, "a write failed; no new writes are accepted until it succeeds");
+            }
+            failed += 1;
+            self.note(what, Some(error));
+            if stopped() {
+                return false;
+            }
+            pause(RETRY_WRITE);
+        }
+    }
+}
+
+/// Sleeps, without keeping a runtime's other tasks waiting where that can be helped.
+fn pause(time: Duration) {
+    use tokio::runtime::{Handle, RuntimeFlavor};
+    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(|| std::thread::sleep(time)),
+        _ => std::thread::sleep(time),
     }
 }
 
@@ -137,9 +226,10 @@ mod tests {
         let mut seen = Vec::new();
         let error = failure();
         let done = disk.insist(
+            Site::Log,
             "log",
             || false,
-            || {
+            |_| {
                 seen.push(disk.problem().is_some());
                 left -= 1;
                 if left > 0 { Err(error.clone()) } else { Ok(()) }
@@ -154,7 +244,7 @@ mod tests {
     #[test]
     fn a_failing_write_is_given_up_at_shutdown() {
         let disk = Disk::default();
-        assert!(!disk.insist("log", || true, || Err(failure())));
+        assert!(!disk.insist(Site::Log, "log", || true, |_| Err(failure())));
         assert!(disk.problem().is_some());
     }
 }

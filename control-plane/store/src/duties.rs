@@ -235,7 +235,8 @@ impl LogCutter {
         let keep = applied
             .saturating_sub(self.tuning.keep_entries)
             .max(self.log.index_before(KEEP_BYTES));
-        let upto = keep.min(snapshot);
+        let sending = self.state.sending().unwrap_or(u64::MAX);
+        let upto = keep.min(snapshot).min(sending);
         // Cutting a little at a time costs more than it gains.
         if upto > purged && (upto - purged > 64 || self.log.bytes_after(purged) > 2 * CUT_BYTES) {
             self.raft.trigger().purge_log(upto).await?;

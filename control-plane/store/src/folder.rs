@@ -102,6 +102,19 @@ impl Folder {
         })
     }
 
+    /// Whose folder it is and of which cluster, without changing anything.
+    pub fn look(dir: &Path) -> Result<(MemberId, Option<String>), OpenError> {
+        let path = dir.join("identity.json");
+        let bytes = fs::read(&path).map_err(at(&path))?;
+        let identity = read_identity(dir, &path, &bytes)?;
+        let _lock = lock(dir)?;
+        Ok((identity.member, identity.cluster))
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     pub fn member(&self) -> MemberId {
         self.identity.lock().member
     }
@@ -150,6 +163,24 @@ impl Folder {
         }
     }
 
+    /// Makes a new cluster of what is here, whatever cluster it was of.
+    ///
+    /// # Errors
+    /// In words: the disk failed.
+    pub fn found_anew(&self) -> Result<String, String> {
+        let mut identity = self.identity.lock();
+        let cluster = format!("{:032x}", rand::random::<u128>());
+        let anew = Identity {
+            cluster: Some(cluster.clone()),
+            founder: true,
+            ..identity.clone()
+        };
+        write_identity(&self.dir, &anew)
+            .map_err(|error| format!("{}: {error}", self.dir.display()))?;
+        *identity = anew;
+        Ok(cluster)
+    }
+
     fn become_member(&self, cluster: &str, founder: bool) -> Result<(), String> {
         let mut identity = self.identity.lock();
         match &identity.cluster {
@@ -176,11 +207,17 @@ impl Folder {
 
 /// A folder that was emptied starts at 0 again, yet must not repeat a life: so time counts too.
 fn next_life(life: u64) -> u64 {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_millis();
-    u64::try_from(now).unwrap_or(u64::MAX).max(life + 1)
+    wall_ms().max(life.saturating_add(1))
+}
+
+/// Milliseconds by this machine's clock, which may be wrong, and jump.
+fn wall_ms() -> u64 {
+    #[cfg(test)]
+    if turmoil::in_simulation() {
+        return crate::sim::wall_ms();
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    u64::try_from(now.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
 
 fn lock(dir: &Path) -> Result<File, OpenError> {

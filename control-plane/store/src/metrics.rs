@@ -19,6 +19,10 @@ pub(crate) struct Metrics {
     pub batch_commands: Histogram,
     /// One synced write of the log, in seconds.
     pub fsync: Histogram,
+    /// Entries: from being queued for the log to being synced, in seconds.
+    pub append: Histogram,
+    /// From a revision's being applied to a watch's taking it, in seconds.
+    pub watch_lag: Histogram,
     append_bytes: Counter,
     apply: Histogram,
     applied_entries: Counter,
@@ -45,6 +49,8 @@ impl Default for Metrics {
             proposal: seconds(),
             batch_commands: Histogram::new(exponential_buckets(1.0, 2.0, 13)),
             fsync: seconds(),
+            append: seconds(),
+            watch_lag: seconds(),
             append_bytes: Counter::default(),
             apply: seconds(),
             applied_entries: Counter::default(),
@@ -89,6 +95,18 @@ impl Metrics {
             "One synced write of the log",
             seconds(),
             self.fsync.clone(),
+        );
+        registry.register_with_unit(
+            "log_append_duration",
+            "From queueing entries for the log to their being synced",
+            seconds(),
+            self.append.clone(),
+        );
+        registry.register_with_unit(
+            "watch_lag_duration",
+            "From applying a revision to a watch's taking it",
+            seconds(),
+            self.watch_lag.clone(),
         );
         registry.register_with_unit(
             "log_appended",

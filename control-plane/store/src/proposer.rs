@@ -1,10 +1,11 @@
 //! Every member's side of writing: batches what its callers propose and gets it to whoever leads.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::failover::Failover;

@@ -54,7 +54,10 @@ pub(crate) struct Running {
     pub stop: CancellationToken,
     raft: Raft,
     pending: Arc<Pending>,
-    disk: Arc<Disk>,
+    pub disk: Arc<Disk>,
+    /// For tests that look at what is in it.
+    #[cfg(test)]
+    pub log: Log,
     linked: watch::Receiver<Linked>,
     tasks: Mutex<JoinSet<()>>,
     handle: Handle,
@@ -64,6 +67,11 @@ pub(crate) struct Running {
 impl Running {
     pub async fn start(config: Config, observer: Arc<dyn Observer>) -> Result<Self, OpenError> {
         config.check()?;
+        #[cfg(test)]
+        if turmoil::in_simulation() {
+            // A simulated member runs on the runtime of its simulated machine.
+            return Self::start_here(config, observer, Handle::current()).await;
+        }
         let runtime = runtime(config.tuning.threads)?;
         let handle = runtime.handle().clone();
         let started = handle
@@ -153,6 +161,7 @@ impl Running {
             sequencer: sequencer.clone(),
             members: members.clone(),
             heard: heard.clone(),
+            partial: Arc::default(),
         };
         spawn(
             "server",
@@ -213,7 +222,7 @@ impl Running {
         spawn("duties", Box::pin(duties.run()));
         let cutter = LogCutter {
             raft: raft.clone(),
-            log,
+            log: log.clone(),
             state: state.clone(),
             metrics: metrics.clone(),
             tuning,
@@ -244,6 +253,8 @@ impl Running {
             raft,
             pending,
             disk,
+            #[cfg(test)]
+            log,
             linked,
             tasks: Mutex::new(tasks),
             handle,
@@ -314,7 +325,7 @@ impl Running {
                 now.last_quorum_acked.map(|at| at.into_inner().elapsed()),
             )
         };
-        let mut problems: Vec<String> = self.disk.problem().into_iter().collect();
+        let mut problems: Vec<String> = self.disk.complaints();
         problems
             .extend(fatal.map(|error| format!("Raft has stopped: {error}; restart this member")));
         let lease = self.config.timings.election_max * 2;

@@ -1,15 +1,16 @@
 //! The leader's side of writing: batches of all members become packs, and packs Raft entries.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use openraft::impls::ProgressResponder;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::command::Pack;
+use crate::fault::{self, Break};
 use crate::raft::Raft;
 use crate::state::State;
 use crate::types::{Leadership, Term};
@@ -138,6 +139,11 @@ impl Clock {
             *base = (term, self.state.clock().0, Instant::now());
         }
         let elapsed = u64::try_from(base.2.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let elapsed = if fault::broken(Break::FastClock) {
+            elapsed.saturating_mul(2)
+        } else {
+            elapsed
+        };
         base.1.saturating_add(elapsed)
     }
 }

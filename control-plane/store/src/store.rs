@@ -7,6 +7,7 @@ use bytes::Bytes;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
+use crate::archive::{self, SnapshotInfo};
 use crate::config::Config;
 use crate::error::{Error, OpenError};
 use crate::observer::Observer;
@@ -60,6 +61,12 @@ impl Store {
     #[must_use]
     pub fn cluster_id(&self) -> Option<String> {
         self.running.folder.cluster()
+    }
+
+    /// The data folder.
+    #[must_use]
+    pub fn data_dir(&self) -> &std::path::Path {
+        self.running.folder.dir()
     }
 
     /// This member's id.
@@ -213,6 +220,38 @@ impl Store {
             .await
     }
 
+    /// Writes everything, as it is on this member now, to a file, while reads and writes go on. The file is
+    /// there only once it is whole and synced; [`restore`](crate::restore) makes a new cluster of it.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] without a leader and a majority, [`Error::Membership`] before this member belongs
+    /// to a cluster, [`Error::Storage`] if the file cannot be written.
+    pub async fn save_snapshot(&self, path: &std::path::Path) -> Result<SnapshotInfo, Error> {
+        self.read_barrier().await?;
+        let cluster = self
+            .cluster_id()
+            .ok_or_else(|| Error::Membership("this member belongs to no cluster yet".into()))?;
+        let (state, path) = (self.reader().state().clone(), path.to_owned());
+        self.running
+            .on_raft(async move {
+                let failed = |error: std::io::Error| Error::Storage(error.to_string());
+                let viewed = crate::threads::blocking(move || {
+                    let view = state.view()?;
+                    Ok::<_, std::io::Error>((view, state.revision()))
+                });
+                let ((meta, view), revision) = viewed.await.and_then(|v| v).map_err(failed)?;
+                let head = archive::Head {
+                    cluster,
+                    revision,
+                    meta,
+                };
+                archive::save(&path, &head, &view)
+                    .await
+                    .map_err(|error| Error::Storage(error.to_string()))
+            })
+            .await
+    }
+
     /// Adds this store's metrics to a registry, with the prefix `balsa_store`.
     pub fn register_metrics(&self, registry: &mut Registry) {
         self.running.metrics.register(registry);
@@ -228,6 +267,30 @@ impl Store {
     #[cfg(test)]
     pub(crate) fn purged(&self) -> u64 {
         self.running.purged()
+    }
+
+    /// What this member's disk says, and is made to do.
+    #[cfg(test)]
+    pub(crate) fn disk(&self) -> &crate::db::Disk {
+        &self.running.disk
+    }
+
+    /// Makes what is applied survive without the log.
+    #[cfg(test)]
+    pub(crate) fn make_durable(self) {
+        self.running.reader.state().make_durable().ok();
+    }
+
+    /// This member's log.
+    #[cfg(test)]
+    pub(crate) fn log(&self) -> crate::log::Log {
+        self.running.log.clone()
+    }
+
+    /// The last entry that this member applied.
+    #[cfg(test)]
+    pub(crate) fn applied_index(&self) -> u64 {
+        self.running.reader.state().progress().borrow().index
     }
 
     /// Stops without handing leadership over, as if the process had been killed.

@@ -2,12 +2,14 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::RwLock;
 use tokio::sync::watch::Receiver;
 
 use crate::error::Error;
+use crate::fault::{self, Break};
 use crate::state::{Progress, Reader};
 use crate::types::{Event, Revision};
 
@@ -31,7 +33,7 @@ pub(crate) struct Window {
 
 /// Invariant: holds all changes of the revisions from `from` on.
 struct Ring {
-    changes: VecDeque<Arc<Changes>>,
+    changes: VecDeque<(Arc<Changes>, Instant)>,
     from: Revision,
     bytes: usize,
 }
@@ -63,9 +65,9 @@ impl Window {
         let changes = Changes { revision, events };
         let mut ring = self.ring.write();
         ring.bytes += size(&changes);
-        ring.changes.push_back(Arc::new(changes));
+        ring.changes.push_back((Arc::new(changes), Instant::now()));
         while ring.bytes > self.limit
-            && let Some(oldest) = ring.changes.pop_front()
+            && let Some((oldest, _)) = ring.changes.pop_front()
         {
             ring.bytes -= size(&oldest);
             ring.from = oldest.revision + 1;
@@ -73,18 +75,18 @@ impl Window {
     }
 
     /// The changes of the revisions `from..=to`; `None` if the window starts later.
-    fn read(&self, from: Revision, to: Revision) -> Option<Vec<Arc<Changes>>> {
+    fn read(&self, from: Revision, to: Revision) -> Option<Vec<(Arc<Changes>, Instant)>> {
         let ring = self.ring.read();
         if from < ring.from {
             return None;
         }
         let start = ring
             .changes
-            .partition_point(|changes| changes.revision < from);
+            .partition_point(|(changes, _)| changes.revision < from);
         Some(
             ring.changes
                 .range(start..)
-                .take_while(|changes| changes.revision <= to)
+                .take_while(|(changes, _)| changes.revision <= to)
                 .cloned()
                 .collect(),
         )
@@ -177,10 +179,17 @@ impl Watch {
     fn fill(&mut self, now: Revision) -> Result<(), Error> {
         if let Some(recent) = self.reader.state().window().read(self.next, now) {
             self.next = now + 1;
+            if let Some((_, since)) = recent.first() {
+                let metrics = self.reader.state().metrics();
+                metrics.watch_lag.observe(since.elapsed().as_secs_f64());
+            }
             self.ready.extend(
                 recent
                     .iter()
-                    .filter_map(|changes| select(&self.prefix, changes)),
+                    .filter(|(changes, _)| {
+                        !(fault::broken(Break::SkipEvent) && changes.revision % 40 == 0)
+                    })
+                    .filter_map(|(changes, _)| select(&self.prefix, changes)),
             );
             return Ok(());
         }
@@ -230,7 +239,7 @@ mod tests {
             window
                 .read(from, to)?
                 .iter()
-                .map(|changes| changes.revision)
+                .map(|(changes, _)| changes.revision)
                 .collect(),
         )
     }

@@ -5,6 +5,9 @@
 //! newest are kept in memory ([`tail`]), older ones are read back.
 
 mod codec;
+mod facts;
+#[cfg(test)]
+mod simulated;
 mod tail;
 #[cfg(test)]
 mod tests;
@@ -13,8 +16,9 @@ mod writer;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::stream::{self, Stream};
 use openraft::storage::{IOFlushed, RaftLogStorage};
@@ -24,18 +28,25 @@ use rocksdb::{Cache, DB, Direction, IteratorMode};
 use tokio::sync::oneshot;
 
 use crate::config::Tuning;
-use crate::db::{self, Disk};
+use crate::db::{self, Disk, Reopening};
 use crate::error::OpenError;
+use crate::fault::{self, Break, Point};
 use crate::metrics::Metrics;
 use crate::raft::{Entry, LogId, Types, Vote};
+use crate::types::Term;
 use codec::Damaged;
 use tail::Tail;
 use writer::{Queue, Task, Writer};
 
 pub(crate) use codec::{decode_entry, encode_entry};
+pub(crate) use facts::{LogFacts, term};
 
 /// Entries are read back for replication in parts of about this many bytes.
 const READ_BYTES: usize = 1 << 20;
+/// What the health calls a log that cannot be read.
+const READING: &str = "(and read) Raft's log";
+/// The pause before entries that could not be read are read again.
+const REREAD: Duration = Duration::from_millis(100);
 
 /// The log. A cheap handle.
 #[derive(Clone)]
@@ -44,12 +55,21 @@ pub(crate) struct Log {
     _thread: Arc<Writer>,
 }
 
+/// With what a log begins anew.
+pub(crate) struct Rebirth {
+    /// The last entry that the state has.
+    pub applied: Option<LogId>,
+    /// Of the last term that was known.
+    pub vote: Vote,
+}
+
 struct Shared {
-    pub db: DB,
+    pub db: Reopening,
     pub tail: RwLock<Tail>,
     pub vote: Mutex<Option<Vote>>,
     pub committed: Mutex<Option<LogId>>,
     pub queue: Queue,
+    pub path: PathBuf,
     pub disk: Arc<Disk>,
     pub metrics: Arc<Metrics>,
 }
@@ -63,21 +83,29 @@ impl Log {
         disk: Arc<Disk>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, OpenError> {
-        let db = db::open_log(path, tuning, cache)?;
+        let opened = {
+            let (path, tuning, cache) = (path.to_owned(), tuning.clone(), cache.clone());
+            Reopening::new(move || db::open_log(&path, &tuning, &cache))?
+        };
         let damaged = |detail: String| OpenError::Damaged {
             path: path.to_owned(),
             detail,
         };
+        let db = opened
+            .get()
+            .ok_or_else(|| damaged("it was closed".into()))?;
         let vote = read(&db, codec::VOTE).map_err(|error| damaged(error.to_string()))?;
         let committed = read(&db, codec::COMMITTED).map_err(|error| damaged(error.to_string()))?;
         let purged = read(&db, codec::PURGED).map_err(|error| damaged(error.to_string()))?;
         let last = last_entry(&db).map_err(|error| damaged(error.to_string()))?;
+        drop(db);
         let shared = Arc::new(Shared {
-            db,
+            db: opened,
             tail: RwLock::new(Tail::new(purged, last)),
             vote: Mutex::new(vote),
             committed: Mutex::new(committed),
             queue: Queue::default(),
+            path: path.to_owned(),
             disk,
             metrics,
         });
@@ -99,11 +127,9 @@ impl Log {
 
     /// Bytes of the database's files.
     pub fn disk_bytes(&self) -> u64 {
-        self.shared
-            .db
-            .property_int_value("rocksdb.total-sst-files-size")
-            .ok()
-            .flatten()
+        let size = |db: Arc<DB>| db.property_int_value("rocksdb.total-sst-files-size");
+        let size = self.shared.db.get().map(size);
+        size.and_then(|size| size.ok().flatten())
             .unwrap_or_default()
     }
 
@@ -117,7 +143,73 @@ impl Log {
         self.shared.tail.read().index_before(bytes)
     }
 
-    fn read_range(&self, start: u64, end: u64, limit: usize) -> io::Result<Vec<Entry>> {
+    /// Reads as [`Self::read_range`] does, and again while the disk fails: an error would end Raft.
+    async fn read(&self, start: u64, end: u64, limit: usize) -> io::Result<Vec<Entry>> {
+        let mut failed = false;
+        loop {
+            match self.read_range(start, end, limit) {
+                Err(Unreadable::Disk(error)) => {
+                    if !failed {
+                        tracing::error!(%error, "Raft's log cannot be read; trying again");
+                    }
+                    failed = true;
+                    self.shared.disk.note(READING, Some(error));
+                    if self.shared.queue.is_stopped() {
+                        return Err(stopped());
+                    }
+                    tokio::time::sleep(REREAD).await;
+                }
+                Err(Unreadable::Damaged(error)) => return Err(io::Error::other(error)),
+                Ok(entries) => {
+                    if failed {
+                        self.shared.disk.note(READING, None);
+                    }
+                    return Ok(entries);
+                }
+            }
+        }
+    }
+
+    /// Some entries from an index on, without Raft; none after the last.
+    pub fn read_part(&self, start: u64) -> Result<Vec<Entry>, OpenError> {
+        self.read_range(start, u64::MAX, READ_BYTES)
+            .map_err(|error| match error {
+                Unreadable::Disk(detail) => OpenError::Io {
+                    path: self.shared.path.clone(),
+                    source: io::Error::other(detail),
+                },
+                Unreadable::Damaged(detail) => OpenError::Damaged {
+                    path: self.shared.path.clone(),
+                    detail,
+                },
+            })
+    }
+
+    /// The term of the last vote, 0 if there was none.
+    pub fn vote_term(&self) -> Term {
+        let vote = *self.shared.vote.lock();
+        vote.map_or(0, |vote| vote.leader_id().term)
+    }
+
+    /// Gives up all entries, whose effect is in the state, and begins anew after them.
+    pub fn rebear(&self, rebirth: Rebirth) -> Result<(), rocksdb::Error> {
+        let Some(db) = self.shared.db.get() else {
+            return Ok(());
+        };
+        let mut batch = rocksdb::WriteBatch::default();
+        let (first, end) = (codec::key(0), codec::after_entries());
+        batch.delete_range(&first[..], &end[..]);
+        batch.delete(codec::COMMITTED);
+        if let Some(applied) = rebirth.applied {
+            batch.put(codec::PURGED, codec::to_bytes(&applied));
+        }
+        batch.put(codec::VOTE, codec::to_bytes(&rebirth.vote));
+        let mut options = rocksdb::WriteOptions::default();
+        options.set_sync(true);
+        db.write_opt(batch, &options)
+    }
+
+    fn read_range(&self, start: u64, end: u64, limit: usize) -> Result<Vec<Entry>, Unreadable> {
         // The tail first: what leaves it meanwhile is on disk by then.
         let (start, end, tail_start, recent) = {
             let tail = self.shared.tail.read();
@@ -151,23 +243,49 @@ impl Log {
         Ok(entries)
     }
 
-    fn read_disk(&self, start: u64, end: u64, limit: usize) -> io::Result<Vec<Entry>> {
+    fn read_disk(&self, start: u64, end: u64, limit: usize) -> Result<Vec<Entry>, Unreadable> {
+        let db = self.shared.db.get();
+        let db = db.ok_or_else(|| Unreadable::Disk("it is being opened again".to_owned()))?;
         let (mut entries, mut bytes) = (Vec::new(), 0);
-        for item in self
-            .shared
-            .db
-            .iterator(IteratorMode::From(&codec::key(start), Direction::Forward))
-        {
-            let (key, value) = item.map_err(io::Error::other)?;
+        for item in db.iterator(IteratorMode::From(&codec::key(start), Direction::Forward)) {
+            let (key, value) = item.map_err(|error| self.unreadable(&error))?;
             match codec::index(&key) {
                 Some(index) if index < end && bytes < limit => {}
                 _ => break,
             }
             bytes += value.len();
-            entries.push(decode_entry(value.into_vec().into()).map_err(io::Error::other)?);
+            let entry = decode_entry(value.into_vec().into());
+            entries.push(entry.map_err(|error| self.damaged(&error.to_string()))?);
         }
         Ok(entries)
     }
+
+    fn unreadable(&self, error: &rocksdb::Error) -> Unreadable {
+        match error.kind() {
+            rocksdb::ErrorKind::Corruption => self.damaged(error.as_ref()),
+            _ => Unreadable::Disk(error.to_string()),
+        }
+    }
+
+    /// What Raft ends with: it says where, and what to do.
+    fn damaged(&self, detail: &str) -> Unreadable {
+        Unreadable::Damaged(
+            OpenError::Damaged {
+                path: self.shared.path.clone(),
+                detail: detail.to_owned(),
+            }
+            .to_string(),
+        )
+    }
+}
+
+/// Why entries cannot be read back.
+#[derive(Debug)]
+enum Unreadable {
+    /// The disk failed; it may come back.
+    Disk(String),
+    /// The entries are not what was written.
+    Damaged(String),
 }
 
 fn read<T: serde::de::DeserializeOwned>(db: &DB, key: &[u8]) -> Result<Option<T>, Damaged> {
@@ -213,7 +331,7 @@ impl RaftLogReader<Types> for Log {
         range: RB,
     ) -> Result<Vec<Entry>, io::Error> {
         let (start, end) = indices(&range);
-        self.read_range(start, end, usize::MAX)
+        self.read(start, end, usize::MAX).await
     }
 
     async fn limited_get_log_entries(
@@ -221,7 +339,7 @@ impl RaftLogReader<Types> for Log {
         start: u64,
         end: u64,
     ) -> Result<Vec<Entry>, io::Error> {
-        self.read_range(start, end, READ_BYTES)
+        self.read(start, end, READ_BYTES).await
     }
 
     async fn entries_stream<RB>(
@@ -234,12 +352,13 @@ impl RaftLogReader<Types> for Log {
         let (start, end) = indices(&range);
         let log = self.clone();
         let parts = stream::unfold(start, move |next| {
-            let part = if next < end {
-                log.read_range(next, end, READ_BYTES)
-            } else {
-                Ok(Vec::new())
-            };
+            let log = log.clone();
             async move {
+                let part = if next < end {
+                    log.read(next, end, READ_BYTES).await
+                } else {
+                    Ok(Vec::new())
+                };
                 match part {
                     Ok(entries) => {
                         let after = entries.last()?.log_id.index + 1;
@@ -275,8 +394,14 @@ impl RaftLogStorage<Types> for Log {
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
         *self.shared.vote.lock() = Some(*vote);
         let (done, saved) = oneshot::channel();
+        if fault::broken(Break::ForgetVote) {
+            return Ok(());
+        }
         self.shared.queue.push(Task::Vote { vote: *vote, done });
-        saved.await.map_err(|_| stopped())
+        fault::point(Point::VoteQueued);
+        let saved = saved.await.map_err(|_| stopped());
+        fault::point(Point::VoteSynced);
+        saved
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
@@ -308,6 +433,7 @@ impl RaftLogStorage<Types> for Log {
             entries,
             bytes,
             era,
+            queued: std::time::Instant::now(),
             callback,
         });
         Ok(())

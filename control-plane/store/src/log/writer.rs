@@ -11,6 +11,7 @@ use rocksdb::{WriteBatch, WriteOptions};
 use tokio::sync::{Notify, oneshot};
 
 use super::{Shared, codec};
+use crate::fault::{self, Point, Site};
 use crate::raft::{Entry, LogId, Types, Vote};
 
 /// Appends wait while this many bytes are queued.
@@ -21,6 +22,7 @@ pub(super) enum Task {
         entries: Vec<Entry>,
         bytes: usize,
         era: u64,
+        queued: Instant,
         callback: IOFlushed<Types>,
     },
     Vote {
@@ -44,6 +46,8 @@ pub(super) struct Queue {
     state: Mutex<State>,
     filled: Condvar,
     drained: Notify,
+    #[cfg(test)]
+    filled_for_tasks: Notify,
 }
 
 #[derive(Default)]
@@ -84,6 +88,8 @@ impl Queue {
         state.tasks.push_back(task);
         drop(state);
         self.filled.notify_one();
+        #[cfg(test)]
+        self.filled_for_tasks.notify_one();
     }
 
     /// Waits for tasks; `None` once stopped and empty.
@@ -105,22 +111,43 @@ impl Queue {
     fn stop(&self) {
         self.state.lock().stopped = true;
         self.filled.notify_one();
+        #[cfg(test)]
+        self.filled_for_tasks.notify_one();
         self.drained.notify_waiters();
     }
 
-    fn is_stopped(&self) -> bool {
+    /// Waits until there is something to do.
+    #[cfg(test)]
+    pub async fn filled_for_tasks(&self) {
+        self.filled_for_tasks.notified().await;
+    }
+
+    /// What waits, if anything.
+    #[cfg(test)]
+    pub fn take(&self) -> Option<VecDeque<Task>> {
+        if self.state.lock().tasks.is_empty() {
+            return None;
+        }
+        self.drain()
+    }
+
+    pub fn is_stopped(&self) -> bool {
         self.state.lock().stopped
     }
 }
 
 /// The thread. Dropping it stops it, after what is queued is written.
 pub(super) struct Writer {
-    shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    pub shared: Arc<Shared>,
+    pub thread: Option<JoinHandle<()>>,
 }
 
 impl Writer {
     pub fn start(shared: Arc<Shared>) -> std::io::Result<Self> {
+        #[cfg(test)]
+        if turmoil::in_simulation() {
+            return Ok(super::simulated::start(shared));
+        }
         let mine = shared.clone();
         let thread = std::thread::Builder::new()
             .name("store-log".into())
@@ -150,10 +177,19 @@ impl Drop for Writer {
     }
 }
 
+/// Tasks as one write, and whom to tell of it.
+pub(super) struct Write {
+    batch: WriteBatch,
+    done: Vec<Done>,
+    pub sync: bool,
+    purged: Option<LogId>,
+}
+
 enum Done {
     Appended {
         callback: IOFlushed<Types>,
         era: u64,
+        queued: Instant,
         last: Option<u64>,
     },
     Waited(oneshot::Sender<()>),
@@ -162,77 +198,112 @@ enum Done {
 /// Writes what was drained; `false` if it could not be before the stop.
 fn write(shared: &Shared, tasks: VecDeque<Task>) -> bool {
     let started = Instant::now();
-    let (mut batch, mut done, mut sync) = (
-        WriteBatch::default(),
-        Vec::with_capacity(tasks.len()),
-        false,
-    );
-    let mut purged = None;
-    for task in tasks {
-        match task {
-            Task::Append {
-                entries,
-                era,
-                callback,
-                ..
-            } => {
-                for entry in &entries {
-                    match codec::encode_entry(entry) {
-                        Ok(bytes) => batch.put(codec::key(entry.log_id.index), bytes),
-                        Err(error) => {
-                            callback.io_completed(Err(std::io::Error::other(error)));
-                            return false;
-                        }
-                    }
-                }
-                sync = true;
-                done.push(Done::Appended {
-                    callback,
-                    era,
-                    last: entries.last().map(|entry| entry.log_id.index),
-                });
-            }
-            Task::Vote { vote, done: sender } => {
-                batch.put(codec::VOTE, codec::to_bytes(&vote));
-                sync = true;
-                done.push(Done::Waited(sender));
-            }
-            Task::Committed(committed) => batch.put(codec::COMMITTED, codec::to_bytes(&committed)),
-            Task::Truncate { from, done: sender } => {
-                batch.delete_range(&codec::key(from)[..], &codec::after_entries()[..]);
-                sync = true;
-                done.push(Done::Waited(sender));
-            }
-            Task::Purge(upto) => {
-                batch.put(codec::PURGED, codec::to_bytes(&upto));
-                batch.delete_range(
-                    &codec::key(0)[..],
-                    &codec::key(upto.index.saturating_add(1))[..],
-                );
-                purged = Some(upto);
-            }
-        }
-    }
-    shared.metrics.log_batch_bytes(batch.size_in_bytes());
-    if !write_batch(shared, batch, sync) {
+    let Some(mut write) = gather(tasks) else {
+        return false;
+    };
+    fault::point(Point::LogDrained);
+    if !put(shared, &mut write) {
         return false;
     }
-    if sync {
+    if write.sync {
+        fault::point(Point::LogSynced);
         shared
             .metrics
             .fsync
             .observe(started.elapsed().as_secs_f64());
     }
-    answer(shared, done);
-    if let Some(upto) = purged
-        && let Err(error) = shared
-            .db
-            .delete_file_in_range(codec::key(0), codec::key(upto.index))
-    {
-        tracing::warn!(%error, "files of the log's purged part are left for later");
-    }
+    finish(shared, &mut write);
     true
 }
+
+/// Gives a write to the disk; `false` if it does not take it before the stop.
+pub(super) fn put(shared: &Shared, write: &mut Write) -> bool {
+    shared.metrics.log_batch_bytes(write.batch.size_in_bytes());
+    write_batch(shared, std::mem::take(&mut write.batch), write.sync)
+}
+
+/// Tells whoever waits for a write, and frees what it cut.
+pub(super) fn finish(shared: &Shared, write: &mut Write) {
+    answer(shared, std::mem::take(&mut write.done));
+    if let Some(upto) = write.purged.take() {
+        free_files(shared, upto);
+    }
+}
+
+/// Puts tasks into one write; `None` if an entry cannot be encoded.
+pub(super) fn gather(tasks: VecDeque<Task>) -> Option<Write> {
+    let mut write = Write {
+        batch: WriteBatch::default(),
+        done: Vec::with_capacity(tasks.len()),
+        sync: false,
+        purged: None,
+    };
+    for task in tasks {
+        match task {
+            Task::Append {
+                entries,
+                era,
+                queued,
+                callback,
+                ..
+            } => {
+                for entry in &entries {
+                    #[cfg(test)]
+                    let entry = &super::simulated::perhaps_wrong(entry);
+                    match codec::encode_entry(entry) {
+                        Ok(bytes) => write.batch.put(codec::key(entry.log_id.index), bytes),
+                        Err(error) => {
+                            callback.io_completed(Err(std::io::Error::other(error)));
+                            return None;
+                        }
+                    }
+                }
+                write.sync = true;
+                write.done.push(Done::Appended {
+                    callback,
+                    era,
+                    queued,
+                    last: entries.last().map(|entry| entry.log_id.index),
+                });
+            }
+            Task::Vote { vote, done } => {
+                write.batch.put(codec::VOTE, codec::to_bytes(&vote));
+                write.sync = true;
+                write.done.push(Done::Waited(done));
+            }
+            Task::Committed(committed) => {
+                write
+                    .batch
+                    .put(codec::COMMITTED, codec::to_bytes(&committed));
+            }
+            Task::Truncate { from, done } => {
+                let (from, end) = (codec::key(from), codec::after_entries());
+                write.batch.delete_range(&from[..], &end[..]);
+                write.sync = true;
+                write.done.push(Done::Waited(done));
+            }
+            Task::Purge(upto) => {
+                fault::point(Point::PurgeBegun);
+                let (first, end) = (codec::key(0), codec::key(upto.index.saturating_add(1)));
+                write.batch.put(codec::PURGED, codec::to_bytes(&upto));
+                write.batch.delete_range(&first[..], &end[..]);
+                write.purged = Some(upto);
+            }
+        }
+    }
+    Some(write)
+}
+
+fn free_files(shared: &Shared, upto: LogId) {
+    let Some(db) = shared.db.get() else { return };
+    if let Err(error) = db.delete_file_in_range(codec::key(0), codec::key(upto.index)) {
+        tracing::warn!(%error, "files of the log's purged part are left for later");
+    }
+    fault::point(Point::PurgeDone);
+}
+
+/// After so many failures of one write the database is opened again: it may have given up for good.
+const REOPEN_AFTER: u32 = 2;
 
 fn write_batch(shared: &Shared, batch: WriteBatch, sync: bool) -> bool {
     let data = batch.data().to_vec();
@@ -240,11 +311,17 @@ fn write_batch(shared: &Shared, batch: WriteBatch, sync: bool) -> bool {
     let mut options = WriteOptions::default();
     options.set_sync(sync);
     shared.disk.insist(
+        Site::Log,
         "Raft's log",
         || shared.queue.is_stopped(),
-        || {
+        |failed| {
+            if failed >= REOPEN_AFTER || shared.db.get().is_none() {
+                shared.db.reopen().map_err(|error| error.to_string())?;
+            }
             let batch = first.take().unwrap_or_else(|| WriteBatch::from_data(&data));
-            shared.db.write_opt(batch, &options)
+            let db = shared.db.get().ok_or("it is closed")?;
+            db.write_opt(batch, &options)
+                .map_err(|error| error.to_string())
         },
     )
 }
@@ -255,8 +332,13 @@ fn answer(shared: &Shared, done: Vec<Done>) {
             Done::Appended {
                 callback,
                 era,
+                queued,
                 last,
             } => {
+                shared
+                    .metrics
+                    .append
+                    .observe(queued.elapsed().as_secs_f64());
                 if let Some(last) = last {
                     shared.tail.write().flushed(era, last);
                 }

@@ -25,7 +25,7 @@ use crate::raft::{
     AppendRequest, Snapshot, SnapshotResponse, TransferRequest, TransferResponse, Types, Vote,
     VoteRequest, VoteResponse,
 };
-use crate::state::{SnapshotData, View};
+use crate::state::{SnapshotData, View, last_key};
 use crate::types::MemberId;
 
 /// Votes and the like take at most this long; shorter than an election's timeout matters less than that a
@@ -133,22 +133,36 @@ impl Link {
         Ok(replies.boxed())
     }
 
+    /// Sends what the other member does not have yet of a snapshot.
     async fn send_snapshot(
         &self,
-        head: SnapshotHead,
+        mut head: SnapshotHead,
         view: &View,
     ) -> Result<SnapshotResponse, RPCError<Types>> {
         let mut client = self.peers.get(self.target).map_err(rpc_error)?.bulk.clone();
+        let asked = client.snapshot_offset(self.peers.request(self.target, wire::encode(&head)));
+        let offset = match tokio::time::timeout(CALL_TIMEOUT, asked).await {
+            Ok(offset) => offset.map_err(rpc_error)?,
+            Err(_) => return Err(self.timeout(RPCTypes::InstallSnapshot, CALL_TIMEOUT)),
+        };
+        head.after = wire::decode(offset.get_ref()).map_err(rpc_error)?;
+        tracing::info!(
+            to = self.target,
+            resumed = head.after.is_some(),
+            "sending a snapshot"
+        );
         let (sender, queue) = mpsc::channel(2);
         let sending = async {
+            let mut after = head.after.clone();
             if sender.send(wire::encode(&head)).await.is_err() {
                 return Ok(());
             }
-            let mut parts = view.parts();
-            while let Some(part) = parts.recv().await {
+            loop {
+                let part = view.part(after.take()).await;
                 let part = part.map_err(|error| RPCError::Network(NetworkError::new(&error)))?;
-                if sender.send(wire::bytes(part.into())).await.is_err() {
-                    // The call has ended: its result says why.
+                after = last_key(&part);
+                // If the call has ended, its result says why.
+                if sender.send(wire::bytes(part.into())).await.is_err() || after.is_none() {
                     break;
                 }
             }
@@ -258,6 +272,8 @@ impl RaftNetworkV2<Types> for Link {
         let head = SnapshotHead {
             vote,
             meta: snapshot.meta,
+            id: view.id,
+            after: None,
         };
         let sending = tokio::time::timeout(SNAPSHOT_TIMEOUT, self.send_snapshot(head, &view));
         tokio::select! {

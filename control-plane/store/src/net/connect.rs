@@ -51,6 +51,11 @@ fn alpn(tls: &Tls) -> Tls {
 }
 
 async fn connect(address: &str, tls: Option<&Tls>) -> std::io::Result<Conn> {
+    #[cfg(test)]
+    if turmoil::in_simulation() {
+        let simulated = turmoil::net::TcpStream::connect(address).await?;
+        return Ok(Conn::Simulated(simulated));
+    }
     let tcp = TcpStream::connect(address).await?;
     tcp.set_nodelay(true)?;
     let Some(tls) = tls else {
@@ -67,7 +72,7 @@ async fn connect(address: &str, tls: Option<&Tls>) -> std::io::Result<Conn> {
 /// silent or slow system says nothing, and that means `false`.
 pub(super) async fn is_refused(address: &str) -> bool {
     const ANSWER: Duration = Duration::from_millis(100);
-    match tokio::time::timeout(ANSWER, TcpStream::connect(address)).await {
+    match tokio::time::timeout(ANSWER, connect(address, None)).await {
         Ok(Err(error)) => error.kind() == std::io::ErrorKind::ConnectionRefused,
         Ok(Ok(_)) | Err(_) => false,
     }

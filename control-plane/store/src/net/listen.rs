@@ -32,6 +32,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) enum Conn {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+    #[cfg(test)]
+    Simulated(turmoil::net::TcpStream),
 }
 
 impl AsyncRead for Conn {
@@ -43,6 +45,8 @@ impl AsyncRead for Conn {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_read(cx, buf),
             Self::Tls(io) => Pin::new(io).poll_read(cx, buf),
+            #[cfg(test)]
+            Self::Simulated(io) => Pin::new(io).poll_read(cx, buf),
         }
     }
 }
@@ -56,6 +60,8 @@ impl AsyncWrite for Conn {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_write(cx, buf),
             Self::Tls(io) => Pin::new(io).poll_write(cx, buf),
+            #[cfg(test)]
+            Self::Simulated(io) => Pin::new(io).poll_write(cx, buf),
         }
     }
 
@@ -63,6 +69,8 @@ impl AsyncWrite for Conn {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_flush(cx),
             Self::Tls(io) => Pin::new(io).poll_flush(cx),
+            #[cfg(test)]
+            Self::Simulated(io) => Pin::new(io).poll_flush(cx),
         }
     }
 
@@ -70,6 +78,8 @@ impl AsyncWrite for Conn {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_shutdown(cx),
             Self::Tls(io) => Pin::new(io).poll_shutdown(cx),
+            #[cfg(test)]
+            Self::Simulated(io) => Pin::new(io).poll_shutdown(cx),
         }
     }
 
@@ -81,6 +91,8 @@ impl AsyncWrite for Conn {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_write_vectored(cx, bufs),
             Self::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            #[cfg(test)]
+            Self::Simulated(io) => Pin::new(io).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -88,6 +100,8 @@ impl AsyncWrite for Conn {
         match self {
             Self::Plain(io) => io.is_write_vectored(),
             Self::Tls(io) => io.is_write_vectored(),
+            #[cfg(test)]
+            Self::Simulated(_) => false,
         }
     }
 }
@@ -98,16 +112,42 @@ impl Connected for Conn {
     fn connect_info(&self) {}
 }
 
+enum Socket {
+    Real(TcpListener),
+    #[cfg(test)]
+    Simulated(turmoil::net::TcpListener),
+}
+
+impl Socket {
+    async fn bind(address: SocketAddr) -> std::io::Result<Self> {
+        #[cfg(test)]
+        if turmoil::in_simulation() {
+            let bound = turmoil::net::TcpListener::bind(address).await?;
+            return Ok(Self::Simulated(bound));
+        }
+        TcpListener::bind(address).await.map(Self::Real)
+    }
+
+    /// The next connection, before its handshake.
+    async fn accept(&self) -> std::io::Result<Conn> {
+        match self {
+            Self::Real(tcp) => tcp.accept().await.map(|(tcp, _)| Conn::Plain(tcp)),
+            #[cfg(test)]
+            Self::Simulated(tcp) => tcp.accept().await.map(|(tcp, _)| Conn::Simulated(tcp)),
+        }
+    }
+}
+
 /// A bound address.
 pub(crate) struct Listener {
-    tcp: TcpListener,
+    tcp: Socket,
     acceptor: Option<TlsAcceptor>,
 }
 
 impl Listener {
     /// Binds. Must be called on a runtime.
     pub async fn bind(address: SocketAddr, tls: Option<&Tls>) -> Result<Self, OpenError> {
-        let tcp = TcpListener::bind(address)
+        let tcp = Socket::bind(address)
             .await
             .map_err(|source| OpenError::Listen { address, source })?;
         let acceptor = tls.map(|tls| {
@@ -127,7 +167,7 @@ impl Listener {
                 accepted = self.tcp.accept() => accepted,
             };
             let tcp = match accepted {
-                Ok((tcp, _)) => tcp,
+                Ok(tcp) => tcp,
                 Err(error) => {
                     tracing::warn!(%error, "a member's connection could not be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -153,7 +193,10 @@ impl Listener {
     }
 }
 
-async fn handshake(tcp: TcpStream, acceptor: Option<TlsAcceptor>) -> std::io::Result<Conn> {
+async fn handshake(conn: Conn, acceptor: Option<TlsAcceptor>) -> std::io::Result<Conn> {
+    let Conn::Plain(tcp) = conn else {
+        return Ok(conn);
+    };
     tcp.set_nodelay(true)?;
     match acceptor {
         None => Ok(Conn::Plain(tcp)),

@@ -7,6 +7,21 @@ mod peers;
 mod server;
 mod wire;
 
+/// Decodes arbitrary bytes as each kind of message that members send each other.
+#[cfg(test)]
+pub(crate) fn fuzz(head: Vec<u8>, part: Vec<u8>) {
+    let message = proto::Message {
+        head: head.into(),
+        parts: vec![part.into()],
+    };
+    let _ = wire::decode::<crate::raft::VoteRequest>(&message);
+    let _ = wire::decode::<crate::raft::TransferRequest>(&message);
+    let _ = wire::decode::<wire::SnapshotHead>(&message);
+    let _ = wire::decode::<Manage>(&message);
+    let _ = wire::decode_append_reply(&message);
+    let _ = wire::decode_append(message);
+}
+
 /// Generated from `proto/peer.proto`.
 mod proto {
     #![allow(missing_docs, clippy::all, clippy::pedantic)]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use openraft::raft::{AppendEntriesResponse, SnapshotResponse, StreamAppendError};
+use parking_lot::Mutex;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::proto::Message;
@@ -18,7 +19,8 @@ use crate::log::Log;
 use crate::members::Members;
 use crate::raft::{AppendRequest, Raft, Snapshot, Types};
 use crate::sequencer::Sequencer;
-use crate::state::{SnapshotData, State};
+use crate::state::{Incoming, SnapshotData, State};
+use crate::threads;
 
 type Reply = Result<Response<Message>, Status>;
 type Replies = BoxStream<'static, Result<Message, Status>>;
@@ -33,6 +35,8 @@ pub(crate) struct Service {
     pub sequencer: Sequencer,
     pub members: Arc<Members>,
     pub heard: Arc<Heard>,
+    /// A snapshot whose sender was interrupted, and its id.
+    pub partial: Arc<Mutex<Option<(u64, Incoming)>>>,
 }
 
 impl Service {
@@ -76,10 +80,22 @@ impl Service {
             .ok_or_else(|| Status::invalid_argument("an empty snapshot"))?;
         let head: SnapshotHead = wire::decode(&first)?;
         let state = self.state.clone();
-        let mut incoming = blocking(move || state.incoming().map_err(internal)).await?;
+        let begun = self.take_partial(head.id);
+        let mut incoming = match begun {
+            Some(incoming) if incoming.last() == head.after => incoming,
+            _ if head.after.is_none() => {
+                blocking(move || state.incoming().map_err(internal)).await?
+            }
+            _ => return Err(Status::aborted("the beginning of the snapshot is gone")),
+        };
         while !incoming.is_complete() {
-            let Some(message) = parts.message().await? else {
-                return Err(Status::aborted("the snapshot ended before its last part"));
+            let message = match parts.message().await {
+                Ok(Some(message)) => message,
+                ended => {
+                    *self.partial.lock() = Some((head.id, incoming));
+                    ended?;
+                    return Err(Status::aborted("the snapshot ended before its last part"));
+                }
             };
             incoming = blocking(move || {
                 for part in &message.parts {
@@ -98,6 +114,14 @@ impl Service {
             .await
             .map_err(internal)
     }
+
+    /// What has been received of a snapshot; what was received of others is deleted.
+    fn take_partial(&self, id: u64) -> Option<Incoming> {
+        let partial = self.partial.lock().take();
+        partial
+            .filter(|(begun, _)| *begun == id)
+            .map(|(_, incoming)| incoming)
+    }
 }
 
 fn text<'a, T>(request: &'a Request<T>, name: &str) -> Option<&'a str> {
@@ -111,7 +135,7 @@ fn internal(error: impl std::fmt::Display) -> Status {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Status> + Send + 'static,
 ) -> Result<T, Status> {
-    tokio::task::spawn_blocking(work).await.map_err(internal)?
+    threads::blocking(work).await.map_err(internal)?
 }
 
 /// The requests up to the first that cannot be read.
@@ -193,6 +217,15 @@ impl Peer for Service {
         Ok(Response::new(wire::encode(&response)))
     }
 
+    async fn snapshot_offset(&self, request: Request<Message>) -> Reply {
+        self.check(&request)?;
+        let head: SnapshotHead = wire::decode(request.get_ref())?;
+        let partial = self.partial.lock();
+        let begun = partial.as_ref().filter(|(id, _)| *id == head.id);
+        let after = begun.and_then(|(_, incoming)| incoming.last());
+        Ok(Response::new(wire::encode(&after)))
+    }
+
     async fn snapshot(&self, request: Request<Streaming<Message>>) -> Reply {
         self.check(&request)?;
         let response = self.receive_snapshot(request.into_inner()).await?;
@@ -246,7 +279,7 @@ impl Peer for Service {
             Manage::Hello => Managed::Hello(Hello {
                 id: self.folder.member(),
                 cluster: self.folder.cluster(),
-                blank: self.log.is_blank() && self.state.applied().0.is_none(),
+                blank: self.log.is_blank() && self.state.is_blank(),
             }),
             Manage::Admit { cluster } => match self.folder.join(&cluster) {
                 Ok(()) => Managed::Done,

@@ -28,10 +28,14 @@ enum AppendReply {
 }
 
 /// Announces a snapshot.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(super) struct SnapshotHead {
     pub vote: Vote,
     pub meta: SnapshotMeta,
+    /// Tells it from other snapshots of whatever member.
+    pub id: u64,
+    /// The parts start after this key.
+    pub after: Option<Vec<u8>>,
 }
 
 /// A question about, or a change of, the membership.

@@ -10,6 +10,7 @@ use super::schema::{self, Damaged, Meta};
 use crate::config::Tuning;
 use crate::db;
 use crate::error::OpenError;
+use crate::fault::{self, Point};
 use crate::folder::{at, replace_file};
 use crate::raft::StoredMembership;
 
@@ -70,9 +71,17 @@ impl Generation {
     ) -> Result<Self, OpenError> {
         let dir = self.path.parent().unwrap_or(&self.path);
         let next = dir.join((self.number + 1).to_string());
-        fs::rename(received, &next).map_err(at(received))?;
+        // It may have been tried before.
+        if received.exists() {
+            if next.exists() {
+                fs::remove_dir_all(&next).map_err(at(&next))?;
+            }
+            fs::rename(received, &next).map_err(at(received))?;
+        }
+        fault::point(Point::InstallRenamed);
         let generation = Self::open_number(dir, self.number + 1, tuning, cache)?;
         replace_file(dir, POINTER, (self.number + 1).to_string().as_bytes()).map_err(at(dir))?;
+        fault::point(Point::InstallPointed);
         Ok(generation)
     }
 

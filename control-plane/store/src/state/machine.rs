@@ -9,6 +9,7 @@ use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 
 use super::{Incoming, State, View};
 use crate::raft::{Applied, Entry, LogId, Snapshot, SnapshotMeta, StoredMembership, Types};
+use crate::threads;
 
 /// Entries are applied together up to this many bytes.
 const APPLY_BYTES: usize = 2 << 20;
@@ -38,9 +39,7 @@ impl Machine {
         work: impl FnOnce(&Arc<State>) -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
         let state = self.state.clone();
-        tokio::task::spawn_blocking(move || work(&state))
-            .await
-            .map_err(io::Error::other)?
+        threads::blocking(move || work(&state)).await?
     }
 
     async fn apply_part(&self, entries: Vec<Entry>, bytes: usize) -> io::Result<()> {
@@ -56,7 +55,7 @@ impl RaftSnapshotBuilder<Types> for Machine {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let (meta, view) = self.state.view()?;
+        let (meta, view) = self.blocking(|state| state.view()).await?;
         // Flushes at least what the view covers: the log up to there may be cut.
         self.blocking(|state| state.make_durable().map_err(io::Error::other))
             .await?;
@@ -123,7 +122,7 @@ impl RaftStateMachine<Types> for Machine {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
-        let (meta, view) = self.state.view()?;
+        let (meta, view) = self.blocking(|state| state.view_to_send()).await?;
         if meta.last_log_id.is_none() {
             return Ok(None);
         }
@@ -139,19 +138,22 @@ impl RaftStateMachine<Types> for Machine {
 impl Machine {
     /// Receives a view of this process.
     async fn copy(&self, view: &View) -> io::Result<Incoming> {
-        let mut parts = view.parts();
-        let mut incoming = self
+        let incoming = self
             .blocking(|state| state.incoming().map_err(io::Error::other))
             .await?;
-        while let Some(part) = parts.recv().await {
-            let part = part?;
-            incoming = self
-                .blocking(move |_| {
-                    incoming.write(&part).map_err(io::Error::other)?;
-                    Ok(incoming)
-                })
-                .await?;
-        }
-        Ok(incoming)
+        fill(incoming, view).await
     }
+}
+
+/// Writes what is left of a view into a folder.
+async fn fill(mut incoming: Incoming, view: &View) -> io::Result<Incoming> {
+    while !incoming.is_complete() {
+        let part = view.part(incoming.last()).await?;
+        incoming = threads::blocking(move || {
+            incoming.write(&part).map_err(io::Error::other)?;
+            io::Result::Ok(incoming)
+        })
+        .await??;
+    }
+    Ok(incoming)
 }

@@ -11,6 +11,7 @@
 //! ```
 
 mod apply;
+mod check;
 mod generation;
 mod leases;
 mod machine;
@@ -23,7 +24,7 @@ mod view;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use openraft::EntryPayload;
@@ -35,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Tuning;
 use crate::db::Disk;
 use crate::error::OpenError;
+use crate::fault::{self, Point, Site};
 use crate::metrics::Metrics;
 use crate::observer::Observer;
 use crate::pending::Pending;
@@ -46,10 +48,18 @@ use generation::Generation;
 use schema::{Damaged, Meta};
 
 pub(crate) use apply::{Answer, OriginState, Settled};
+pub(crate) use check::{StateChecker, StateFacts};
 pub(crate) use machine::{Machine, SnapshotData};
 pub use read::Reader;
 pub(crate) use schema::Remembered;
-pub(crate) use view::{Incoming, View};
+pub(crate) use view::{Incoming, View, count_pairs, last_key};
+
+/// After so many failures of one write the state is copied to a new database.
+const MOVE_AFTER: u32 = 6;
+/// An interrupted snapshot can be gone on with for so long.
+const SENT_AGAIN: Duration = Duration::from_secs(120);
+/// A view that nobody has begun to read is kept for so long.
+const UNUSED: Duration = Duration::from_secs(5);
 
 /// How far the state is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -60,6 +70,10 @@ pub(crate) struct Progress {
     pub index: u64,
     /// Term of the last applied entry.
     pub term: Term,
+    /// The cluster's clock as of the last entry, in milliseconds.
+    pub clock_ms: u64,
+    /// When the next lease ends, by that clock.
+    pub next_end_ms: Option<u64>,
 }
 
 /// What the state needs of the rest.
@@ -80,6 +94,7 @@ pub(crate) struct State {
     applier: Mutex<Applier>,
     progress: watch::Sender<Progress>,
     window: Window,
+    outgoing: Mutex<Option<(SnapshotMeta, View, Instant)>>,
 }
 
 struct Applier {
@@ -117,7 +132,7 @@ impl State {
             detail: error.to_string(),
         };
         let applier = Applier::load(&generation, Some(observer.clone())).map_err(damaged)?;
-        let progress = progress(&applier.work.meta);
+        let progress = progress(&applier.work);
         let state = Arc::new(Self {
             dir: dir.to_owned(),
             window: Window::new(progress.revision, context.tuning.window_bytes),
@@ -125,14 +140,21 @@ impl State {
             generation: ArcSwap::from_pointee(generation),
             applier: Mutex::new(applier),
             progress: watch::Sender::new(progress),
+            outgoing: Mutex::default(),
         });
         observer.reset(&Reader::new(state.clone()));
         Ok(state)
     }
 
+    /// Nothing was ever applied.
+    pub fn is_blank(&self) -> bool {
+        self.progress.borrow().index == 0 && self.revision() <= 1
+    }
+
     /// Lets go of the observer.
     pub fn close(&self) {
         self.applier.lock().observer = None;
+        *self.outgoing.lock() = None;
     }
 
     pub fn progress(&self) -> watch::Receiver<Progress> {
@@ -145,6 +167,10 @@ impl State {
 
     pub fn window(&self) -> &Window {
         &self.window
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.context.metrics
     }
 
     pub fn stop(&self) -> &CancellationToken {
@@ -161,8 +187,8 @@ impl State {
 
     /// The cluster's clock as of the last entry, and when the next lease ends.
     pub fn clock(&self) -> (u64, Option<u64>) {
-        let applier = self.applier.lock();
-        (applier.work.meta.clock_ms, applier.work.leases.next_end())
+        let progress = self.progress.borrow();
+        (progress.clock_ms, progress.next_end_ms)
     }
 
     /// The last applied entry and the membership then.
@@ -182,6 +208,7 @@ impl State {
             membership,
             ..
         } = &mut *applier;
+        fault::point(Point::ApplyBegun);
         let mut draft = Draft::new(&generation.db, self.context.pending.me(), work);
         let mut new_membership = None;
         for entry in entries {
@@ -210,8 +237,9 @@ impl State {
             work.meta.applied = Some(last.log_id);
         }
         batch.put(schema::META, schema::to_bytes(&work.meta));
-        self.write(&generation, batch)?;
-        let progress = progress(&work.meta);
+        self.write(batch)?;
+        fault::point(Point::ApplyWritten);
+        let progress = progress(work);
         // The order is a promise: database, watches, observer, then whoever waits for the outcome.
         for (revision, events) in events {
             if let Some(observer) = observer {
@@ -230,46 +258,91 @@ impl State {
         Ok(())
     }
 
-    fn write(&self, generation: &Generation, batch: WriteBatch) -> Result<(), rocksdb::Error> {
+    /// Writes what was applied. Called with the applier locked.
+    fn write(&self, batch: WriteBatch) -> Result<(), ApplyError> {
         let mut options = WriteOptions::default();
         options.disable_wal(true);
         let data = batch.data().to_vec();
-        let (mut first, mut last_error) = (Some(batch), None);
+        let mut first = Some(batch);
         let written = self.context.disk.insist(
+            Site::State,
             "the state",
             || self.context.stop.is_cancelled(),
-            || {
+            |failed| {
+                if failed >= MOVE_AFTER {
+                    self.move_on()?;
+                }
                 let batch = first.take().unwrap_or_else(|| WriteBatch::from_data(&data));
-                generation
-                    .db
-                    .write_opt(batch, &options)
-                    .inspect_err(|error| last_error = Some(error.clone()))
+                let written = self.generation().db.write_opt(batch, &options);
+                written.map_err(|error| error.to_string())
             },
         );
-        match last_error {
-            Some(error) if !written => Err(error),
-            _ => Ok(()),
+        if written {
+            Ok(())
+        } else {
+            Err(ApplyError::Stopped)
         }
     }
 
-    /// Makes what is applied survive a crash without the log, so that the log may be cut. Blocks.
-    pub fn make_durable(&self) -> Result<(), rocksdb::Error> {
-        let (generation, applied) = {
-            let applier = self.applier.lock();
-            if applier.durable == applier.work.meta.applied {
-                return Ok(());
+    /// Makes what is applied survive a crash without the log, so that the log may be cut. Blocks; tries until
+    /// the disk takes it.
+    ///
+    /// # Errors
+    /// The store stops.
+    pub fn make_durable(&self) -> Result<(), ApplyError> {
+        let mut flushed = None;
+        let done = self.context.disk.insist(
+            Site::Flush,
+            "the state to its files",
+            || self.context.stop.is_cancelled(),
+            |failed| {
+                let (generation, applied) = {
+                    let applier = self.applier.lock();
+                    if failed >= MOVE_AFTER {
+                        self.move_on()?;
+                    }
+                    let applied = applier.work.meta.applied;
+                    if applier.durable == applied {
+                        return Ok::<_, String>(());
+                    }
+                    (self.generation(), applied)
+                };
+                fault::point(Point::FlushBegun);
+                generation.db.flush().map_err(|error| error.to_string())?;
+                fault::point(Point::FlushDone);
+                flushed = Some((generation, applied));
+                Ok(())
+            },
+        );
+        if !done {
+            return Err(ApplyError::Stopped);
+        }
+        if let Some((generation, applied)) = flushed {
+            let mut applier = self.applier.lock();
+            if Arc::ptr_eq(&generation, &self.generation.load()) {
+                applier.durable = applier.durable.max(applied);
             }
-            (self.generation(), applier.work.meta.applied)
-        };
-        generation.db.flush()?;
-        let mut applier = self.applier.lock();
-        if Arc::ptr_eq(&generation, &self.generation.load()) {
-            applier.durable = applier.durable.max(applied);
         }
         Ok(())
     }
 
-    /// A consistent view of everything, and what it covers.
+    /// Copies the state into a new generation: after some failures of the disk RocksDB reads on, but takes no
+    /// writes from then on, however well the disk is. Called with the applier locked.
+    fn move_on(&self) -> Result<(), String> {
+        let old = self.generation();
+        let copied = self.incoming().map_err(|error| error.to_string())?;
+        let copied = copied.copy_of(&old).map_err(|error| error.to_string())?;
+        copied.flush().map_err(|error| error.to_string())?;
+        let new = old
+            .succeed(&copied.close(), &self.context.tuning, &self.context.cache)
+            .map_err(|error| error.to_string())?;
+        tracing::warn!("the state's database had failed for good: it was copied to a new one");
+        self.generation.store(Arc::new(new));
+        old.remove();
+        Ok(())
+    }
+
+    /// A consistent view of everything, and what it covers. Blocks.
     pub fn view(&self) -> std::io::Result<(SnapshotMeta, View)> {
         let applier = self.applier.lock();
         let view = View::open(self.generation())?;
@@ -280,21 +353,71 @@ impl State {
         Ok((meta, view))
     }
 
-    /// A place to receive a snapshot in. Blocks.
-    pub fn incoming(&self) -> Result<Incoming, OpenError> {
-        Incoming::create(&self.dir, &self.context.tuning, &self.context.cache)
+    /// The same, to be sent to a member: for some time it is the same one again, so that a member that was
+    /// interrupted goes on where it was. Blocks.
+    pub fn view_to_send(&self) -> std::io::Result<(SnapshotMeta, View)> {
+        let mut outgoing = self.outgoing.lock();
+        if let Some((meta, view, since)) = &*outgoing
+            && view.is_used()
+            && since.elapsed() < SENT_AGAIN
+        {
+            return Ok((meta.clone(), view.clone()));
+        }
+        let (meta, view) = self.view()?;
+        *outgoing = Some((meta.clone(), view.clone(), Instant::now()));
+        Ok((meta, view))
     }
 
-    /// Replaces everything by a received snapshot. Blocks.
+    /// The last entry of the snapshot that is being sent, if one is: whoever receives it needs the log from
+    /// there on.
+    pub fn sending(&self) -> Option<u64> {
+        let mut outgoing = self.outgoing.lock();
+        let kept = outgoing.take().filter(|(_, view, since)| {
+            let longest = if view.is_used() { SENT_AGAIN } else { UNUSED };
+            since.elapsed() < longest
+        });
+        let last = kept.as_ref().filter(|(_, view, _)| view.is_used());
+        let last = last.map(|(meta, _, _)| meta.last_log_id.map_or(0, |last| last.index));
+        *outgoing = kept;
+        last
+    }
+
+    /// A place to receive a snapshot in. Blocks.
+    pub fn incoming(&self) -> Result<Incoming, OpenError> {
+        let Context {
+            tuning,
+            cache,
+            disk,
+            ..
+        } = &self.context;
+        Incoming::create(&self.dir, tuning, cache, disk.clone())
+    }
+
+    /// Replaces everything by a received snapshot. Blocks; tries until the disk takes it.
     pub fn install(
         self: &Arc<Self>,
         meta: &SnapshotMeta,
         received: Incoming,
     ) -> Result<(), OpenError> {
-        let path = received.finish(meta)?;
+        received.check(meta)?;
+        let stopped = || self.context.stop.is_cancelled();
+        let disk = &self.context.disk;
+        if !disk.insist(Site::Install, "a snapshot", stopped, |_| received.flush()) {
+            return Err(OpenError::Raft("the store stops".into()));
+        }
+        fault::point(Point::InstallReceived);
+        let path = received.close();
         let mut applier = self.applier.lock();
         let old = self.generation();
-        let new = old.succeed(&path, &self.context.tuning, &self.context.cache)?;
+        let mut new = None;
+        let installed = disk.insist(Site::Install, "a snapshot", stopped, |_| {
+            let (tuning, cache) = (&self.context.tuning, &self.context.cache);
+            new = Some(old.succeed(&path, tuning, cache)?);
+            Ok::<_, OpenError>(())
+        });
+        let Some(new) = new.filter(|_| installed) else {
+            return Err(OpenError::Raft("the store stops".into()));
+        };
         let damaged = |error: Damaged| OpenError::Damaged {
             path,
             detail: error.to_string(),
@@ -302,7 +425,8 @@ impl State {
         let observer = applier.observer.clone();
         *applier = Applier::load(&new, observer.clone()).map_err(damaged)?;
         self.generation.store(Arc::new(new));
-        let progress = progress(&applier.work.meta);
+        *self.outgoing.lock() = None;
+        let progress = progress(&applier.work);
         self.window.reset(progress.revision);
         self.progress.send_replace(progress);
         if let Some(observer) = observer {
@@ -316,18 +440,46 @@ impl State {
         Ok(())
     }
 
+    /// Makes the state that of a new cluster with another membership, its revision so much later. All history
+    /// is given up if the revision changes. Returns the revision. Blocks; only for a state without Raft.
+    pub fn rebear(
+        &self,
+        membership: StoredMembership,
+        bump: Revision,
+    ) -> Result<Revision, rocksdb::Error> {
+        let mut applier = self.applier.lock();
+        let meta = &mut applier.work.meta;
+        if bump > 0 {
+            meta.revision = meta.revision.saturating_add(bump);
+            meta.compacted = meta.revision;
+        }
+        let mut batch = WriteBatch::default();
+        batch.put(schema::META, schema::to_bytes(&*meta));
+        batch.put(schema::MEMBERSHIP, schema::to_bytes(&membership));
+        let revision = meta.revision;
+        let generation = self.generation();
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        generation.db.write_opt(batch, &options)?;
+        generation.db.flush()?;
+        Ok(revision)
+    }
+
     /// Bytes of the database's files.
     pub fn disk_bytes(&self) -> u64 {
         self.generation.load().disk_bytes()
     }
 }
 
-fn progress(meta: &Meta) -> Progress {
+fn progress(work: &Working) -> Progress {
+    let meta = &work.meta;
     Progress {
         revision: meta.revision,
         compacted: meta.compacted,
         index: meta.applied.map_or(0, |applied| applied.index),
         term: meta.applied.map_or(0, |applied| term_of(&applied)),
+        clock_ms: meta.clock_ms,
+        next_end_ms: work.leases.next_end(),
     }
 }
 

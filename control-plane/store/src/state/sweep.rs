@@ -9,6 +9,8 @@ use rocksdb::{Direction, IteratorMode, WriteBatch, WriteOptions};
 use super::State;
 use super::generation::Generation;
 use super::schema::{self, Change, Damaged};
+use crate::fault::{self, Point, Site};
+use crate::threads;
 use crate::types::Revision;
 
 /// Changes that one step deletes.
@@ -40,7 +42,8 @@ impl State {
     async fn sweep_step(&self) -> Result<bool, Damaged> {
         let generation = self.generation();
         let compacted = self.compacted();
-        tokio::task::spawn_blocking(move || step(&generation, compacted))
+        self.context.disk.plan.meet(Site::Sweep).map_err(Damaged)?;
+        threads::blocking(move || step(&generation, compacted))
             .await
             .map_err(|error| Damaged(error.to_string()))?
     }
@@ -77,6 +80,7 @@ pub(super) fn step(generation: &Generation, compacted: Revision) -> Result<bool,
         // A revision goes as a whole.
         reached = if steps >= STEP { revision } else { compacted };
     }
+    fault::point(Point::SweepBegun);
     batch.put(schema::SWEPT, schema::to_bytes(&reached));
     let mut options = WriteOptions::default();
     options.disable_wal(true);
@@ -84,5 +88,6 @@ pub(super) fn step(generation: &Generation, compacted: Revision) -> Result<bool,
         .db
         .write_opt(batch, &options)
         .map_err(|error| Damaged(error.to_string()))?;
+    fault::point(Point::SweepDone);
     Ok(reached < compacted)
 }

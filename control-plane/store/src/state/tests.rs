@@ -671,10 +671,10 @@ async fn a_snapshot_carries_everything_over() {
     let mut receiver = Fixture::new();
     receiver.put("gone", "replaced by the snapshot");
     let mut watch = Watch::new(receiver.reader(), Bytes::new(), 0).unwrap();
-    let mut parts = view.parts();
     let mut incoming = receiver.state.incoming().unwrap();
-    while let Some(part) = parts.recv().await {
-        incoming.write(&part.unwrap()).unwrap();
+    while !incoming.is_complete() {
+        let part = view.part(incoming.last()).await.unwrap();
+        incoming.write(&part).unwrap();
     }
     receiver.state.install(&meta, incoming).unwrap();
     assert_eq!(receiver.range("", None), expect(&[("a", "2", 3)]));

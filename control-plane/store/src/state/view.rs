@@ -2,85 +2,144 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use rocksdb::{Cache, DB, IteratorMode, ReadOptions, WriteBatch, WriteOptions};
-use tokio::sync::mpsc;
+use rocksdb::{Cache, DB, Direction, IteratorMode, ReadOptions, WriteBatch, WriteOptions};
 
 use super::generation::Generation;
 use super::schema::{self, Damaged};
 use crate::config::Tuning;
-use crate::db;
+use crate::db::{self, Disk};
 use crate::error::OpenError;
+use crate::fault::Site;
 use crate::raft::SnapshotMeta;
+use crate::threads;
 
 /// A part of a snapshot has about this many bytes.
 const PART_BYTES: usize = 256 << 10;
-/// Parts that are read ahead of the network.
-const PARTS_AHEAD: usize = 4;
+type Part = std::io::Result<Vec<u8>>;
 
-type Parts = mpsc::Sender<std::io::Result<Vec<u8>>>;
+/// Asks for the part after a key, or the first.
+struct Wanted {
+    after: Option<Vec<u8>>,
+    answer: std::sync::mpsc::Sender<Part>,
+}
 
 /// The whole state as it was at one moment. Held by a thread of its own, because RocksDB's snapshots borrow
-/// their database; dropping the view ends the thread.
-#[derive(Debug)]
+/// their database; dropping the last handle ends the thread. A cheap handle.
+#[derive(Debug, Clone)]
 pub(crate) struct View {
-    requests: std::sync::mpsc::Sender<Parts>,
+    /// Tells this view from others, on any member.
+    pub id: u64,
+    holder: Arc<Holder>,
+}
+
+#[derive(Debug)]
+struct Holder {
+    requests: Option<std::sync::mpsc::Sender<Wanted>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+    used: AtomicBool,
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        self.requests = None;
+        // So that the database can be closed by whoever drops the view.
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread of a view panicked");
+        }
+    }
 }
 
 impl View {
     /// Takes the view: what is written after the return is not in it.
     pub fn open(generation: Arc<Generation>) -> std::io::Result<Self> {
-        let (requests, wanted) = std::sync::mpsc::channel::<Parts>();
+        let (requests, wanted) = std::sync::mpsc::channel::<Wanted>();
         let (taken, ready) = std::sync::mpsc::channel();
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("store-view".into())
             .spawn(move || {
                 let snapshot = generation.db.snapshot();
                 if taken.send(()).is_err() {
                     return;
                 }
-                while let Ok(parts) = wanted.recv() {
-                    stream(&snapshot, &parts);
+                while let Ok(Wanted { after, answer }) = wanted.recv() {
+                    // Whoever asked may have left.
+                    let _ = answer.send(read_part(&snapshot, after.as_deref()));
                 }
             })?;
         ready.recv().map_err(std::io::Error::other)?;
-        Ok(Self { requests })
+        let holder = Holder {
+            requests: Some(requests),
+            thread: Some(thread),
+            used: AtomicBool::new(false),
+        };
+        Ok(Self {
+            id: rand::random(),
+            holder: Arc::new(holder),
+        })
     }
 
-    /// Streams everything, in key order.
-    pub fn parts(&self) -> mpsc::Receiver<std::io::Result<Vec<u8>>> {
-        let (sender, receiver) = mpsc::channel(PARTS_AHEAD);
-        // If the thread is gone, the receiver sees the end of a stream without its last part.
-        let _ = self.requests.send(sender);
-        receiver
+    /// Somebody has begun to read it.
+    pub fn is_used(&self) -> bool {
+        self.holder.used.load(Ordering::Relaxed)
+    }
+
+    /// The part after a key, in key order: pairs of length-prefixed keys and values. It is empty after the
+    /// last key.
+    pub async fn part(&self, after: Option<Vec<u8>>) -> Part {
+        self.holder.used.store(true, Ordering::Relaxed);
+        let requests = self.holder.requests.clone();
+        let asking = threads::blocking(move || {
+            let (answer, answered) = std::sync::mpsc::channel();
+            let requests = requests.ok_or_else(|| std::io::Error::other("the view is closed"))?;
+            requests
+                .send(Wanted { after, answer })
+                .map_err(std::io::Error::other)?;
+            answered.recv().map_err(std::io::Error::other)?
+        });
+        asking.await?
     }
 }
 
-/// Sends parts: pairs of length-prefixed keys and values. The last part is empty.
-fn stream(snapshot: &rocksdb::Snapshot<'_>, parts: &Parts) {
+fn read_part(snapshot: &rocksdb::Snapshot<'_>, after: Option<&[u8]>) -> Part {
     let mut options = ReadOptions::default();
     options.fill_cache(false);
+    let start = after.unwrap_or_default();
+    let items = snapshot.iterator_opt(IteratorMode::From(start, Direction::Forward), options);
     let mut part = Vec::with_capacity(PART_BYTES + 4096);
-    for item in snapshot.iterator_opt(IteratorMode::Start, options) {
-        match item {
-            Ok((key, value)) => {
-                push(&mut part, &key);
-                push(&mut part, &value);
-            }
-            Err(error) => {
-                let _ = parts.blocking_send(Err(std::io::Error::other(error)));
-                return;
-            }
+    for item in items {
+        let (key, value) = item.map_err(std::io::Error::other)?;
+        if after == Some(&*key) {
+            continue;
         }
-        if part.len() >= PART_BYTES && parts.blocking_send(Ok(std::mem::take(&mut part))).is_err() {
-            return;
+        push(&mut part, &key);
+        push(&mut part, &value);
+        if part.len() >= PART_BYTES {
+            break;
         }
     }
-    if !part.is_empty() && parts.blocking_send(Ok(part)).is_err() {
-        return;
+    Ok(part)
+}
+
+/// How many pairs a part has.
+pub(crate) fn count_pairs(mut part: &[u8]) -> u64 {
+    let mut count = 0;
+    while let (Some(_), Some(_)) = (pull(&mut part), pull(&mut part)) {
+        count += 1;
     }
-    let _ = parts.blocking_send(Ok(Vec::new()));
+    count
+}
+
+/// The last key of a part; `None` for the empty part after the last key.
+pub(crate) fn last_key(mut part: &[u8]) -> Option<Vec<u8>> {
+    let mut last = None;
+    while let (Some(key), Some(_)) = (pull(&mut part), pull(&mut part)) {
+        last = Some(key);
+    }
+    last.map(<[u8]>::to_vec)
 }
 
 fn push(part: &mut Vec<u8>, bytes: &[u8]) {
@@ -99,7 +158,9 @@ fn pull<'a>(part: &mut &'a [u8]) -> Option<&'a [u8]> {
 pub(crate) struct Incoming {
     db: Option<DB>,
     path: PathBuf,
+    last: Option<Vec<u8>>,
     complete: bool,
+    disk: Arc<Disk>,
 }
 
 impl std::fmt::Debug for Incoming {
@@ -109,7 +170,12 @@ impl std::fmt::Debug for Incoming {
 }
 
 impl Incoming {
-    pub fn create(dir: &Path, tuning: &Tuning, cache: &Cache) -> Result<Self, OpenError> {
+    pub fn create(
+        dir: &Path,
+        tuning: &Tuning,
+        cache: &Cache,
+        disk: Arc<Disk>,
+    ) -> Result<Self, OpenError> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let path = dir.join(format!(
             "incoming-{}",
@@ -122,16 +188,20 @@ impl Incoming {
         Ok(Self {
             db: Some(db),
             path,
+            last: None,
             complete: false,
+            disk,
         })
     }
 
     /// Writes a part. Blocks.
     pub fn write(&mut self, mut part: &[u8]) -> Result<(), Damaged> {
+        self.disk.plan.meet(Site::Receive).map_err(Damaged)?;
         if part.is_empty() {
             self.complete = true;
             return Ok(());
         }
+        let last = last_key(part);
         let mut batch = WriteBatch::default();
         while !part.is_empty() {
             let (Some(key), Some(value)) = (pull(&mut part), pull(&mut part)) else {
@@ -143,7 +213,24 @@ impl Incoming {
         options.disable_wal(true);
         let Some(db) = &self.db else { return Ok(()) };
         db.write_opt(batch, &options)
-            .map_err(|error| Damaged(error.to_string()))
+            .map_err(|error| Damaged(error.to_string()))?;
+        self.last = last;
+        Ok(())
+    }
+
+    /// Copies everything of a generation. Blocks.
+    pub(super) fn copy_of(mut self, generation: &Generation) -> Result<Self, Damaged> {
+        let snapshot = generation.db.snapshot();
+        while !self.complete {
+            let part = read_part(&snapshot, self.last.as_deref());
+            self.write(&part.map_err(|error| Damaged(error.to_string()))?)?;
+        }
+        Ok(self)
+    }
+
+    /// The last key that was written: go on after it.
+    pub fn last(&self) -> Option<Vec<u8>> {
+        self.last.clone()
     }
 
     /// The last part has been written.
@@ -151,13 +238,13 @@ impl Incoming {
         self.complete
     }
 
-    /// Checks that the snapshot is whole and what its sender said, makes it durable and closes it.
-    pub(super) fn finish(mut self, expected: &SnapshotMeta) -> Result<PathBuf, OpenError> {
+    /// Checks that the snapshot is whole and what its sender said.
+    pub(super) fn check(&self, expected: &SnapshotMeta) -> Result<(), OpenError> {
         let damaged = |detail: &str| OpenError::Damaged {
             path: self.path.clone(),
             detail: detail.to_owned(),
         };
-        let Some(db) = self.db.take() else {
+        let Some(db) = &self.db else {
             return Err(damaged("it was closed"));
         };
         if !self.complete {
@@ -170,9 +257,21 @@ impl Incoming {
         if applied != expected.last_log_id {
             return Err(damaged("the snapshot is not the one that was announced"));
         }
-        db.flush().map_err(|error| damaged(error.as_ref()))?;
-        drop(db);
-        Ok(std::mem::take(&mut self.path))
+        Ok(())
+    }
+
+    /// Makes it durable. May be tried again.
+    pub(super) fn flush(&self) -> Result<(), rocksdb::Error> {
+        match &self.db {
+            Some(db) => db.flush(),
+            None => Ok(()),
+        }
+    }
+
+    /// Closes it; the folder is the caller's now.
+    pub(super) fn close(mut self) -> PathBuf {
+        self.db = None;
+        std::mem::take(&mut self.path)
     }
 }
 

@@ -1,6 +1,11 @@
 //! Whole members in one process, over loopback and mutual TLS.
 #![allow(clippy::unwrap_used)]
 
+mod decode;
+mod disks;
+mod kill;
+mod offline;
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
