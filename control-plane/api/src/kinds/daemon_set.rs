@@ -112,6 +112,25 @@ impl Strategy for DaemonSets {
         errors
     }
 
+    fn validate_status_update(&self, object: &Value, _old: &Value) -> FieldErrors {
+        let mut errors = FieldErrors::default();
+        for field in [
+            "currentNumberScheduled",
+            "numberMisscheduled",
+            "desiredNumberScheduled",
+            "numberReady",
+            "updatedNumberScheduled",
+            "numberAvailable",
+            "numberUnavailable",
+            "observedGeneration",
+            "collisionCount",
+        ] {
+            let path = Path::new("status").child(field);
+            non_negative(&object["status"][field], &path, &mut errors);
+        }
+        errors
+    }
+
     fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
         workload::warnings(object, old)
     }

@@ -107,6 +107,11 @@ impl Strategy for Claims {
         if old["spec"]["volumeName"].is_empty() {
             carry_over(&mut spec, &old["spec"], "volumeName");
         }
+        // An unbound claim without a class gets the default one once there is one.
+        let classless = old["spec"]["storageClassName"].is_null();
+        if classless && old["spec"]["volumeName"].is_empty() {
+            carry_over(&mut spec, &old["spec"], "storageClassName");
+        }
         if bound {
             carry_over(&mut spec, &old["spec"], "volumeAttributesClassName");
             if let Some(resources) = get_mut(&mut spec, "resources") {
@@ -120,8 +125,11 @@ impl Strategy for Claims {
             );
         }
         let request = |o: &Value| amounts::amount(&o["spec"]["resources"]["requests"]["storage"]);
+        // A growth that failed may be taken back, though never below the size that the volume has.
+        let size = amounts::amount(&old["status"]["capacity"]["storage"]).unwrap_or_default();
         if let (Some(new), Some(before)) = (request(object), request(old))
             && new < before
+            && new <= size
         {
             errors.forbidden(
                 "spec.resources.requests.storage",
@@ -217,7 +225,7 @@ mod tests {
     #[test]
     fn only_bound_claims_may_grow() {
         let claim = |phase: &str, size: &str| {
-            let mut claim = json!({"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}}, "status": {"phase": phase}});
+            let mut claim = json!({"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}}, "status": {"phase": phase, "capacity": {"storage": "1Gi"}}});
             Claims.default(&mut claim);
             claim
         };

@@ -83,36 +83,8 @@ impl Strategy for ReplicaSets {
     }
 
     fn validate_status_update(&self, object: &Value, _old: &Value) -> FieldErrors {
-        let mut errors = FieldErrors::default();
-        let (status, path) = (&object["status"], Path::new("status"));
-        let replicas = status["replicas"].int().unwrap_or_default();
-        for field in [
-            "replicas",
-            "fullyLabeledReplicas",
-            "readyReplicas",
-            "availableReplicas",
-            "observedGeneration",
-        ] {
-            non_negative(&status[field], &path.child(field), &mut errors);
-        }
-        for field in ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"] {
-            if let Some(number) = status[field].int().filter(|n| *n > replicas) {
-                errors.invalid(
-                    path.child(field),
-                    number,
-                    "cannot be greater than status.replicas",
-                );
-            }
-        }
-        let (ready, available) = (&status["readyReplicas"], &status["availableReplicas"]);
-        if available.int().unwrap_or_default() > ready.int().unwrap_or_default() {
-            errors.invalid(
-                path.child("availableReplicas"),
-                available.clone(),
-                "cannot be greater than readyReplicas",
-            );
-        }
-        errors
+        let parts = ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"];
+        workload::validate_counts(&object["status"], &parts)
     }
 
     fn selectable_fields(&self, object: &Value) -> Vec<(Name, String)> {

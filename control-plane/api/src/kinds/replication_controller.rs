@@ -99,6 +99,11 @@ impl Strategy for Controllers {
         &["status.replicas"]
     }
 
+    fn validate_status_update(&self, object: &Value, _old: &Value) -> FieldErrors {
+        let parts = ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"];
+        workload::validate_counts(&object["status"], &parts)
+    }
+
     fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
         workload::warnings(object, old)
     }

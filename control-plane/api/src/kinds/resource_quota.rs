@@ -30,6 +30,38 @@ pub(super) fn kind() -> Arc<Kind> {
         .build()
 }
 
+/// Objects that have quotas without `count/` before them.
+const COUNTED: [&str; 9] = [
+    "configmaps",
+    "persistentvolumeclaims",
+    "pods",
+    "replicationcontrollers",
+    "resourcequotas",
+    "secrets",
+    "services",
+    "services.loadbalancers",
+    "services.nodeports",
+];
+
+fn is_counted(name: &str) -> bool {
+    COUNTED.contains(&name) || name.starts_with("count/")
+}
+
+/// Names with a domain are anybody's; the others are known.
+fn is_quota_resource(name: &str) -> bool {
+    let compute = |name: &str| {
+        matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-")
+    };
+    let side = name
+        .strip_prefix("requests.")
+        .or_else(|| name.strip_prefix("limits."));
+    name.contains('/')
+        || is_counted(name)
+        || compute(name)
+        || name == "requests.storage"
+        || side.is_some_and(compute)
+}
+
 struct Quotas;
 
 impl Strategy for Quotas {
@@ -59,7 +91,19 @@ impl Strategy for Quotas {
         for (name, amount) in object["spec"]["hard"].entries() {
             let path = path.child("hard").key(name);
             each_invalid(&path, name, names::qualified_name(name), &mut errors);
-            amounts::validate_non_negative(amount, &path, &mut errors);
+            if !is_quota_resource(name) {
+                errors.invalid(
+                    &path,
+                    name.as_str(),
+                    "must be a standard resource for quotas",
+                );
+            }
+            let amount = amounts::validate_non_negative(amount, &path, &mut errors);
+            if let Some(amount) =
+                amount.filter(|a| is_counted(name) && a.nanos() % 1_000_000_000 != 0)
+            {
+                errors.invalid(&path, amount.to_string(), "must be an integer");
+            }
         }
         for scope in object["spec"]["scopes"].items() {
             if !SCOPES.contains(&scope.text()) {

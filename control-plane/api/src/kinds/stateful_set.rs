@@ -10,7 +10,7 @@ use super::declare::{
 };
 use super::persistent_volume_claim::default_claim;
 use super::pod::validate::validate_running_template;
-use super::walk::{Walk, child, fill, fill_zero, list_mut, remove, same, set};
+use super::walk::{Walk, child, fill, fill_zero, get_mut, list_mut, remove, same, set};
 use super::workload;
 use crate::kind::{Column, Kind, ScalePaths, Strategy};
 use crate::status::FieldErrors;
@@ -118,7 +118,7 @@ impl Strategy for StatefulSets {
         workload::validate_selector(spec, "statefulset", &path, &mut errors);
         let template = path.child("template");
         validate_running_template(
-            &spec["template"],
+            &with_claims(spec),
             &spec["selector"],
             "StatefulSet",
             &template,
@@ -143,6 +143,16 @@ impl Strategy for StatefulSets {
             );
         }
         errors
+    }
+
+    fn validate_status_update(&self, object: &Value, _old: &Value) -> FieldErrors {
+        let parts = [
+            "readyReplicas",
+            "currentReplicas",
+            "updatedReplicas",
+            "availableReplicas",
+        ];
+        workload::validate_counts(&object["status"], &parts)
     }
 
     fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
@@ -180,6 +190,21 @@ impl Strategy for StatefulSets {
     fn scale(&self) -> Option<ScalePaths> {
         Some(workload::scale_paths())
     }
+}
+
+/// The template with a volume for each claim template, as its pods will have it: containers mount these, too.
+fn with_claims(spec: &Value) -> Value {
+    let mut template = spec["template"].clone();
+    let mut volumes = template["spec"]["volumes"].items().to_vec();
+    for claim in spec["volumeClaimTemplates"].items() {
+        let name = &claim["metadata"]["name"];
+        volumes.retain(|v| v["name"] != *name);
+        volumes.push(json!({"name": name, "persistentVolumeClaim": {"claimName": name}}));
+    }
+    if let Some(pod_spec) = get_mut(&mut template, "spec") {
+        set(pod_spec, "volumes", volumes);
+    }
+    template
 }
 
 fn validate_strategy(strategy: &Value, path: &Path, errors: &mut FieldErrors) {
@@ -226,6 +251,28 @@ mod tests {
             texts(&StatefulSets.validate_update(&new, &old))[0].starts_with(
                 "spec: Forbidden: updates to statefulset spec for fields other than 'replicas'"
             )
+        );
+    }
+
+    #[test]
+    fn containers_mount_what_the_claim_templates_provide() {
+        let mut set = workload(json!({
+            "serviceName": "db", "selector": {"matchLabels": {"app": "web"}},
+            "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {
+                "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}},
+            }}],
+        }));
+        set["spec"]["template"]["spec"]["containers"][0]["volumeMounts"] =
+            json!([{"name": "data", "mountPath": "/data"}]);
+        StatefulSets.default(&mut set);
+        assert_eq!(
+            texts(&StatefulSets.validate_create(&set)),
+            Vec::<String>::new()
+        );
+        set["spec"]["volumeClaimTemplates"] = json!([]);
+        assert_eq!(
+            texts(&StatefulSets.validate_create(&set)),
+            ["spec.template.spec.containers[0].volumeMounts[0].name: Not found: \"data\""]
         );
     }
 }

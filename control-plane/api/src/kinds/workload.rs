@@ -44,6 +44,39 @@ pub(super) fn validate_selector(spec: &Value, kind: &str, path: &Path, errors: &
     }
 }
 
+/// Counts in a status: none is negative, `parts` are not above `replicas`, and no more pods are available than
+/// ready.
+pub(super) fn validate_counts(status: &Value, parts: &[&str]) -> FieldErrors {
+    let mut errors = FieldErrors::default();
+    let path = Path::new("status");
+    let replicas = status["replicas"].int().unwrap_or_default();
+    non_negative(&status["replicas"], &path.child("replicas"), &mut errors);
+    for field in parts
+        .iter()
+        .chain(&["observedGeneration", "collisionCount"])
+    {
+        non_negative(&status[*field], &path.child(field), &mut errors);
+    }
+    for field in parts {
+        if let Some(number) = status[*field].int().filter(|n| *n > replicas) {
+            errors.invalid(
+                path.child(field),
+                number,
+                "cannot be greater than status.replicas",
+            );
+        }
+    }
+    let (ready, available) = (&status["readyReplicas"], &status["availableReplicas"]);
+    if available.int().unwrap_or_default() > ready.int().unwrap_or_default() {
+        errors.invalid(
+            path.child("availableReplicas"),
+            available.clone(),
+            "cannot be greater than readyReplicas",
+        );
+    }
+    errors
+}
+
 /// Warnings of a workload whose template stands in `spec.template`; of an update, when the template changed.
 pub(super) fn warnings(object: &Value, old: Option<&Value>) -> Vec<String> {
     let template = &object["spec"]["template"];

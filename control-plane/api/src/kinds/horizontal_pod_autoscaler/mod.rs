@@ -12,7 +12,7 @@ use crate::kinds::declare::{Declaration, keep_generation};
 use crate::kinds::walk::{Walk, carry_over, child, fill, get_mut, set};
 use crate::status::FieldErrors;
 use crate::table::{age, age_column, column, count, name, name_column};
-use crate::validation::{Path, non_negative, one_of};
+use crate::validation::{Path, non_negative, one_of, one_of_or_none};
 
 /// The source of each metric type, and where its target's name stands.
 const SOURCES: [(&str, &str); 5] = [
@@ -105,6 +105,13 @@ impl Strategy for Autoscalers {
         for (i, metric) in spec["metrics"].items().iter().enumerate() {
             validate_metric(metric, &path.child("metrics").index(i), &mut errors);
         }
+        let path = path.child("behavior");
+        for side in ["scaleUp", "scaleDown"] {
+            let rules = &spec["behavior"][side];
+            if rules.present() {
+                validate_rules(rules, &path.child(side), &mut errors);
+            }
+        }
         errors
     }
 
@@ -171,6 +178,60 @@ fn default_behavior(behavior: &mut Value) {
     };
     fill(rules, "selectPolicy", "Max");
     fill(rules, "policies", down);
+}
+
+/// How fast and how far to scale in one direction.
+fn validate_rules(rules: &Value, path: &Path, errors: &mut FieldErrors) {
+    const LONGEST_WINDOW: i64 = 3600;
+    const LONGEST_PERIOD: i64 = 1800;
+    if let Some(window) = rules["stabilizationWindowSeconds"].int() {
+        let path = path.child("stabilizationWindowSeconds");
+        if window < 0 {
+            errors.invalid(&path, window, "must be greater than or equal to zero");
+        }
+        if window > LONGEST_WINDOW {
+            errors.invalid(
+                &path,
+                window,
+                format!("must be less than or equal to {LONGEST_WINDOW}"),
+            );
+        }
+    }
+    one_of_or_none(
+        &rules["selectPolicy"],
+        &["Disabled", "Max", "Min"],
+        &path.child("selectPolicy"),
+        errors,
+    );
+    let (policies, path) = (rules["policies"].items(), path.child("policies"));
+    if policies.is_empty() {
+        errors.required(&path, "must specify at least one Policy");
+    }
+    for (i, policy) in policies.iter().enumerate() {
+        let path = path.index(i);
+        one_of(
+            &policy["type"],
+            &["Percent", "Pods"],
+            &path.child("type"),
+            errors,
+        );
+        for field in ["value", "periodSeconds"] {
+            let number = policy[field].int().unwrap_or_default();
+            if number <= 0 {
+                errors.invalid(path.child(field), number, "must be greater than zero");
+            }
+        }
+        if let Some(period) = policy["periodSeconds"]
+            .int()
+            .filter(|p| *p > LONGEST_PERIOD)
+        {
+            errors.invalid(
+                path.child("periodSeconds"),
+                period,
+                format!("must be less than or equal to {LONGEST_PERIOD}"),
+            );
+        }
+    }
 }
 
 fn validate_metric(metric: &Value, path: &Path, errors: &mut FieldErrors) {
