@@ -6,6 +6,8 @@ pub mod default_tolerations;
 pub mod limit_ranger;
 pub mod namespace_lifecycle;
 pub mod node_restriction;
+pub mod pod_security;
+pub mod pod_topology;
 pub mod priority;
 pub mod rbac_escalation;
 pub mod runtime_class;
@@ -60,12 +62,14 @@ impl Chain {
             Box::new(service_account::ServiceAccount::new(reader())),
             Box::new(node_restriction::NodeRestriction::new(reader())),
             Box::new(taint_nodes::TaintNodesByCondition),
+            Box::new(pod_security::PodSecurity::new(reader())),
             Box::new(priority::Priority::new(reader())),
             Box::new(default_tolerations::DefaultTolerationSeconds::new(config)),
             Box::new(storage::Storage::new(reader())),
             Box::new(runtime_class::RuntimeClass::new(reader())),
             Box::new(certificates::Certificates::new(Arc::clone(authz))),
             Box::new(default_ingress_class::DefaultIngressClass::new(reader())),
+            Box::new(pod_topology::PodTopologyLabels::new(reader())),
             Box::new(rbac_escalation::RbacEscalation::new(Arc::clone(authz))),
         ])
     }

@@ -1,9 +1,11 @@
-//! Authentication: client certificates, ServiceAccount tokens, anonymous.
+//! Authentication: client certificates, ServiceAccount tokens, bootstrap tokens, anonymous.
 
+pub mod bootstrap_token;
 pub mod impersonate;
+pub mod issuer;
 pub mod token;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -11,11 +13,13 @@ use balsa_api::status::Status;
 use balsa_identity::{PeerIdentity, ServiceAccountKeys};
 use http::header::AUTHORIZATION;
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
 use crate::seam::{Authenticator, ObjectReader, Peer, User};
 
 pub use impersonate::impersonate;
+pub use issuer::IssuerDiscovery;
 pub use token::TokenVerifier;
 
 /// Group of everybody who has shown credentials.
@@ -36,36 +40,75 @@ pub fn unauthorized() -> Status {
 /// Authenticates requests.
 pub struct Authn {
     tokens: TokenVerifier,
+    reader: Arc<dyn ObjectReader>,
+    /// Users of certificates that were read, and when they end.
+    certificates: Mutex<HashMap<Fingerprint, Arc<(User, i64)>>>,
 }
+
+/// SHA-256 of a certificate.
+type Fingerprint = [u8; 32];
+/// Certificates that are remembered; each agent and operator has one or two.
+const MAX_CERTIFICATES: usize = 4096;
 
 impl Authn {
     /// With the cluster's ServiceAccount keys, over the objects of a reader.
     #[must_use]
     pub fn new(keys: Arc<ServiceAccountKeys>, reader: Arc<dyn ObjectReader>) -> Self {
         Self {
-            tokens: TokenVerifier::new(keys, reader),
+            tokens: TokenVerifier::new(keys, Arc::clone(&reader)),
+            reader,
+            certificates: Mutex::default(),
         }
     }
 
-    fn by_certificate(peer: &Peer, now: Timestamp) -> Result<Option<User>, Status> {
+    fn by_token(&self, token: &str, now: Timestamp) -> Result<User, Status> {
+        if let Some(parts) = bootstrap_token::split(token) {
+            return bootstrap_token::verify(&*self.reader, parts, now).ok_or_else(unauthorized);
+        }
+        self.tokens.verify(token, &[], now).map_err(|reason| {
+            tracing::debug!(%reason, "token refused");
+            unauthorized()
+        })
+    }
+
+    fn by_certificate(&self, peer: &Peer, now: Timestamp) -> Result<Option<User>, Status> {
         let Some(leaf) = peer.certificates.first() else {
             return Ok(None);
         };
-        let subject = PeerIdentity::from_certificate(leaf).map_err(|_| unauthorized())?;
+        let digest: Fingerprint = Sha256::digest(leaf).into();
+        let known = self.certificates.lock().get(&digest).cloned();
+        let known = match known {
+            Some(known) => known,
+            None => self.read_certificate(leaf, digest)?,
+        };
         // TLS checked the validity when the connection was made; connections live long.
-        if now.as_second() > subject.validity.1 {
+        if now.as_second() > known.1 {
             return Err(unauthorized());
         }
-        if subject.common_name.is_empty() {
-            return Ok(None);
-        }
-        let id = format!("X509SHA256={}", hex::encode(Sha256::digest(leaf)));
-        Ok(Some(User {
+        Ok((!known.0.name.is_empty()).then(|| known.0.clone()))
+    }
+
+    /// Whose certificate it is and until when. Remembered: the same one comes with each request of a connection.
+    fn read_certificate(
+        &self,
+        leaf: &[u8],
+        digest: Fingerprint,
+    ) -> Result<Arc<(User, i64)>, Status> {
+        let subject = PeerIdentity::from_certificate(leaf).map_err(|_| unauthorized())?;
+        let id = format!("X509SHA256={}", hex::encode(digest));
+        let user = User {
             name: subject.common_name,
             uid: String::new(),
             groups: subject.organizations,
             extra: BTreeMap::from([(CREDENTIAL_ID.to_owned(), vec![id])]),
-        }))
+        };
+        let known = Arc::new((user, subject.validity.1));
+        let mut certificates = self.certificates.lock();
+        if certificates.len() >= MAX_CERTIFICATES {
+            certificates.clear();
+        }
+        certificates.insert(digest, Arc::clone(&known));
+        Ok(known)
     }
 }
 
@@ -85,13 +128,10 @@ impl Authenticator for Authn {
         peer: &Peer,
     ) -> Result<User, Status> {
         let now = Timestamp::now();
-        let known = match Self::by_certificate(peer, now)? {
+        let known = match self.by_certificate(peer, now)? {
             Some(user) => Some(user),
             None => match bearer(parts) {
-                Some(token) => Some(self.tokens.verify(token, &[], now).map_err(|reason| {
-                    tracing::debug!(%reason, "token refused");
-                    unauthorized()
-                })?),
+                Some(token) => Some(self.by_token(token, now)?),
                 None => None,
             },
         };

@@ -193,11 +193,7 @@ pub(super) fn node_rules() -> Vec<Rule> {
         ),
         on(READ, "node.k8s.io", "runtimeclasses"),
         on(READ, "storage.k8s.io", "csidrivers,volumeattachments"),
-        on(
-            "create,get,patch,update",
-            "storage.k8s.io",
-            "csinodes",
-        ),
+        on("create,get,patch,update", "storage.k8s.io", "csinodes"),
     ]
 }
 
@@ -239,6 +235,7 @@ fn scheduler_rules() -> Vec<Rule> {
 
 fn controller_rules() -> Vec<Rule> {
     vec![
+        on("approve,sign", "certificates.k8s.io", "signers"),
         // Aggregation writes roles with more rights than this user has.
         on("escalate", "rbac.authorization.k8s.io", "clusterroles"),
         // Garbage collection and namespace deletion meet objects of every kind.
@@ -268,7 +265,9 @@ fn controller_rules() -> Vec<Rule> {
 #[must_use]
 pub fn bootstrap_objects() -> Vec<Value> {
     let mut objects = roles();
+    objects.extend(certificate_roles());
     objects.extend(bindings());
+    objects.extend(namespaced());
     objects
 }
 
@@ -350,9 +349,141 @@ fn roles() -> Vec<Value> {
             )],
         ),
         role("system:node", &[], &node_rules()),
+        role(
+            "system:kubelet-api-admin",
+            &[],
+            &[
+                on(READ, "", "nodes"),
+                on("proxy", "", "nodes"),
+                on(
+                    "*",
+                    "",
+                    "nodes/configz,nodes/healthz,nodes/log,nodes/metrics,nodes/pods,nodes/proxy,nodes/stats",
+                ),
+            ],
+        ),
+        role(
+            "system:node-problem-detector",
+            &[],
+            &[
+                on("get", "", "nodes"),
+                on("patch", "", "nodes/status"),
+                on("create,patch,update", ",events.k8s.io", "events"),
+            ],
+        ),
+        role(
+            "system:kube-dns",
+            &[],
+            &[on("list,watch", "", "endpoints,services")],
+        ),
+        role(
+            "system:kube-aggregator",
+            &[],
+            &[on(READ, "", "endpoints,services")],
+        ),
+        role(
+            "system:heapster",
+            &[],
+            &[
+                on(READ, "", "events,namespaces,nodes,pods"),
+                on(READ, "extensions", "deployments"),
+            ],
+        ),
+        role(
+            "system:persistent-volume-provisioner",
+            &[],
+            &[
+                on("create,delete,get,list,watch", "", "persistentvolumes"),
+                on("get,list,update,watch", "", "persistentvolumeclaims"),
+                on(READ, "storage.k8s.io", "storageclasses"),
+                on("watch", "", "events"),
+                on("create,patch,update", ",events.k8s.io", "events"),
+            ],
+        ),
+        role(
+            "system:volume-scheduler",
+            &[],
+            &[
+                on("get,list,patch,update,watch", "", "persistentvolumes"),
+                on(READ, "storage.k8s.io", "storageclasses"),
+                on("get,list,patch,update,watch", "", "persistentvolumeclaims"),
+            ],
+        ),
         role("system:kube-scheduler", &[], &scheduler_rules()),
         role("system:kube-controller-manager", &[], &controller_rules()),
     ]
+}
+
+/// A rule about objects with these names.
+fn on_named(verbs: &str, groups: &str, resources: &str, names: &str) -> Rule {
+    Rule {
+        names: words(names),
+        ..on(verbs, groups, resources)
+    }
+}
+
+/// Who may have client and serving certificates, and who may approve and sign requests for them.
+fn certificate_roles() -> Vec<Value> {
+    const GROUP: &str = "certificates.k8s.io";
+    let own = |name: &str, part: &str| {
+        let resource = format!("certificatesigningrequests/{part}");
+        role(
+            &format!("system:certificates.k8s.io:certificatesigningrequests:{name}"),
+            &[],
+            &[on("create", GROUP, &resource)],
+        )
+    };
+    let mut all = vec![
+        own("nodeclient", "nodeclient"),
+        own("selfnodeclient", "selfnodeclient"),
+    ];
+    for (name, signer) in [
+        (
+            "kube-apiserver-client-approver",
+            "kubernetes.io/kube-apiserver-client",
+        ),
+        (
+            "kube-apiserver-client-kubelet-approver",
+            "kubernetes.io/kube-apiserver-client-kubelet",
+        ),
+        ("kubelet-serving-approver", "kubernetes.io/kubelet-serving"),
+        ("legacy-unknown-approver", "kubernetes.io/legacy-unknown"),
+    ] {
+        all.push(role(
+            &format!("system:certificates.k8s.io:{name}"),
+            &[],
+            &[on_named("approve", GROUP, "signers", signer)],
+        ));
+    }
+    all
+}
+
+/// Roles in one namespace, with their bindings.
+fn namespaced() -> Vec<Value> {
+    const READER: &str = "extension-apiserver-authentication-reader";
+    const NAMESPACE: &str = "kube-system";
+    let mut reader = role(
+        READER,
+        &[],
+        &[on_named(
+            READ,
+            "",
+            "configmaps",
+            "extension-apiserver-authentication",
+        )],
+    );
+    reader["kind"] = "Role".into();
+    let users = [
+        ("User", "system:kube-controller-manager"),
+        ("User", "system:kube-scheduler"),
+    ];
+    let mut bound = binding(&format!("system::{READER}"), READER, &users);
+    bound["kind"] = "RoleBinding".into();
+    bound["roleRef"]["kind"] = "Role".into();
+    for object in [&mut reader, &mut bound] {
+        object["metadata"]["namespace"] = NAMESPACE.into();
+    }
+    vec![reader, bound]
 }
 
 fn bindings() -> Vec<Value> {
@@ -429,7 +560,8 @@ pub fn reconcile(existing: Option<&Value>, wanted: &Value) -> Ensure {
             object["metadata"]["labels"][key] = value.clone();
         }
     }
-    let missing: Vec<Value> = if wanted["kind"] == "ClusterRole" {
+    let is_role = wanted["kind"] == "ClusterRole" || wanted["kind"] == "Role";
+    let missing: Vec<Value> = if is_role {
         // The rules of an aggregated role are the union of others', which are reconciled themselves.
         if wanted["aggregationRule"].is_null() {
             uncovered(&Rule::all_of(existing), &Rule::all_of(wanted))
@@ -453,11 +585,7 @@ pub fn reconcile(existing: Option<&Value>, wanted: &Value) -> Ensure {
             .cloned()
             .collect()
     };
-    let field = if wanted["kind"] == "ClusterRole" {
-        "rules"
-    } else {
-        "subjects"
-    };
+    let field = if is_role { "rules" } else { "subjects" };
     if !missing.is_empty() {
         let mut all = existing[field].as_array().cloned().unwrap_or_default();
         all.extend(missing);

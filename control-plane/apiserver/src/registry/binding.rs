@@ -129,6 +129,11 @@ fn assign(
     for (key, value) in object::annotations(binding).into_iter().flatten() {
         object::set_annotation(&mut new, key, value.as_str().unwrap_or_default());
     }
+    for (key, value) in object::labels(binding).into_iter().flatten() {
+        if object::label(&new, key).is_none() {
+            object::set_label(&mut new, key, value.as_str().unwrap_or_default());
+        }
+    }
     set_scheduled(&mut new, now);
     Ok(new)
 }

@@ -32,6 +32,7 @@ pub mod metadata;
 pub mod namespace;
 pub mod options;
 pub mod patch;
+pub mod quota;
 pub mod read;
 pub mod scale;
 pub mod select;

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use super::{Allocator, Plan, Target};
 use crate::backend::{Backend, Compare, Op};
 use crate::cache::Cache;
+use crate::cache::stored::encode_for_store;
 
 const ADDRESSES: &str = "/balsa/allocated/addresses/";
 const PORTS: &str = "/balsa/allocated/nodeports/";
@@ -199,13 +200,30 @@ impl ServiceAllocator {
         }
         let key = Bytes::from(format!("{ADDRESSES}{address}"));
         let taken = asked.then(|| refuse("provided IP is already allocated"));
-        plan.compares.push((Compare::Absent(key.clone()), taken));
+        plan.compares
+            .push((Compare::Absent(key.clone()), taken.clone()));
+        // The address as an object, for people to see; one that they made keeps the address from being given out.
+        if let Some(object_key) = self.address_key(address) {
+            plan.compares
+                .push((Compare::Absent(object_key.clone()), taken));
+            plan.ops.push(Op::Put {
+                key: object_key,
+                value: encode_for_store(&address_object(address, service)).into(),
+                lease: None,
+            });
+        }
         plan.ops.push(Op::Put {
             key,
             value: owner.clone(),
             lease: None,
         });
         Ok(())
+    }
+
+    /// Key of an address's IPAddress.
+    fn address_key(&self, address: &str) -> Option<Bytes> {
+        let resource = self.cache.resource("networking.k8s.io", "ipaddresses")?;
+        Some(format!("{}{address}", resource.prefix).into())
     }
 
     fn claim_port(
@@ -306,6 +324,12 @@ impl ServiceAllocator {
             .iter()
             .filter(|a| !after.addresses.contains(a))
             .map(|a| format!("{ADDRESSES}{a}"));
+        let objects = before
+            .addresses
+            .iter()
+            .filter(|a| !after.addresses.contains(a))
+            .filter_map(|a| self.address_key(a));
+        plan.ops.extend(objects.map(|key| Op::Delete { key }));
         let closed = before
             .ports
             .iter()
@@ -318,6 +342,36 @@ impl ServiceAllocator {
         );
         Ok(plan)
     }
+}
+
+/// The addresses that a Service holds.
+#[must_use]
+pub fn addresses(service: &Value) -> Vec<String> {
+    held(Some(service)).addresses
+}
+
+/// The IPAddress of an address that a Service holds (KEP-1880).
+#[must_use]
+pub fn address_object(address: &str, service: &Value) -> Value {
+    let family = if address.contains(':') {
+        "IPv6"
+    } else {
+        "IPv4"
+    };
+    json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "IPAddress",
+        "metadata": {
+            "name": address,
+            "uid": object::new_uid(),
+            "creationTimestamp": object::format_time(jiff::Timestamp::now()),
+            "labels": {
+                "ipaddress.kubernetes.io/ip-family": family,
+                "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io",
+            },
+        },
+        "spec": {"parentRef": {"group": "", "resource": "services",
+            "namespace": object::namespace(service), "name": object::name(service)}},
+    })
 }
 
 fn type_of(service: &Value) -> &str {

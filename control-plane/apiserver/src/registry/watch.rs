@@ -502,7 +502,15 @@ impl Watcher {
             let mut sides = custom.present(sides).await?.into_iter();
             let old = event.old.as_ref().and_then(|_| sides.next());
             let new = event.new.as_ref().and_then(|_| sides.next());
-            shown.push(Arc::new(WatchEvent::new(event.revision, new, old)));
+            let same = |shown: &Option<Arc<Stored>>, stored: &Option<Arc<Stored>>| {
+                shown.as_ref().map(Arc::as_ptr) == stored.as_ref().map(Arc::as_ptr)
+            };
+            // Events that need no conversion stay those that all watchers share.
+            shown.push(if same(&old, &event.old) && same(&new, &event.new) {
+                event
+            } else {
+                Arc::new(WatchEvent::new(event.revision, new, old))
+            });
         }
         Ok(shown)
     }
