@@ -22,6 +22,7 @@ pub mod reviews;
 pub mod seam;
 mod server;
 pub mod streams;
+pub mod webhook_client;
 
 #[cfg(test)]
 mod testing;

@@ -14,6 +14,7 @@ mod services;
 mod store;
 mod transport;
 mod watches;
+mod webhooks;
 
 use std::sync::Arc;
 

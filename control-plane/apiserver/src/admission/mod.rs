@@ -8,12 +8,14 @@ pub mod namespace_lifecycle;
 pub mod node_restriction;
 pub mod pod_security;
 pub mod pod_topology;
+pub mod policy;
 pub mod priority;
 pub mod rbac_escalation;
 pub mod runtime_class;
 pub mod service_account;
 pub mod storage;
 pub mod taint_nodes;
+pub mod webhook;
 
 use std::sync::Arc;
 use std::time::Duration;
