@@ -98,8 +98,14 @@ impl ApiServer {
         identity: Option<User>,
         course: &Course,
     ) -> Response<ResponseBody> {
-        let allowed = self.core.config.request_timeout;
         let lasts = info.is_long_running();
+        let allowed = match query.timeout() {
+            Ok(wanted) => wanted.map_or(self.core.config.request_timeout, |wanted| {
+                wanted.min(self.core.config.request_timeout)
+            }),
+            Err(_) if lasts => self.core.config.request_timeout,
+            Err(status) => return respond::status(&status),
+        };
         let answer = self
             .core
             .answer(request, info, query, peer, identity, course);

@@ -16,12 +16,12 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::health::{self, Check};
-use super::metrics;
 use super::negotiate::{Accepted, Offer, accept_clauses, negotiate};
 use super::protobuf;
 use super::query::Query;
 use super::request_info::RequestInfo;
 use super::respond::{self, JSON};
+use super::{metrics, process};
 use crate::extensions::aggregation::merge;
 use crate::handle::{not_allowed, not_found};
 use crate::kinds::{KindSet, Kinds};
@@ -281,7 +281,9 @@ impl Core {
                 resource.watchers(),
             );
         }
-        respond::bytes(200, metrics::MEDIA_TYPE, self.metrics.text())
+        let mut text = self.metrics.text();
+        process::append(&mut text);
+        respond::bytes(200, metrics::MEDIA_TYPE, text)
     }
 
     /// `/api` and `/apis`, aggregated for clients that take that.

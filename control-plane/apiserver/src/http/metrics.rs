@@ -281,7 +281,10 @@ mod tests {
         let metrics = Metrics::default();
         metrics.finished(&RequestInfo::default(), false, 200, Duration::ZERO);
         let text = metrics.text();
-        assert!(text.contains("# TYPE apiserver_request_total counter\n"), "{text}");
+        assert!(
+            text.contains("# TYPE apiserver_request_total counter\n"),
+            "{text}"
+        );
         assert!(text.contains("\napiserver_request_total{"), "{text}");
         assert!(!text.contains("# EOF"), "{text}");
         assert!(text.contains("# TYPE apiserver_request_duration_seconds histogram\n"));

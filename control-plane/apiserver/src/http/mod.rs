@@ -7,6 +7,7 @@ pub mod discovery;
 pub mod health;
 pub mod metrics;
 pub mod negotiate;
+pub mod process;
 pub mod protobuf;
 pub mod query;
 pub mod request_info;

@@ -1,5 +1,7 @@
 //! Query parameters, parsed once per request.
 
+use std::time::Duration;
+
 use balsa_api::status::Status;
 
 /// The query of a request.
@@ -70,5 +72,73 @@ impl Query {
                 })
             })
             .transpose()
+    }
+
+    /// `timeout`: how long the client lets the server work, as Go writes durations. None, or zero, when it does
+    /// not say.
+    ///
+    /// # Errors
+    /// 400 when it is no duration.
+    pub fn timeout(&self) -> Result<Option<Duration>, Status> {
+        let Some(text) = self.some("timeout") else {
+            return Ok(None);
+        };
+        let parsed = go_duration(text).ok_or_else(|| {
+            Status::bad_request(format!(
+                "invalid timeout specified in the request URL - time: invalid duration {text:?}"
+            ))
+        })?;
+        Ok(Some(parsed).filter(|d| !d.is_zero()))
+    }
+}
+
+/// A duration as Go writes it: `34s`, `1m30s`, `1.5h`, `500ms`, `0`.
+fn go_duration(text: &str) -> Option<Duration> {
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
+    let mut rest = text;
+    let mut seconds = 0.0;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, unit) = rest.split_at(end);
+        let number: f64 = number.parse().ok()?;
+        let length = unit
+            .find(|c: char| c.is_ascii_digit() || c == '.')
+            .unwrap_or(unit.len());
+        let (unit, next) = unit.split_at(length);
+        seconds += number
+            * match unit {
+                "h" => 3600.0,
+                "m" => 60.0,
+                "s" => 1.0,
+                "ms" => 1e-3,
+                "us" | "µs" => 1e-6,
+                "ns" => 1e-9,
+                _ => return None,
+            };
+        rest = next;
+    }
+    if text.is_empty() {
+        return None;
+    }
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn timeouts_are_read_as_go_writes_them() {
+        let timeout = |text: &str| Query::parse(&format!("timeout={text}")).timeout();
+        assert_eq!(timeout("1m30s").unwrap(), Some(Duration::from_secs(90)));
+        assert_eq!(timeout("500ms").unwrap(), Some(Duration::from_millis(500)));
+        assert_eq!(timeout("0s").unwrap(), None);
+        assert_eq!(timeout("").unwrap(), None);
+        for bad in ["5", "s", "1x", "-1s", "1s2"] {
+            assert_eq!(timeout(bad).unwrap_err().code, 400, "{bad}");
+        }
     }
 }

@@ -28,9 +28,9 @@ pub(super) async fn serve(
     uri: &http::Uri,
 ) -> Result<Response<ResponseBody>, Status> {
     let stream = open_log(nodes, object, uri).await?;
-    Ok(text(stream.map_or_else(upgrade::empty, |s| {
-        body_of(s.reader)
-    })))
+    Ok(text(
+        stream.map_or_else(upgrade::empty, |s| body_of(s.reader)),
+    ))
 }
 
 /// The log of the container that the query names. `None` before the pod is scheduled: there is no log then,
@@ -73,7 +73,10 @@ where
     let (mut reader, mut writer) = (Reader::server(reader), Writer::server(writer));
     let sending = async {
         let mut buffer = vec![0; PIECE];
-        if let Some(NodeStream { reader: mut log, .. }) = stream {
+        if let Some(NodeStream {
+            reader: mut log, ..
+        }) = stream
+        {
             loop {
                 let read = log.read(&mut buffer).await?;
                 if read == 0 {

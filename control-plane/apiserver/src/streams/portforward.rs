@@ -36,7 +36,16 @@ pub(super) struct Destination {
 }
 
 impl Destination {
-    async fn open(&self, port: u16) -> Result<NodeStream, Status> {
+    /// What the user is told when a connection fails.
+    pub(super) fn explain(&self, port: u16, why: &str) -> String {
+        let target = &self.target;
+        format!(
+            "error forwarding port {port} to pod {}, uid {}: {why}",
+            target.pod, target.uid
+        )
+    }
+
+    pub(super) async fn open(&self, port: u16) -> Result<NodeStream, Status> {
         let request = StreamRequest::PortForward {
             target: self.target.clone(),
             port,
@@ -208,11 +217,7 @@ async fn forward<W: AsyncWrite + Unpin>(
     };
     let mut writer = writer.lock().await;
     if let Err(why) = outcome {
-        let target = &destination.target;
-        let text = format!(
-            "error forwarding port {port} to pod {}, uid {}: {why}",
-            target.pod, target.uid
-        );
+        let text = destination.explain(port, &why);
         writer.data(error, text.into()).await?;
     }
     writer.fin(data).await?;

@@ -6,8 +6,8 @@ use balsa_api::status::Status;
 use balsa_link::protocol::StreamRequest;
 use bytes::Bytes;
 use http::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST,
-    LOCATION, UPGRADE,
+    ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE,
+    HOST, LOCATION, UPGRADE,
 };
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
@@ -202,7 +202,12 @@ impl Proxy<'_> {
     }
 
     /// A ready endpoint of a service's port.
-    fn endpoint(&self, namespace: &str, service: &Value, name: Name<'_>) -> Result<Location, Status> {
+    fn endpoint(
+        &self,
+        namespace: &str,
+        service: &Value,
+        name: Name<'_>,
+    ) -> Result<Location, Status> {
         let port = port_name(service, name)?;
         let mut slices = self
             .reader
@@ -236,7 +241,8 @@ impl Proxy<'_> {
             name,
             port: &port,
         };
-        self.dial(&self.endpoint(namespace, &service, wanted)?).await
+        self.dial(&self.endpoint(namespace, &service, wanted)?)
+            .await
     }
 
     /// The node's own endpoints.

@@ -83,7 +83,24 @@ where
     Ok((reader, writer))
 }
 
-fn decode(message: &Message, dialect: Dialect) -> io::Result<Option<(u8, Bytes)>> {
+/// Sends a payload on a channel.
+pub(super) async fn send<W: AsyncWrite + Unpin>(
+    io: &Mutex<Writer<W>>,
+    dialect: Dialect,
+    channel: u8,
+    data: &[u8],
+) -> io::Result<()> {
+    let mut io = io.lock().await;
+    if dialect.base64 {
+        return io
+            .text(&[&[b'0' + channel], STANDARD.encode(data).as_bytes()])
+            .await;
+    }
+    io.binary(&[&[channel], data]).await
+}
+
+/// Channel and payload of a message; `None` for those that carry nothing.
+pub(super) fn decode(message: &Message, dialect: Dialect) -> io::Result<Option<(u8, Bytes)>> {
     let bad = |why: &'static str| io::Error::new(io::ErrorKind::InvalidData, why);
     let bytes = match message {
         Message::Binary(bytes) | Message::Text(bytes) => bytes,
@@ -136,13 +153,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> ClientReader for
 
 impl<W: AsyncWrite + Unpin + Send> ClientWriter for WsWriter<W> {
     async fn data(&mut self, channel: u8, data: Bytes) -> io::Result<()> {
-        let mut io = self.io.lock().await;
-        if self.dialect.base64 {
-            return io
-                .text(&[&[b'0' + channel], STANDARD.encode(&data).as_bytes()])
-                .await;
-        }
-        io.binary(&[&[channel], &data]).await
+        send(&self.io, self.dialect, channel, &data).await
     }
 
     async fn finish(&mut self) -> io::Result<()> {

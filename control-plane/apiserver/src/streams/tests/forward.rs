@@ -102,6 +102,38 @@ async fn port_forward_with_spdy_inside_websocket() {
 }
 
 #[tokio::test]
+async fn port_forward_over_websocket_channels() {
+    let world = world(echo_server);
+    let head = websocket_head("v4.channel.k8s.io");
+    let (connection, head) = world
+        .ask("web", "portforward", "GET", "ports=80&ports=81", &head)
+        .await;
+    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    let (read, write) = tokio::io::split(connection);
+    let (mut reader, mut writer) = (
+        websocket::Reader::client(read),
+        websocket::Writer::client(write),
+    );
+    writer.binary(&[&[0], b"ping"]).await.unwrap();
+    let mut got: Vec<(u8, Vec<u8>)> = Vec::new();
+    while got.len() < 6 {
+        let Some(websocket::Message::Binary(bytes)) = reader.next().await.unwrap() else {
+            panic!("the session ended")
+        };
+        got.push((bytes[0], bytes[1..].to_vec()));
+    }
+    let of = |channel: u8| -> Vec<Vec<u8>> {
+        let on = got.iter().filter(|(c, _)| *c == channel);
+        on.map(|(_, bytes)| bytes.clone()).collect()
+    };
+    assert_eq!(of(0), [vec![80, 0], b"ping".to_vec()]);
+    assert_eq!(of(1), [vec![80, 0]]);
+    assert_eq!(of(2), [vec![81, 0]]);
+    let told = b"error forwarding port 81 to pod web, uid u1: connection refused";
+    assert_eq!(of(3), [vec![81, 0], told.to_vec()]);
+}
+
+#[tokio::test]
 async fn a_session_ends_when_the_server_stops() {
     let world = world(echo_server);
     let (mut connection, _) = world
