@@ -195,11 +195,7 @@ impl Resource {
 
     /// Registers a watcher for changes from now on; also says after which change that is.
     #[must_use]
-    pub fn subscribe_now(
-        self: &Arc<Self>,
-        scope: Scope,
-        namespace: &str,
-    ) -> (Subscription, u64) {
+    pub fn subscribe_now(self: &Arc<Self>, scope: Scope, namespace: &str) -> (Subscription, u64) {
         let mut state = self.state.write();
         let changed = state.changed;
         (self.register(&mut state, scope, namespace), changed)
