@@ -8,8 +8,12 @@ use clap::{Parser, Subcommand};
 mod agent;
 mod local;
 mod logging;
+mod members;
+mod recover;
 mod server;
 mod settings;
+mod snapshot;
+mod store_cmd;
 mod token;
 
 /// Kubernetes on a Raft: a whole cluster in one program.
@@ -35,6 +39,14 @@ enum Command {
     Agent(Box<agent::Args>),
     /// Join tokens: make, list and revoke them.
     Token(token::Args),
+    /// Members of the store: list, remove, hand leadership over.
+    Members(members::Args),
+    /// Snapshots of the cluster's data: save, check, restore.
+    Snapshot(snapshot::Args),
+    /// Go on with one server after a majority is gone for good.
+    Recover(recover::Args),
+    /// A server's stored data: verify.
+    Store(store_cmd::Args),
     /// A cluster of several nodes on this machine.
     Local(local::Args),
 }
@@ -55,6 +67,10 @@ fn main() -> ExitCode {
         Command::Server(args) => server::run(*args),
         Command::Agent(args) => agent::run(*args),
         Command::Token(args) => token::run(args),
+        Command::Members(args) => members::run(args),
+        Command::Snapshot(args) => snapshot::run(args),
+        Command::Recover(args) => recover::run(args),
+        Command::Store(args) => store_cmd::run(args),
         Command::Local(args) => local::run(args),
     };
     match outcome {

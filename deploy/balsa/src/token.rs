@@ -104,7 +104,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     })
 }
 
-async fn client(path: &std::path::Path) -> anyhow::Result<kube::Client> {
+/// A client of the server that a kubeconfig names.
+pub(crate) async fn client(path: &std::path::Path) -> anyhow::Result<kube::Client> {
     let kubeconfig =
         Kubeconfig::read_from(path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut config =

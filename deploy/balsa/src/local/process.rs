@@ -118,7 +118,7 @@ pub fn start(start: Start<'_>) -> anyhow::Result<Process> {
         .stdout(log.try_clone().context("cannot share the log")?)
         .stderr(log)
         .env_remove("KUBECONFIG");
-    // SAFETY: between fork and exec only async-signal-safe calls are made: write, setns, setsid.
+    // SAFETY: between fork and exec only async-signal-safe calls are made: write, setns, setsid, close_range.
     unsafe {
         command.pre_exec(move || {
             for file in &members {
@@ -129,6 +129,15 @@ pub fn start(start: Start<'_>) -> anyhow::Result<Process> {
                 return Err(std::io::Error::last_os_error());
             }
             if libc::setsid() < 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+            // A node must not hold its caller's files, whose locks and pipes would then outlive the caller.
+            let rest = libc::close_range(
+                3,
+                libc::c_uint::MAX,
+                libc::CLOSE_RANGE_CLOEXEC as libc::c_int,
+            );
+            if rest != 0 {
                 return Err(std::io::Error::last_os_error());
             }
             Ok(())
