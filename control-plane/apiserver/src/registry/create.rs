@@ -149,6 +149,9 @@ impl Registry {
         let mut errors = validate_metadata_create(&target.kind, &object);
         errors.extend(strategy.validate_create(&object));
         admit::valid(target, object::name(&object), &errors)?;
+        for warning in strategy.warnings(&object, None) {
+            cx.warn(warning);
+        }
         self.validate_admission(question, Some(&mut object), None)
             .await?;
         Ok(object)

@@ -239,6 +239,11 @@ impl Registry {
             errors.extend(strategy.validate_subresource_update(subresource, new, old));
         }
         admit::valid(target, &target.name, &errors)?;
+        if matches!(change.how, How::Main) && change.subresource.is_empty() {
+            for warning in strategy.warnings(new, Some(old)) {
+                cx.warn(warning);
+            }
+        }
         let Some(lens) = &change.lens else {
             return self
                 .validate_admission(question, Some(new), Some(old))
