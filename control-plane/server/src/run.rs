@@ -5,11 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use balsa_apiserver::admission::{AdmissionConfig, Chain};
-use balsa_apiserver::authn::Authn;
+use balsa_apiserver::admission::{AdmissionConfig, Chain, webhook};
+use balsa_apiserver::authn::{Authn, IssuerDiscovery, issuer};
 use balsa_apiserver::authz::{Authz, bootstrap_objects};
-use balsa_apiserver::seam::{Fence, ObjectReader, RequestBody, ServerAddresses, User};
+use balsa_apiserver::extensions::aggregation::Outside;
+use balsa_apiserver::registry::csr::Signer;
+use balsa_apiserver::seam::{Admission, Fence, ObjectReader, RequestBody, ServerAddresses, User};
 use balsa_apiserver::streams::Streams;
+use balsa_apiserver::webhook_client::{ClusterDialer, WebhookClient};
 use balsa_apiserver::{ApiServer, Cache, Kinds, reviews};
 use balsa_controllers::Controllers;
 use balsa_identity::{GROUP_MASTERS, Identity, Kubeconfig, RAFT_SERVER_NAME};
@@ -61,6 +64,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         cache,
         running.clone(),
     )?;
+    api.metrics()
+        .register(|registry| store.register_metrics(registry));
     let link_tls = (*identity.link_tls()?.server).clone();
     balsa_link::server::serve(
         config.link_address(),
@@ -175,6 +180,8 @@ fn api_server(
         advertise: config.api_address().to_string(),
         service_cidr,
         secure_port: config.api_port,
+        client_ca_pem: identity.ca().certificate_pem().to_owned(),
+        front_proxy_ca_pem: identity.front_proxy_ca().certificate_pem().to_owned(),
         ..balsa_apiserver::Config::default()
     };
     let admission = match config.failover {
@@ -184,10 +191,27 @@ fn api_server(
             unreachable_toleration_seconds: 1,
         },
     };
+    let chain: Arc<dyn Admission> = Arc::new(Chain::new(&reader, &authz, &admission));
+    let webhooks = Arc::new(WebhookClient::new(
+        Arc::clone(&reader),
+        Arc::new(Links(nodes.clone())),
+    ));
+    let served_kinds = Arc::clone(&kinds);
     let mut builder = ApiServer::builder(settings, kinds, cache, Arc::new(store.clone()))
         .authenticator(Arc::new(Authn::new(Arc::clone(&keys), Arc::clone(&reader))))
         .authorizer(Arc::clone(&authz) as _)
-        .admission(Arc::new(Chain::new(&reader, &authz, &admission)));
+        .allocator(Arc::new(Signer::new(Arc::clone(identity))))
+        .admission(Arc::clone(&chain));
+    for plugin in webhook::configured(&chain, &webhooks, &served_kinds, &reader, &(authz.clone() as _)) {
+        builder = builder.admission(plugin);
+    }
+    builder = builder.conversion(webhooks).aggregation(Outside {
+        dialer: Arc::new(ClusterDialer::new(
+            Arc::clone(&reader),
+            Arc::new(Links(nodes.clone())),
+        )),
+        front_proxy: identity.front_proxy(),
+    });
     for served in reviews::all(&authz, &keys, &reader) {
         builder = builder.computed(
             served.group,
@@ -209,6 +233,10 @@ fn api_server(
         identity: Arc::clone(identity),
         nodes: nodes.clone(),
     };
+    for path in [issuer::CONFIGURATION, issuer::KEYS] {
+        let discovery = IssuerDiscovery::new(Arc::clone(&keys));
+        builder = builder.extension(path, false, Arc::new(discovery));
+    }
     Ok(builder.extension("/balsa/", true, Arc::new(own)).build()?)
 }
 

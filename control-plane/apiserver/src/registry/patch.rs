@@ -75,7 +75,13 @@ impl Registry {
         let manager = cx.query.get("fieldManager").unwrap_or_default();
         check_options(manager, cx.query.tristate("force"), true)?;
         let force = cx.query.flag("force");
-        let mut applied = decode::parse(body, BodyFormat::Yaml)?.value;
+        let parsed = decode::parse(body, BodyFormat::Yaml)?;
+        // Schemas of custom resources prune, and say what they have pruned.
+        let mut applied = if target.custom.is_some() {
+            admit::conform(cx, target, parsed)?
+        } else {
+            parsed.value
+        };
         metadata::check_type_as(&target.kind.kind, &api_version(&target.kind), &mut applied)?;
         metadata::check_name(&mut applied, &target.name)?;
         metadata::check_namespace(&target.kind, &mut applied, &target.namespace)?;

@@ -1,5 +1,6 @@
 //! Custom resources.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use balsa_api::crd::{GROUP, PLURAL};
@@ -8,7 +9,12 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::Harness;
+use crate::backend::Backend;
+use crate::extensions::aggregation::{self, Outside};
 use crate::extensions::crd;
+use crate::testing::MemoryBackend;
+use crate::webhook_client::tests::{Answers, Loopback, Server};
+use crate::{ApiServer, Cache, Kinds};
 
 const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const WIDGETS: &str = "/apis/example.com/v1/namespaces/default/widgets";
@@ -30,6 +36,8 @@ impl Running {
         tokio::spawn(async move { crd::lead(&api, token).await });
         let (api, token) = (server.api.clone(), stop.clone());
         tokio::spawn(async move { api.core.custom.run(token).await });
+        let (api, token) = (server.api.clone(), stop.clone());
+        tokio::spawn(async move { api.core.aggregation.run(token).await });
         let namespace =
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}});
         assert_eq!(server.post("/api/v1/namespaces", namespace).await.code, 201);
@@ -393,4 +401,266 @@ async fn a_definition_of_nonsense_is_refused() {
         (GROUP, PLURAL),
         ("apiextensions.k8s.io", "customresourcedefinitions")
     );
+}
+
+#[tokio::test]
+async fn rules_in_cel_hold_for_values_and_for_changes() {
+    let running = Running::new().await;
+    let server = &running.server;
+    let mut schema = spec(
+        json!({"min": {"type": "integer"}, "max": {"type": "integer"}, "name": {"type": "string", "maxLength": 10,
+        "x-kubernetes-validations": [{"rule": "self == oldSelf", "message": "name is immutable"}]}}),
+    );
+    schema["properties"]["spec"]["x-kubernetes-validations"] = json!([
+        {"rule": "self.min <= self.max", "messageExpression": "'min ' + string(self.min) + ' is over max'", "fieldPath": ".min", "reason": "FieldValueForbidden"}]);
+    let mut broken = definition(schema.clone(), json!({}));
+    broken["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["x-kubernetes-validations"]
+        [0]["rule"] = "self.mni <= 1".into();
+    let refused = server.post(CRDS, broken).await;
+    assert_eq!(refused.code, 422, "{}", refused.body);
+    assert!(
+        refused.body["message"]
+            .as_str()
+            .unwrap()
+            .contains("compilation failed"),
+        "{}",
+        refused.body
+    );
+    running.define(definition(schema, json!({}))).await;
+    let bad = server
+        .post(WIDGETS, widget("a", json!({"min": 3, "max": 1})))
+        .await;
+    assert_eq!(
+        bad.body["message"],
+        "Widget.example.com \"a\" is invalid: spec.min: Forbidden: min 3 is over max"
+    );
+    let good = server
+        .post(
+            WIDGETS,
+            widget("a", json!({"min": 1, "max": 3, "name": "x"})),
+        )
+        .await;
+    assert_eq!(good.code, 201, "{}", good.body);
+    let renamed = server
+        .patch(
+            &format!("{WIDGETS}/a"),
+            "application/merge-patch+json",
+            json!({"spec": {"name": "y"}}),
+        )
+        .await;
+    assert_eq!(
+        renamed.body["message"],
+        "Widget.example.com \"a\" is invalid: spec.name: Invalid value: \"string\": name is immutable"
+    );
+}
+
+/// Swaps `spec.a` for `spec.b` in v2.
+struct Swap;
+
+#[async_trait::async_trait]
+impl crd::ConversionCaller for Swap {
+    async fn call(&self, config: &Value, review: &Value, _: Duration) -> Result<Value, String> {
+        if config["url"] == "https://broken/" {
+            return Err("connection refused".into());
+        }
+        let request = &review["request"];
+        let mut objects = request["objects"].as_array().cloned().unwrap();
+        for object in &mut objects {
+            let v2 = request["desiredAPIVersion"] == "example.com/v2";
+            let (from, to) = if v2 { ("a", "b") } else { ("b", "a") };
+            let value = object["spec"][from].clone();
+            object["spec"] = json!({to: value});
+            object["apiVersion"] = request["desiredAPIVersion"].clone();
+        }
+        Ok(
+            json!({"response": {"uid": request["uid"], "result": {"status": "Success"}, "convertedObjects": objects}}),
+        )
+    }
+}
+
+struct NoCertificate;
+
+impl std::fmt::Debug for NoCertificate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("NoCertificate")
+    }
+}
+
+impl rustls::client::ResolvesClientCert for NoCertificate {
+    fn resolve(
+        &self,
+        _: &[&[u8]],
+        _: &[rustls::SignatureScheme],
+    ) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        false
+    }
+}
+
+fn reaching(address: std::net::SocketAddr) -> Harness {
+    let kinds = Arc::new(Kinds::new(balsa_api::kinds::builtin()));
+    let cache = Cache::new(kinds.all());
+    let backend = MemoryBackend::new(Arc::clone(&cache));
+    let outside = Outside {
+        dialer: Arc::new(Loopback(address)),
+        front_proxy: Arc::new(NoCertificate),
+    };
+    let api = ApiServer::builder(
+        crate::Config::default(),
+        kinds,
+        cache,
+        Arc::clone(&backend) as Arc<dyn Backend>,
+    )
+    .authenticator(Arc::new(super::Door))
+    .authorizer(Arc::new(super::Gatekeeper))
+    .conversion(Arc::new(Swap))
+    .aggregation(outside)
+    .build()
+    .unwrap();
+    Harness { api, backend }
+}
+
+#[tokio::test]
+async fn a_webhook_converts_what_is_read_listed_watched_and_written() {
+    let running = Running::of(reaching(([127, 0, 0, 1], 1).into())).await;
+    let server = &running.server;
+    let mut wanted = definition(spec(json!({"a": {"type": "string"}})), json!({}));
+    let mut second = wanted["spec"]["versions"][0].clone();
+    second["name"] = "v2".into();
+    second["storage"] = false.into();
+    second["schema"]["openAPIV3Schema"] = spec(json!({"b": {"type": "string"}}));
+    wanted["spec"]["versions"]
+        .as_array_mut()
+        .unwrap()
+        .push(second);
+    wanted["spec"]["conversion"] = json!({"strategy": "Webhook", "webhook": {"conversionReviewVersions": ["v1"], "clientConfig": {"url": "https://hook/"}}});
+    running.define(wanted).await;
+    server.post(WIDGETS, widget("x", json!({"a": "1"}))).await;
+    let v2 = "/apis/example.com/v2/namespaces/default/widgets";
+    let mut lines = server
+        .watch(&format!("{v2}?watch=1&resourceVersion=0"))
+        .await;
+    assert_eq!(
+        lines.next().await.unwrap()["object"]["spec"],
+        json!({"b": "1"})
+    );
+    assert_eq!(
+        server.get(&format!("{v2}/x")).await.body["spec"],
+        json!({"b": "1"})
+    );
+    let mut made = widget("y", json!({"b": "2"}));
+    made["apiVersion"] = "example.com/v2".into();
+    let made = server.post(v2, made).await;
+    assert_eq!((made.code, &made.body["spec"]), (201, &json!({"b": "2"})));
+    assert_eq!(
+        lines.next().await.unwrap()["object"]["spec"],
+        json!({"b": "2"})
+    );
+    assert_eq!(
+        server.get(&format!("{WIDGETS}/y")).await.body["spec"],
+        json!({"a": "2"})
+    );
+    let list = server.get(v2).await.body;
+    assert_eq!(list["items"][1]["spec"], json!({"b": "2"}));
+    let name = format!("{CRDS}/widgets.example.com");
+    let broken =
+        json!({"spec": {"conversion": {"webhook": {"clientConfig": {"url": "https://broken/"}}}}});
+    assert_eq!(
+        server
+            .patch(&name, "application/merge-patch+json", broken)
+            .await
+            .code,
+        200
+    );
+    let failed = running
+        .until(&format!("{v2}/x"), |code, _| code == 500)
+        .await;
+    let message = failed["message"].as_str().unwrap();
+    assert!(
+        message.contains(
+            "conversion webhook for example.com/v1, Kind=Widget failed: connection refused"
+        ),
+        "{message}"
+    );
+}
+
+#[tokio::test]
+async fn another_servers_api_is_found_asked_and_listed() {
+    let answers: Answers = Arc::new(|path, _| match path {
+        "/apis/wardle.example.com/v1" => Some((
+            200,
+            json!({"kind": "APIResourceList", "resources": [
+            {"name": "flunders", "kind": "Flunder", "namespaced": true, "singularName": "flunder", "verbs": ["get", "list"]}]}),
+        )),
+        "/apis/wardle.example.com/v1/flunders" => Some((
+            200,
+            json!({"kind": "FlunderList", "items": [{"metadata": {"name": "f"}}]}),
+        )),
+        _ => Some((404, json!({}))),
+    });
+    let behind = Server::start(&["api.ns.svc"], false, answers).await;
+    let running = Running::of(reaching(behind.address)).await;
+    let server = &running.server;
+    let (api, stop) = (server.api.clone(), CancellationToken::new());
+    let _stop = stop.clone().drop_guard();
+    tokio::spawn(async move { aggregation::lead(&api, stop).await });
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "api"}, "spec": {"ports": [{"port": 443}]}});
+    assert_eq!(
+        server
+            .post("/api/v1/namespaces/ns/services", service)
+            .await
+            .code,
+        201
+    );
+    let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": {"name": "api-1", "labels": {"kubernetes.io/service-name": "api"}},
+        "addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.9"], "conditions": {"ready": true}}], "ports": [{"port": 443}]});
+    assert_eq!(
+        server
+            .post(
+                "/apis/discovery.k8s.io/v1/namespaces/ns/endpointslices",
+                slice
+            )
+            .await
+            .code,
+        201
+    );
+    let api_services = "/apis/apiregistration.k8s.io/v1/apiservices";
+    let wanted = json!({"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService", "metadata": {"name": "v1.wardle.example.com"},
+        "spec": {"group": "wardle.example.com", "version": "v1", "groupPriorityMinimum": 2000, "versionPriority": 200,
+            "caBundle": behind.ca_bundle, "service": {"namespace": "ns", "name": "api"}}});
+    let made = server.post(api_services, wanted).await;
+    assert_eq!(made.code, 201, "{}", made.body);
+    let flunders = "/apis/wardle.example.com/v1/flunders";
+    let list = running.until(flunders, |code, _| code == 200).await;
+    assert_eq!(list["items"][0]["metadata"]["name"], "f");
+    assert_eq!(
+        server
+            .ask(Method::GET, flunders)
+            .user("nobody")
+            .send()
+            .await
+            .code,
+        403
+    );
+    running
+        .until("/apis", |_, body| {
+            body.to_string().contains("wardle.example.com")
+        })
+        .await;
+    assert_eq!(
+        server.get("/apis/wardle.example.com").await.body["preferredVersion"]["version"],
+        "v1"
+    );
+    assert_eq!(
+        server.get("/apis/wardle.example.com/v1").await.body["resources"][0]["name"],
+        "flunders"
+    );
+    running
+        .until(&format!("{api_services}/v1.apps"), |code, body| {
+            code == 200 && body["spec"]["service"].is_null()
+        })
+        .await;
 }
