@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tracing::info;
 
-use crate::records;
+use crate::{maintenance, records};
 
 /// Largest request body in bytes; a certificate request is the longest.
 const LARGEST: usize = 256 * 1024;
@@ -112,6 +112,16 @@ impl Api {
             (&Method::DELETE, path) if token_id(path).is_some() => {
                 require(peer, &[GROUP_MASTERS])?;
                 self.revoke_token(token_id(path).unwrap_or_default()).await
+            }
+            (method, path) if maintenance::serves(method, path) => {
+                require(peer, &[GROUP_MASTERS])?;
+                let (method, path) = (method.clone(), path.to_owned());
+                let asked = if method == Method::POST {
+                    body(request).await?
+                } else {
+                    serde_json::Value::Null
+                };
+                maintenance::answer(&self.store, &method, &path, asked).await
             }
             _ => Err(Status::new(
                 404,

@@ -8,10 +8,22 @@ mod config;
 mod identity;
 mod leader;
 mod links;
+mod maintenance;
 mod records;
 mod run;
 
 pub use api::{RenewRequest, RenewResponse, TokenInfo, TokenRequest};
+pub use maintenance::{
+    Members, SavedSnapshot, SnapshotRequest, TransferRequest as StoreTransferRequest, advice,
+};
 pub use config::{Config, Failover, Settings};
 pub use records::ServerRecord;
 pub use run::run;
+
+/// What is done to a server's store while the server does not run.
+pub mod store {
+    pub use balsa_store::{
+        Founder, OfflineError, Problem, Reborn, Report, SnapshotInfo, check_snapshot, recover,
+        restore, verify,
+    };
+}

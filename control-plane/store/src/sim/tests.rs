@@ -50,7 +50,7 @@ fn child() {
         show();
         let outcome = hold(plan(seed));
         println!(
-            "seed {seed}: {} events, {} faults, {:016x}",
+            "\nseed {seed}: {} events, {} faults, {:016x}",
             outcome.trace.len(),
             outcome.faults.len(),
             digest(&outcome.trace)
@@ -85,7 +85,7 @@ fn alone(seed: u64) -> String {
         String::from_utf8_lossy(&output.stderr)
     );
     let line = text.lines().find(|line| line.starts_with("seed "));
-    line.unwrap_or_default().to_owned()
+    line.unwrap().to_owned()
 }
 
 #[test]

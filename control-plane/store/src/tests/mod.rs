@@ -601,3 +601,41 @@ async fn leases_end_by_the_clusters_clock() {
     drop((store, watch));
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_write_fails_while_members_restart_one_after_the_other() {
+    let mut cluster = Cluster::of(3).await;
+    for id in 1..=3 {
+        let writers: Vec<_> = cluster
+            .stores
+            .iter()
+            .filter(|(other, _)| **other != id)
+            .map(|(other, store)| {
+                let key = format!("restart/{id}/from/{other}");
+                tokio::spawn(count_up(store.clone(), key, 80))
+            })
+            .collect();
+        let leaving = cluster.stores.remove(&id).unwrap();
+        leaving.shutdown().await;
+        let back = cluster.start(id).await;
+        for writer in writers {
+            writer.await.unwrap();
+        }
+        eventually(|| async {
+            let health = back.health();
+            if health.is_ready() {
+                Ok(())
+            } else {
+                Err(health)
+            }
+        })
+        .await;
+    }
+    for store in cluster.stores.values() {
+        store.read_barrier().await.unwrap();
+        let written = store.range(b"restart/", None, 0, None).unwrap().kvs;
+        assert_eq!(written.len(), 6);
+        assert!(written.iter().all(|kv| kv.version == 80));
+    }
+    cluster.stop().await;
+}
