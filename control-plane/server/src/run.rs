@@ -389,6 +389,7 @@ impl LeaderWork {
         let controllers = balsa_controllers::Config {
             pod_cidr: self.config.pod_cidr,
             node_mask: self.config.node_cidr_mask_size,
+            local_path_root: self.config.local_path_root.clone(),
             cluster_ca_pem: ca,
             failover: match self.config.failover {
                 Failover::Default => balsa_controllers::Failover::Default,
@@ -399,23 +400,23 @@ impl LeaderWork {
         let scheduler = balsa_scheduler::Options::new(self.client("system:kube-scheduler", &[]));
         let roles = self.client("system:apiserver", &[GROUP_MASTERS]);
         let addresses = Arc::new(Addresses(self.store.clone()));
-        // Without the default roles the scheduler and the controllers may not even look.
-        bootstrap::ensure(roles, bootstrap_objects(), stop.clone()).await;
-        let controllers = Controllers::start(
-            self.client("system:kube-controller-manager", &[]),
-            controllers,
-            Arc::new(self.links.clone()),
-            stop.clone(),
-        );
-        tokio::join!(
-            self.api.keep(addresses, stop.clone()),
-            Scheduler::run(scheduler, stop.clone()),
-            async {
+        let controlling = async {
+            // Without the default roles the scheduler and the controllers may not even look.
+            bootstrap::ensure(roles, bootstrap_objects(), stop.clone()).await;
+            let controllers = Controllers::start(
+                self.client("system:kube-controller-manager", &[]),
+                controllers,
+                Arc::new(self.links.clone()),
+                stop.clone(),
+            );
+            tokio::join!(Scheduler::run(scheduler, stop.clone()), async {
                 if let Err(error) = controllers.await {
                     warn!(%error, "the controllers ended badly");
                 }
-            },
-        );
+            });
+        };
+        // Beside it: some of the roles are in namespaces that this makes.
+        tokio::join!(self.api.keep(addresses, stop.clone()), controlling);
     }
 
     /// A client in this process that is `name`, and whose writes are refused once this term has passed.
