@@ -11,14 +11,15 @@ mod sync;
 use std::sync::Arc;
 
 use balsa_client::{Delta, EventRecorder, Key, WorkQueue};
-use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet};
+use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::Node;
 use parking_lot::Mutex;
 
 use self::backoff::Backoff;
 use crate::context::Shared;
 use crate::support::expectations::Expectations;
-use crate::support::follow::{follow_pods, owner_of};
+use crate::support::follow::follow_pods;
+use crate::support::history::follow_revisions;
 use crate::support::pod_control::PodControl;
 use crate::support::selector::Labels;
 
@@ -61,10 +62,7 @@ pub(crate) async fn run(context: Shared) {
             labels.is_some_and(|labels| labels.matches(pod.metadata.labels.as_ref()))
         },
     );
-    let queue = controller.queue.clone();
-    informers
-        .revisions
-        .on_change(move |delta| revision_changed(&queue, delta));
+    follow_revisions::<DaemonSet>(&context, &controller.queue);
     let (this, queue) = (Arc::clone(&context), controller.queue.clone());
     informers.nodes.on_change(move |delta| {
         if fits_differently(delta) {
@@ -84,16 +82,6 @@ pub(crate) async fn run(context: Shared) {
             async move { this.reconcile(key).await }
         })
         .await;
-}
-
-/// Someone deleted or changed a revision; those we make ourselves need no second look.
-fn revision_changed(queue: &WorkQueue<Key>, delta: &Delta<ControllerRevision>) {
-    if matches!(delta, Delta::Added(_)) {
-        return;
-    }
-    if let Some(key) = owner_of::<DaemonSet>(&delta.object().metadata) {
-        queue.add(key);
-    }
 }
 
 /// True when the change of a node may change which sets run on it; heartbeats do not.

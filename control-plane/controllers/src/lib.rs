@@ -12,6 +12,7 @@ mod daemonset;
 mod deployment;
 mod disruption;
 mod endpoints;
+mod ephemeral_volumes;
 mod error;
 mod gc;
 mod informers;
@@ -96,6 +97,7 @@ async fn run(context: Shared) {
     add("disruption", boxed(disruption::run));
     add("resourcequota", boxed(quota::run));
     add("persistentvolume-binder", boxed(volumes::run));
+    add("ephemeral-volume", boxed(ephemeral_volumes::run));
     add("volume-protection", boxed(volumes::run_protection));
     add("endpoints", boxed(endpoints::run_endpoints));
     add("endpointslice", boxed(endpoints::run_slices));

@@ -15,7 +15,8 @@ use kube::ResourceExt;
 
 use crate::context::Shared;
 use crate::support::expectations::Expectations;
-use crate::support::follow::{follow_pods, owner_of};
+use crate::support::follow::follow_pods;
+use crate::support::history::follow_revisions;
 use crate::support::pod_control::PodControl;
 use crate::support::selector::Labels;
 
@@ -56,13 +57,7 @@ pub(crate) async fn run(context: Shared) {
                 && labels.is_some_and(|labels| labels.matches(pod.metadata.labels.as_ref()))
         },
     );
-    let queue = controller.queue.clone();
-    informers.revisions.on_change(move |delta| {
-        let owner = owner_of::<StatefulSet>(&delta.object().metadata);
-        if let Some(key) = owner.filter(|_| !matches!(delta, balsa_client::Delta::Added(_))) {
-            queue.add(key);
-        }
-    });
+    follow_revisions::<StatefulSet>(&context, &controller.queue);
     informers.stateful_sets.synced().await;
     informers.revisions.synced().await;
     informers.claims.synced().await;

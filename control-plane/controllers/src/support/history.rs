@@ -5,6 +5,7 @@
 
 use std::fmt::Debug;
 
+use balsa_client::{Key, WorkQueue};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
@@ -14,6 +15,7 @@ use kube::{Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::follow::owner_of;
 use super::owner::{self, Claim};
 use super::pod_control::still_there;
 use super::selector::Labels;
@@ -111,6 +113,24 @@ where
         data: Some(RawExtension(data(template))),
         revision: number,
     }
+}
+
+/// Queues owners whose revision somebody took away. Others' changes wait for the next reconcile: people may edit
+/// revisions, and those we make ourselves need no second look.
+pub(crate) fn follow_revisions<K>(context: &Shared, queue: &WorkQueue<Key>)
+where
+    K: Resource<DynamicType = ()>,
+{
+    let queue = queue.clone();
+    context.informers.revisions.on_change(move |delta| {
+        let new = owner_of::<K>(&delta.object().metadata);
+        let old = delta.old().and_then(|old| owner_of::<K>(&old.metadata));
+        if delta.is_delete() {
+            new.into_iter().for_each(|key| queue.add(key));
+        } else if old.is_some() && old != new {
+            old.into_iter().chain(new).for_each(|key| queue.add(key));
+        }
+    });
 }
 
 /// Reads and writes an owner's revisions.
