@@ -1,6 +1,6 @@
 //! A simulated machine: its disk, and the member and clients that run on it, again after each crash.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -159,7 +159,15 @@ impl Node {
         let mut dir = self.shared.dir.lock();
         let number = self.shared.disks.fetch_add(1, Ordering::Relaxed) + 1;
         let next = dir.with_file_name(format!("{}-{number}", self.id));
-        copy(&dir, &next)?;
+        // RocksDB's own threads may be at work: what is copied must be of one moment.
+        loop {
+            let before = listing(&dir)?;
+            copy(&dir, &next)?;
+            if listing(&dir)? == before {
+                break;
+            }
+            std::fs::remove_dir_all(&next)?;
+        }
         *dir = next;
         *self.shared.store.lock() = None;
         Ok(())
@@ -302,4 +310,19 @@ fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// All files and their sizes.
+fn listing(dir: &Path) -> std::io::Result<BTreeMap<PathBuf, u64>> {
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => files.extend(listing(&entry.path())?),
+            Ok(metadata) => drop(files.insert(entry.path(), metadata.len())),
+            // Deleted meanwhile.
+            Err(_) => {}
+        }
+    }
+    Ok(files)
 }
