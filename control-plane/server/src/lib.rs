@@ -13,10 +13,10 @@ mod records;
 mod run;
 
 pub use api::{RenewRequest, RenewResponse, TokenInfo, TokenRequest};
+pub use config::{Config, Failover, Settings};
 pub use maintenance::{
     Members, SavedSnapshot, SnapshotRequest, TransferRequest as StoreTransferRequest, advice,
 };
-pub use config::{Config, Failover, Settings};
 pub use records::ServerRecord;
 pub use run::run;
 
