@@ -374,7 +374,9 @@ fn schema_or(
     for field in Fields(bytes) {
         match (field?, other.shape()) {
             ((2, wire), Shape::List(list)) => push(list.item(), wire, &mut items, depth)?,
-            ((1, Wire::Number(n)), Shape::Boolean) => found = found.or(Some((n != 0).into())),
+            ((1, Wire::Number(n)), Shape::Boolean) => {
+                found = found.or_else(|| Some((n != 0).into()));
+            }
             ((2, Wire::Bytes(bytes)), Shape::Boolean) | ((1, Wire::Bytes(bytes)), _) => {
                 found = Some(struct_value(schema, bytes, depth)?);
             }
