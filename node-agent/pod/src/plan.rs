@@ -588,7 +588,10 @@ impl<'a> Planner<'a> {
             .as_ref()
             .map(|failure| failure.retry_at)
             .filter(|at| *at > now);
-        let pause = exit.and_then(|exit| local.backoff.until(exit.finished_at, now));
+        let resized = resize::outdated(&member.container, local.actuated.as_ref());
+        let pause = exit
+            .filter(|_| !resized)
+            .and_then(|exit| local.backoff.until(exit.finished_at, now));
         // Looked at after either: what is reported changes from one reason to the other.
         for later in [shown, pause].into_iter().flatten() {
             self.wake(later);

@@ -90,6 +90,13 @@ pub fn apply(spec: &mut PodSpec, granted: &Allocation) {
     }
 }
 
+/// Was something else granted since the newest instance was started? Then its end is no crash to wait after.
+pub(crate) fn outdated(container: &Container, actuated: Option<&ResourceRequirements>) -> bool {
+    actuated.is_some_and(|actuated| {
+        Bounds::of(Some(actuated)) != Bounds::of(container.resources.as_ref())
+    })
+}
+
 /// Must the container be restarted to go from the one to the other, by its `resizePolicy`?
 pub(crate) fn needs_restart(container: &Container, from: &Bounds, to: &Bounds) -> bool {
     let restarts = |name: &str| {

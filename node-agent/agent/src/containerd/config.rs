@@ -38,7 +38,10 @@ pub(crate) fn write(paths: &Paths) -> io::Result<PathBuf> {
     let dir = paths.containerd();
     std::fs::create_dir_all(&dir)?;
     let path = dir.join("config.toml");
-    let text = toml::to_string(&file(paths, may_lower_oom_score())).map_err(io::Error::other)?;
+    let text = toml::to_string(&file(paths, may_lower_oom_score(), &|name| {
+        super::process::find(Path::new(name))
+    }))
+    .map_err(io::Error::other)?;
     std::fs::write(&path, text)?;
     Ok(path)
 }
@@ -57,7 +60,34 @@ fn effective_capabilities(status: &str) -> Option<u64> {
     u64::from_str_radix(hex.trim(), 16).ok()
 }
 
-fn file(paths: &Paths, may_lower_oom_score: bool) -> File {
+/// The handlers that RuntimeClasses may name: runc, and what else is installed.
+fn handlers(find: &dyn Fn(&str) -> Option<PathBuf>) -> Value {
+    let mut handlers = json!({"runc": {
+        "runtime_type": "io.containerd.runc.v2",
+        "options": {"SystemdCgroup": false},
+    }});
+    if let Some(crun) = find("crun") {
+        handlers["crun"] = json!({
+            "runtime_type": "io.containerd.runc.v2",
+            "options": {"SystemdCgroup": false, "BinaryName": crun.display().to_string()},
+        });
+    }
+    for (handler, kind, shim) in [
+        (
+            "runsc",
+            "io.containerd.runsc.v1",
+            "containerd-shim-runsc-v1",
+        ),
+        ("kata", "io.containerd.kata.v2", "containerd-shim-kata-v2"),
+    ] {
+        if find(shim).is_some() {
+            handlers[handler] = json!({"runtime_type": kind});
+        }
+    }
+    handlers
+}
+
+fn file(paths: &Paths, may_lower_oom_score: bool, find: &dyn Fn(&str) -> Option<PathBuf>) -> File {
     let dir = paths.containerd();
     let text = |path: &Path| path.display().to_string();
     let cri = json!({
@@ -75,10 +105,7 @@ fn file(paths: &Paths, may_lower_oom_score: bool) -> File {
         "containerd": {
             "snapshotter": "overlayfs",
             "default_runtime_name": "runc",
-            "runtimes": {"runc": {
-                "runtime_type": "io.containerd.runc.v2",
-                "options": {"SystemdCgroup": false},
-            }},
+            "runtimes": handlers(find),
         },
         "cni": {"bin_dir": text(&paths.cni_bin()), "conf_dir": text(&paths.cni_conf())},
         "registry": {"config_path": text(&dir.join("certs.d"))},
@@ -103,7 +130,7 @@ mod tests {
     #[test]
     fn everything_that_nodes_of_one_machine_must_not_share_is_under_the_data_folder() {
         let paths = AgentConfig::new("a", [127, 0, 0, 1].into(), "/data/a").paths();
-        let text = toml::to_string(&file(&paths, false)).unwrap();
+        let text = toml::to_string(&file(&paths, false, &|_| None)).unwrap();
         for line in [
             "root = \"/data/a/containerd/root\"",
             "state = \"/data/a/containerd/state\"",
@@ -114,6 +141,15 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }
+    }
+
+    #[test]
+    fn installed_runtimes_become_handlers() {
+        let none = handlers(&|_| None);
+        assert!(none.get("runc").is_some() && none.get("crun").is_none());
+        let all = handlers(&|name| Some(Path::new("/bin").join(name)));
+        assert_eq!(all["crun"]["options"]["BinaryName"], "/bin/crun");
+        assert_eq!(all["kata"]["runtime_type"], "io.containerd.kata.v2");
     }
 
     #[test]

@@ -111,7 +111,7 @@ pub(super) fn pressure(shortages: &[Shortage]) -> Pressure {
 
 /// The pod to throw out, if any may be: those that use more than they asked for first, then by priority, then
 /// those most beyond what they asked for.
-pub(super) fn victim<'a>(signal: Signal, pods: &'a [PodUse]) -> Option<&'a PodUse> {
+pub(super) fn victim(signal: Signal, pods: &[PodUse]) -> Option<&PodUse> {
     let candidates = pods
         .iter()
         .filter(|used| !critical(&used.pod) && used.pod.metadata.deletion_timestamp.is_none());
@@ -174,8 +174,8 @@ pub(super) fn message(shortage: &Shortage, used: &PodUse) -> String {
 fn quantity(bytes: u64) -> String {
     match bytes {
         0 => "0".to_owned(),
-        _ if bytes % (1 << 20) == 0 => format!("{}Mi", bytes >> 20),
-        _ if bytes % 1024 == 0 => format!("{}Ki", bytes >> 10),
+        _ if bytes.is_multiple_of(1 << 20) => format!("{}Mi", bytes >> 20),
+        _ if bytes.is_multiple_of(1024) => format!("{}Ki", bytes >> 10),
         _ => bytes.to_string(),
     }
 }

@@ -297,6 +297,12 @@ pub(crate) fn mounts(
                 mount.name, container.name
             )
         };
+        if mount.recursive_read_only.as_deref() == Some("Enabled") {
+            return Err(format!(
+                "failed to resolve recursive read-only mode: volume \"{}\" requested recursive read-only mode, but it is not supported by the runtime",
+                mount.name
+            ));
+        }
         let placed = prepared.get(&mount.name).ok_or_else(missing)?;
         let volume = volumes
             .iter()

@@ -2,6 +2,7 @@
 //! becomes an [`Outside`], and that a folder on the node.
 
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -10,6 +11,9 @@ use balsa_api::scheduling::selects_node;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeSpec, Volume};
 
 use super::table;
+
+/// The cluster's own provisioner of folders on nodes.
+const LOCAL_PATH: &str = "balsa.io/local-path";
 
 /// Time allowed to a mount of a network file system.
 const MOUNT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -29,6 +33,8 @@ pub(crate) struct Outside {
 pub(crate) enum Source {
     /// A path on the node, of a hostPath type.
     Path { path: PathBuf, kind: String },
+    /// A folder of the node for one claim, made here when missing and open to any user, as claims expect.
+    Folder { path: PathBuf },
     /// A folder or block device of the node that somebody made.
     Local { path: PathBuf },
     /// An export of an NFS server.
@@ -82,6 +88,9 @@ pub(crate) fn of_persistent(
     if let Some(host) = &spec.host_path {
         let kind = host.type_.clone().unwrap_or_default();
         let path = PathBuf::from(&host.path);
+        if provisioner(volume) == Some(LOCAL_PATH) {
+            return made(Source::Folder { path }, true);
+        }
         return made(Source::Path { path, kind }, false);
     }
     if let Some(nfs) = &spec.nfs {
@@ -93,6 +102,22 @@ pub(crate) fn of_persistent(
         return made(source, false);
     }
     Err("no volume plugin matched".to_owned())
+}
+
+/// Who made the volume, if a provisioner did.
+fn provisioner(volume: &PersistentVolume) -> Option<&str> {
+    let annotations = volume.metadata.annotations.as_ref()?;
+    let by = annotations.get("pv.kubernetes.io/provisioned-by")?;
+    Some(by)
+}
+
+fn make_folder(path: &Path) -> Result<(), String> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let made = std::fs::create_dir_all(path)
+        .and_then(|()| std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)));
+    made.map_err(|error| format!("cannot make {}: {error}", path.display()))
 }
 
 fn nfs_options(spec: &PersistentVolumeSpec, read_only: bool) -> Vec<String> {
@@ -123,6 +148,10 @@ pub(super) fn place(outside: &Outside, dir: &Path) -> Result<PathBuf, String> {
     match &outside.source {
         Source::Path { path, kind } => {
             super::host_path::prepare(path, kind)?;
+            Ok(path.clone())
+        }
+        Source::Folder { path } => {
+            make_folder(path)?;
             Ok(path.clone())
         }
         Source::Local { path } => {
@@ -216,6 +245,20 @@ mod tests {
             resolve(on("b")),
             Err("no matching NodeSelectorTerms".to_owned())
         );
+    }
+
+    #[test]
+    fn a_provisioned_folder_is_made_for_any_user() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b");
+        let volume = json!({"metadata": {"annotations": {"pv.kubernetes.io/provisioned-by": LOCAL_PATH}},
+            "spec": {"hostPath": {"path": path, "type": "DirectoryOrCreate"}}});
+        let volume = serde_json::from_value(volume).unwrap();
+        let outside = of_persistent(&volume, &Node::default(), false).unwrap();
+        let placed = place(&outside.unwrap(), dir.path()).unwrap();
+        assert_eq!(placed, path);
+        let mode = std::fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o777);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::{reasons, time};
 use crate::backoff::go_duration;
 use crate::observed::{Exit, Instance, InstanceState};
 use crate::plan::Input;
+use crate::resize;
 use crate::spec::{self, Member, Role};
 
 /// Exit code of a container that was lost: as if killed.
@@ -329,8 +330,11 @@ fn waiting(
             return None;
         }
     }
+    let resized = resize::outdated(&member.container, local.actuated.as_ref());
     let crash = exit
         .as_ref()
+        // What is being started again waits for nothing: upstream shows the end until the restart.
+        .filter(|_| !resized && !local.starting)
         .and_then(|exit| local.backoff.until(exit.finished_at, input.now));
     let failure = local
         .failure

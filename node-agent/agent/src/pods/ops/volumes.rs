@@ -199,7 +199,7 @@ impl Ops {
             .await
             .map_err(|error| failed(error.to_string()))?;
         // The runtime mounts by name, and the id is none.
-        let name = image.tags.first().or(image.digests.first());
+        let name = image.tags.first().or_else(|| image.digests.first());
         let name = name.map_or(want.image, String::as_str);
         let done = context.runtime.mount_image(name, &at).await;
         done.map_err(|error| failed(error.to_string()))?;

@@ -1,6 +1,7 @@
 //! What the node grants to the pod, against what its spec asks for.
 
 use balsa_pod::resize;
+use k8s_openapi::api::core::v1::{PodSpec, ResourceRequirements};
 use tracing::warn;
 
 use super::Worker;
@@ -14,8 +15,9 @@ impl Worker {
         match checkpoint::load(&dir) {
             Some(known) => {
                 self.resources = known;
-                for (name, resources) in &self.resources.actuated {
-                    self.local.container(name).actuated = Some(resources.clone());
+                for name in names(&self.asked) {
+                    let known = self.resources.actuated.get(&name).cloned();
+                    self.local.container(&name).actuated = Some(known.unwrap_or_default());
                 }
                 self.grant();
             }
@@ -57,10 +59,8 @@ impl Worker {
 
     /// A new instance of the container is about to run with what is granted.
     pub(super) fn note_actuated(&mut self, name: &str) {
-        let Some(granted) = self.resources.granted.get(name).cloned() else {
-            return;
-        };
-        self.local.container(name).actuated = Some(granted);
+        let granted = self.resources.granted.get(name).cloned();
+        self.local.container(name).actuated = Some(granted.unwrap_or_default());
         self.save_actuated();
     }
 
@@ -69,6 +69,8 @@ impl Worker {
         let containers = self.local.containers.iter();
         let actuated = containers
             .filter_map(|(name, local)| Some((name.clone(), local.actuated.clone()?)))
+            // Those that run without any are known by not being there.
+            .filter(|(_, resources)| *resources != ResourceRequirements::default())
             .collect();
         if self.resources.actuated != actuated {
             self.resources.actuated = actuated;
@@ -82,4 +84,13 @@ impl Worker {
             warn!(%error, "could not remember what was granted to the pod");
         }
     }
+}
+
+/// Names of the containers that have resources of their own.
+fn names(spec: &PodSpec) -> Vec<String> {
+    let inits = spec.init_containers.iter().flatten();
+    inits
+        .chain(&spec.containers)
+        .map(|container| container.name.clone())
+        .collect()
 }
