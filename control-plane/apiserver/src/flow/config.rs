@@ -314,7 +314,7 @@ impl Subject {
     fn matches(&self, user: &User) -> bool {
         match self.kind.as_str() {
             "User" => matches!(self.user.name.as_str(), "*") || self.user.name == user.name,
-            "Group" => self.group.name == "*" || user.groups.iter().any(|g| *g == self.group.name),
+            "Group" => self.group.name == "*" || user.groups.contains(&self.group.name),
             "ServiceAccount" => user
                 .name
                 .strip_prefix("system:serviceaccount:")
