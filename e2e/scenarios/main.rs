@@ -10,6 +10,7 @@ mod helm;
 mod kubectl;
 mod loss;
 mod network;
+mod node;
 mod platform;
 mod pods;
 mod seeds;
