@@ -94,7 +94,7 @@ fn filled(type_: Type<'_>, within: &mut Vec<String>) -> Value {
         }
         Shape::Map { value, .. } => json!({"k": filled(value, within), "l": filled(value, within)}),
         Shape::SchemaOr(schema, other) => {
-            if within.len() % 2 == 0 {
+            if within.len().is_multiple_of(2) {
                 filled(schema, within)
             } else {
                 filled(other, within)
