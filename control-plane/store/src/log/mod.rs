@@ -260,6 +260,12 @@ impl Log {
         Ok(entries)
     }
 
+    /// What a restart would find, whatever is in memory.
+    #[cfg(test)]
+    pub fn on_disk(&self) -> Vec<Entry> {
+        self.read_disk(0, u64::MAX, usize::MAX).unwrap_or_default()
+    }
+
     fn unreadable(&self, error: &rocksdb::Error) -> Unreadable {
         match error.kind() {
             rocksdb::ErrorKind::Corruption => self.damaged(error.as_ref()),

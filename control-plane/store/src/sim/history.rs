@@ -167,25 +167,36 @@ pub(super) fn now_ms() -> u64 {
     u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Every revision that any member applied, with its changes; and where two members differ.
-pub(super) fn truth(record: &Record) -> Result<BTreeMap<Revision, (u64, Vec<Change>)>, String> {
+/// Every revision that any member applied, and its changes. If members differ, the last that was applied.
+pub(super) fn truth(record: &Record) -> BTreeMap<Revision, (u64, Vec<Change>)> {
+    let mut all: Vec<_> = record.heard.values().flatten().collect();
+    all.sort_by_key(|(at, _)| *at);
     let mut truth = BTreeMap::<Revision, (u64, Vec<Change>)>::new();
-    for (member, heard) in &record.heard {
-        for (at, heard) in heard {
-            let Heard::Applied(revision, changes) = heard else {
-                continue;
-            };
-            let known = truth
-                .entry(*revision)
-                .or_insert_with(|| (*at, changes.clone()));
-            if known.1 != *changes {
-                return Err(format!(
-                    "member {member} applied {changes:?} at revision {revision}, another {:?}",
-                    known.1
-                ));
-            }
-            known.0 = known.0.min(*at);
+    for (at, heard) in all {
+        let Heard::Applied(revision, changes) = heard else {
+            continue;
+        };
+        if truth.get(revision).map(|(_, known)| known) != Some(changes) {
+            truth.insert(*revision, (*at, changes.clone()));
         }
     }
-    Ok(truth)
+    truth
+}
+
+/// Where a member applied something else at a revision than another.
+pub(super) fn disagreement(record: &Record) -> Option<String> {
+    let truth = truth(record);
+    for (member, heard) in &record.heard {
+        for (_, heard) in heard {
+            if let Heard::Applied(revision, changes) = heard
+                && truth.get(revision).map(|(_, known)| known) != Some(changes)
+            {
+                return Some(format!(
+                    "member {member} applied {changes:?} at revision {revision}, another {:?}",
+                    truth.get(revision)
+                ));
+            }
+        }
+    }
+    None
 }

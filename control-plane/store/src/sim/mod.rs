@@ -29,7 +29,6 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use openraft::RaftLogReader;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -72,8 +71,8 @@ struct Plan {
 /// What came of a run.
 #[derive(Debug)]
 struct Outcome {
-    /// The first rule that does not hold, and what it says.
-    pub violation: Option<(&'static str, String)>,
+    /// The rules that do not hold, and what each says.
+    pub violations: Vec<(&'static str, String)>,
     /// What happened, briefly. Two runs of a seed have the same.
     pub trace: Vec<String>,
     pub faults: Vec<String>,
@@ -156,13 +155,13 @@ fn simulate(plan: Plan) -> Outcome {
             record.logs.insert(*id, read_log(&store));
         }
     }
-    for (name, rule) in invariants::ALL {
-        if violation.is_none() {
-            violation = rule(&record).err().map(|error| (name, error));
-        }
-    }
+    let mut violations: Vec<_> = violation.into_iter().collect();
+    let broken = invariants::ALL
+        .into_iter()
+        .filter_map(|(name, rule)| Some((name, rule(&record).err()?)));
+    violations.extend(broken);
     Outcome {
-        violation,
+        violations,
         trace: trace(&record),
         faults: faults.made,
         complaints: record.complaints,
@@ -213,9 +212,7 @@ fn settle(
 }
 
 fn read_log(store: &crate::Store) -> (BTreeMap<u64, Logged>, u64) {
-    let mut log = store.log();
-    let entries = futures::executor::block_on(log.try_get_log_entries(..)).unwrap();
-    let entries = entries.into_iter().map(|entry| {
+    let entries = store.log().on_disk().into_iter().map(|entry| {
         let logged = Logged {
             term: crate::raft::term_of(&entry.log_id),
             payload: crate::log::encode_entry(&entry).unwrap(),

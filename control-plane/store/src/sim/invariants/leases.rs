@@ -9,7 +9,7 @@ const NOTICED_MS: u64 = 6_000;
 
 pub(super) fn check(record: &Record) -> Result<(), String> {
     let (mut put, mut deleted) = (BTreeMap::new(), BTreeMap::new());
-    for (at_ms, changes) in truth(record)?.into_values() {
+    for (at_ms, changes) in truth(record).into_values() {
         for change in changes {
             match change.value {
                 Some(_) => put.insert(change.key, at_ms),

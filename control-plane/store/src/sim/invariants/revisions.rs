@@ -1,7 +1,7 @@
 //! Revisions go up by one, without gaps, and mean the same on every member; and what clients are told agrees
 //! with the order in which they were told it.
 
-use crate::sim::history::{Heard, Record, Told, truth};
+use crate::sim::history::{Heard, Record, Told, disagreement};
 
 pub(super) fn check(record: &Record) -> Result<(), String> {
     for (member, heard) in &record.heard {
@@ -20,7 +20,9 @@ pub(super) fn check(record: &Record) -> Result<(), String> {
             }
         }
     }
-    truth(record)?;
+    if let Some(error) = disagreement(record) {
+        return Err(error);
+    }
     // An operation that began after another ended has a later revision.
     let mut done: Vec<_> = record
         .operations
