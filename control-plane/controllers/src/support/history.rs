@@ -68,11 +68,11 @@ pub(crate) fn next_number(revisions: &[ControllerRevision]) -> i64 {
 }
 
 /// Revisions to delete: the oldest of those not in use, beyond `limit`. `revisions` oldest first.
-fn surplus<'a>(
-    revisions: &'a [ControllerRevision],
+fn surplus(
+    revisions: &[ControllerRevision],
     limit: Option<i32>,
     in_use: impl Fn(&ControllerRevision) -> bool,
-) -> impl Iterator<Item = &'a ControllerRevision> {
+) -> impl Iterator<Item = &ControllerRevision> {
     let idle: Vec<_> = revisions.iter().filter(|r| !in_use(r)).collect();
     let limit = usize::try_from(limit.unwrap_or(10)).unwrap_or_default();
     let count = idle.len().saturating_sub(limit);

@@ -35,9 +35,9 @@ impl Controller {
             if claim.metadata.deletion_timestamp.is_some() {
                 return Ok(Outcome::Done);
             }
-            return self.find_volume(&claim).await;
+            return Box::pin(self.find_volume(&claim)).await;
         }
-        self.sync_bound(&claim).await
+        Box::pin(self.sync_bound(&claim)).await
     }
 
     /// The claim names its volume: people chose it, or we did.
@@ -63,7 +63,7 @@ impl Controller {
             .and_then(|spec| spec.claim_ref.as_ref());
         match reference {
             Some(reference) if matching::refers_to(reference, claim) => {
-                self.bind(claim, &volume).await?;
+                Box::pin(self.bind(claim, &volume)).await?;
             }
             None if done => {
                 let message = "Bound claim has lost reference to PersistentVolume. Data on the volume is lost!";
@@ -75,7 +75,7 @@ impl Controller {
                     self.tell(claim, EventType::Warning, "VolumeMismatch", text);
                     self.set_pending(claim).await?;
                 } else {
-                    self.bind(claim, &volume).await?;
+                    Box::pin(self.bind(claim, &volume)).await?;
                 }
             }
             Some(_) if done => {
@@ -128,7 +128,7 @@ impl Controller {
         let selected = claim.annotations().get(SELECTED_NODE);
         let volumes = informers.volumes.list();
         if let Some(volume) = matching::find(claim, &volumes, !waits) {
-            self.bind(claim, volume).await?;
+            Box::pin(self.bind(claim, volume)).await?;
             return Ok(Outcome::Done);
         }
         self.set_pending(claim).await?;
@@ -143,7 +143,7 @@ impl Controller {
             return Ok(Outcome::Done);
         }
         match class {
-            Some(class) => self.provision(claim, &class, selected).await,
+            Some(class) => Box::pin(self.provision(claim, &class, selected)).await,
             None if name.is_empty() => {
                 let text =
                     "no persistent volumes available for this claim and no storage class is set";
@@ -205,7 +205,7 @@ impl Controller {
                     created.name_any()
                 );
                 self.tell(claim, EventType::Normal, "ProvisioningSucceeded", text);
-                self.bind(claim, &created).await?;
+                Box::pin(self.bind(claim, &created)).await?;
             }
             Err(error) if error.is_already_exists() => {}
             Err(error) => {

@@ -82,7 +82,7 @@ pub(super) fn new_volume(
             persistent_volume_reclaim_policy: class
                 .reclaim_policy
                 .clone()
-                .or(Some("Delete".into())),
+                .or_else(|| Some("Delete".into())),
             storage_class_name: class.metadata.name.clone(),
             mount_options: class.mount_options.clone(),
             claim_ref: Some(reference(claim)),
