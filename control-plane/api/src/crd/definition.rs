@@ -605,7 +605,7 @@ fn subresources(subresources: &Value, path: &Path, errors: &mut FieldErrors) {
             }
         };
         let below = |prefix: &&str| pointer.starts_with(&format!("/{prefix}/"));
-        if !prefixes.iter().any(|p| below(&p)) {
+        if !prefixes.iter().any(below) {
             let list: Vec<String> = prefixes.iter().map(|p| format!(".{p}")).collect();
             errors.invalid(
                 at,

@@ -213,12 +213,12 @@ fn is_credit_card(text: &str) -> bool {
             (_, twice) => twice,
         })
         .sum();
-    sum % 10 == 0
+    sum.is_multiple_of(10)
 }
 
 fn is_isbn10(text: &str) -> bool {
     let plain: Vec<char> = text.chars().filter(|c| !matches!(c, '-' | ' ')).collect();
-    let mut sum = 0;
+    let mut sum = 0_u32;
     for (i, c) in plain.iter().enumerate() {
         let digit = match c {
             'X' | 'x' if i == 9 => 10,
@@ -229,7 +229,7 @@ fn is_isbn10(text: &str) -> bool {
         };
         sum += digit * (10 - i.min(9) as u32);
     }
-    plain.len() == 10 && sum % 11 == 0
+    plain.len() == 10 && sum.is_multiple_of(11)
 }
 
 fn is_isbn13(text: &str) -> bool {
@@ -241,6 +241,6 @@ fn is_isbn13(text: &str) -> bool {
             .enumerate()
             .map(|(i, d)| if i % 2 == 0 { *d } else { d * 3 })
             .sum();
-        digits.len() == 13 && sum % 10 == 0
+        digits.len() == 13 && sum.is_multiple_of(10)
     })
 }

@@ -188,7 +188,7 @@ fn a_plain_definition_is_fine_and_an_odd_one_is_told_why_not() {
         let found = texts(&definition::check_new(&crd(schema)));
         assert!(found.iter().any(|f| f == want), "{want}\n{found:#?}");
     }
-    let mut two = good.clone();
+    let mut two = good;
     two["spec"]["versions"][0]["storage"] = false.into();
     two["metadata"]["name"] = "x".into();
     let found = texts(&definition::check_new(&two));

@@ -18,6 +18,12 @@ const PATCH_TYPES: &[&str] = &[
     "application/apply-patch+yaml",
 ];
 
+const CUSTOM_PATCH_TYPES: &[&str] = &[
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/apply-patch+yaml",
+];
+
 /// One operation before it is written in a dialect.
 struct Operation<'a> {
     method: &'static str,
@@ -175,7 +181,11 @@ fn of_kind(served: &Served<'_>, dialect: Dialect) -> Vec<(String, Value)> {
     };
     let collection = format!("{parent}/{}", kind.plural);
     let item = format!("{collection}/{{name}}");
-    let writer = Writer { kind, dialect };
+    let writer = Writer {
+        kind,
+        dialect,
+        custom: served.custom.is_some(),
+    };
     let mut paths = Vec::new();
     let gvk = (&*kind.group, &*kind.version, &*kind.kind);
     paths.extend(writer.item(&collection, &collection_operations(served), gvk, ""));
@@ -342,6 +352,7 @@ fn capitalised(text: &str) -> String {
 struct Writer<'k> {
     kind: &'k Kind,
     dialect: Dialect,
+    custom: bool,
 }
 
 impl Writer<'_> {
@@ -460,6 +471,15 @@ impl Writer<'_> {
         )
     }
 
+    /// Clients choose among these; there is no strategic merge without Go types.
+    fn patch_types(&self) -> &'static [&'static str] {
+        if self.custom {
+            CUSTOM_PATCH_TYPES
+        } else {
+            PATCH_TYPES
+        }
+    }
+
     fn finish_v3(&self, operation: &Operation<'_>, value: &mut Value) {
         let content = |types: &[&str], schema: &Value| -> Map<String, Value> {
             types
@@ -469,7 +489,7 @@ impl Writer<'_> {
         };
         if let Some(body) = operation.body {
             let types = if operation.method == "patch" {
-                PATCH_TYPES
+                self.patch_types()
             } else {
                 &["*/*"]
             };
@@ -496,7 +516,7 @@ impl Writer<'_> {
                 .push(json!({"name": "body", "in": "body", "required": required, "schema": self.schema(body)}));
         }
         let types = if operation.method == "patch" {
-            PATCH_TYPES
+            self.patch_types()
         } else {
             &["*/*"]
         };
