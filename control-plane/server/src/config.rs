@@ -52,6 +52,13 @@ pub struct Settings {
     pub cluster_dns: Option<IpAddr>,
     /// Cluster domain; `cluster.local`.
     pub cluster_domain: Option<String>,
+    /// Folder on nodes below which volumes of the built-in storage class are made; `/var/lib/balsa/storage`.
+    pub local_path_root: Option<String>,
+    /// Which requests the audit log records and how (audit.k8s.io/v1 Policy); without it there is no audit log.
+    pub audit_policy_file: Option<PathBuf>,
+    /// The audit log, `-` for standard output; `audit.log` in the data folder. A new file is begun at 100 MB, ten
+    /// old ones are kept.
+    pub audit_log_path: Option<PathBuf>,
     /// `default` or `fast`.
     pub failover: Option<Failover>,
     /// Do not run a node agent on this server.
@@ -85,6 +92,9 @@ impl Settings {
             service_cidr,
             cluster_dns,
             cluster_domain,
+            local_path_root,
+            audit_policy_file,
+            audit_log_path,
             failover,
             no_agent,
         )
@@ -117,6 +127,11 @@ impl Settings {
             service_cidr: self.service_cidr.unwrap_or_else(|| net([10, 96, 0, 0], 16)),
             cluster_dns: self.cluster_dns,
             cluster_domain: self.cluster_domain.unwrap_or_else(|| "cluster.local".to_owned()),
+            local_path_root: self
+                .local_path_root
+                .unwrap_or_else(|| "/var/lib/balsa/storage".to_owned()),
+            audit_policy_file: self.audit_policy_file,
+            audit_log_path: self.audit_log_path,
             failover: self.failover.unwrap_or_default(),
             no_agent: self.no_agent.unwrap_or(false),
         };
@@ -166,6 +181,12 @@ pub struct Config {
     cluster_dns: Option<IpAddr>,
     /// See [`Settings`].
     pub cluster_domain: String,
+    /// See [`Settings`].
+    pub local_path_root: String,
+    /// See [`Settings`].
+    pub audit_policy_file: Option<PathBuf>,
+    /// See [`Settings`].
+    pub audit_log_path: Option<PathBuf>,
     /// See [`Settings`].
     pub failover: Failover,
     /// See [`Settings`].
@@ -225,6 +246,12 @@ impl Config {
             problems.push(format!(
                 "podCidr {} and serviceCidr {} overlap",
                 self.pod_cidr, self.service_cidr
+            ));
+        }
+        if !self.local_path_root.starts_with('/') {
+            problems.push(format!(
+                "localPathRoot: {:?} must start with /",
+                self.local_path_root
             ));
         }
         // A node needs an address for its bridge and one for a pod beside those of network and broadcast.

@@ -99,7 +99,10 @@ async fn save(store: &Store, request: SnapshotRequest) -> Result<serde_json::Val
             "{name:?} is no name for a snapshot: use letters, digits, '.', '_' and '-'"
         )));
     }
-    let data = store.data_dir().parent().unwrap_or(store.data_dir());
+    let data = store
+        .data_dir()
+        .parent()
+        .unwrap_or_else(|| store.data_dir());
     let folder = data.join("snapshots");
     std::fs::create_dir_all(&folder)
         .map_err(|error| internal(format!("{}: {error}", folder.display())))?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use balsa_apiserver::admission::{AdmissionConfig, Chain, webhook};
+use balsa_apiserver::audit::{AuditConfig, LogConfig};
 use balsa_apiserver::authn::{Authn, IssuerDiscovery, issuer};
 use balsa_apiserver::authz::{Authz, bootstrap_objects};
 use balsa_apiserver::extensions::aggregation::Outside;
@@ -176,7 +177,20 @@ fn api_server(
             anyhow::bail!("serviceCidr: {net} is IPv6, which is not supported yet")
         }
     };
+    let audit = match &config.audit_policy_file {
+        None => None,
+        Some(policy) => {
+            let usual = config.data_dir.join("audit.log");
+            let log = LogConfig {
+                path: config.audit_log_path.clone().unwrap_or(usual),
+                max_size: 100 << 20,
+                max_backups: 10,
+            };
+            Some(AuditConfig::load(policy.clone(), log)?)
+        }
+    };
     let settings = balsa_apiserver::Config {
+        audit,
         advertise: config.api_address().to_string(),
         service_cidr,
         secure_port: config.api_port,
@@ -202,7 +216,13 @@ fn api_server(
         .authorizer(Arc::clone(&authz) as _)
         .allocator(Arc::new(Signer::new(Arc::clone(identity))))
         .admission(Arc::clone(&chain));
-    for plugin in webhook::configured(&chain, &webhooks, &served_kinds, &reader, &(authz.clone() as _)) {
+    for plugin in webhook::configured(
+        &chain,
+        &webhooks,
+        &served_kinds,
+        &reader,
+        &(authz.clone() as _),
+    ) {
         builder = builder.admission(plugin);
     }
     builder = builder.conversion(webhooks).aggregation(Outside {

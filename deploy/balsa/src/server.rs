@@ -55,6 +55,15 @@ pub struct Args {
     /// Cluster domain [default: cluster.local].
     #[arg(long, env = "BALSA_CLUSTER_DOMAIN")]
     cluster_domain: Option<String>,
+    /// Which requests the audit log records, a file with an audit.k8s.io/v1 Policy; none without it.
+    #[arg(long, env = "BALSA_AUDIT_POLICY_FILE")]
+    audit_policy_file: Option<PathBuf>,
+    /// The audit log, - for standard output [default: audit.log in the data folder].
+    #[arg(long, env = "BALSA_AUDIT_LOG_PATH")]
+    audit_log_path: Option<PathBuf>,
+    /// Folder on nodes for volumes of the built-in storage class [default: /var/lib/balsa/storage].
+    #[arg(long, env = "BALSA_LOCAL_PATH_ROOT")]
+    local_path_root: Option<String>,
     /// `default` is Kubernetes' patience with dead nodes, `fast` replaces their pods within about 5 s.
     #[arg(long, env = "BALSA_FAILOVER", value_parser = failover)]
     failover: Option<Failover>,
@@ -93,6 +102,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         service_cidr: args.service_cidr,
         cluster_dns: args.cluster_dns,
         cluster_domain: args.cluster_domain,
+        local_path_root: args.local_path_root,
+        audit_policy_file: args.audit_policy_file,
+        audit_log_path: args.audit_log_path,
         failover: args.failover,
         no_agent: args.no_agent,
         ..Settings::default()

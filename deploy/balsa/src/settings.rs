@@ -24,6 +24,9 @@ pub struct NodeSettings {
     /// Cgroup that pods are made in, below each controller's root [default: /balsa].
     #[arg(long, env = "BALSA_CGROUP_ROOT")]
     pub cgroup_root: Option<String>,
+    /// Folder of manifests of static pods, which run on this node whatever the API says.
+    #[arg(long, env = "BALSA_POD_MANIFEST_PATH")]
+    pub pod_manifest_path: Option<PathBuf>,
 }
 
 impl NodeSettings {
@@ -34,6 +37,7 @@ impl NodeSettings {
             cri_endpoint: self.cri_endpoint.or(below.cri_endpoint),
             containerd: self.containerd.or(below.containerd),
             cgroup_root: self.cgroup_root.or(below.cgroup_root),
+            pod_manifest_path: self.pod_manifest_path.or(below.pod_manifest_path),
         }
     }
 
@@ -45,6 +49,7 @@ impl NodeSettings {
         } else if let Some(containerd) = self.containerd {
             config.runtime = RuntimeChoice::Supervised { containerd };
         }
+        config.static_pods = self.pod_manifest_path;
         if let Some(cgroup) = self.cgroup_root {
             config.cgroup_root = format!("/{}", cgroup.trim_start_matches('/'));
         }

@@ -128,7 +128,7 @@ async fn create(
             Role::Agent => JoinRole::Agent,
             Role::Server => JoinRole::Server,
         },
-        lifetime_seconds: (!ttl.is_zero()).then(|| ttl.as_secs()),
+        lifetime_seconds: (!ttl.is_zero()).then_some(ttl.as_secs()),
         description,
     };
     let request = http::Request::post(PATH)

@@ -297,6 +297,10 @@ impl<'a> Tools<'a> {
         }
     }
 
+    #[expect(
+        clippy::type_complexity,
+        reason = "closures have no names of their own"
+    )]
     fn closures(
         &self,
     ) -> (

@@ -301,10 +301,7 @@ async fn remove(h: &Harness, kind: &Served, name: &str, steps: &mut Steps<'_>) {
     let object = format!("{}/{name}", kind.collection());
     let deleted = h.delete(&object).await;
     steps.check("delete", deleted, &[200]);
-    if matches!(
-        kind.kind.as_str(),
-        "Namespace" | "CustomResourceDefinition"
-    ) {
+    if matches!(kind.kind.as_str(), "Namespace" | "CustomResourceDefinition") {
         // Waits for the controller that clears what it holds.
         return;
     }

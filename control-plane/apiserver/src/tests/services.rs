@@ -70,7 +70,7 @@ async fn the_keeper_makes_namespaces_and_the_kubernetes_service() {
     let h = Harness::new();
     let stop = tokio_util::sync::CancellationToken::new();
     let (api, token) = (h.api.clone(), stop.clone());
-    let keeper = tokio::spawn(async move { api.keep(Arc::new(Two), token).await });
+    let keeper = tokio::spawn(async move { Box::pin(api.keep(Arc::new(Two), token)).await });
     let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
     let mut watch = h.watch(&format!("{slices}?watch=true")).await;
     let slice = watch.next().await.unwrap()["object"].clone();

@@ -105,7 +105,10 @@ pub fn arguments(paths: &Paths, topology: &Topology, node: &Node) -> anyhow::Res
         Role::Agent => join("agent-token")?,
     }
     match node.role {
-        Role::Server => arguments.push("--no-agent".into()),
+        Role::Server => {
+            let storage = paths.root.join("storage").display().to_string();
+            arguments.extend(["--no-agent".into(), "--local-path-root".into(), storage]);
+        }
         Role::Agent => {
             let cgroup = format!("{}/pods", crate::local::topology::cgroup(&node.name));
             arguments.extend(["--cgroup-root".into(), cgroup]);

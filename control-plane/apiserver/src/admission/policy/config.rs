@@ -136,6 +136,9 @@ pub struct Bound<P> {
 /// All policies of a kind.
 pub type AllBound<P> = Arc<Vec<Bound<P>>>;
 
+/// What was made at which generations of policies and bindings.
+type Made<P> = ((u64, u64), AllBound<P>);
+
 /// Makes a policy from JSON.
 type Make<P> = fn(&Value) -> Result<P, String>;
 
@@ -145,7 +148,7 @@ pub struct Source<P> {
     bindings: &'static str,
     make: Make<P>,
     reader: Arc<dyn ObjectReader>,
-    made: Mutex<Option<((u64, u64), AllBound<P>)>>,
+    made: Mutex<Option<Made<P>>>,
 }
 
 impl<P> Source<P> {

@@ -202,7 +202,6 @@ impl CelAuthorizer for Asker<'_> {
             subresource: check.subresource.clone(),
             name: check.name.clone(),
             path: check.path.clone().unwrap_or_default(),
-            ..Attributes::default()
         };
         // Ours decides from the cache, without waiting; one that waits cannot be asked in an expression.
         match self.authz.authorize(&attributes).now_or_never() {

@@ -115,7 +115,9 @@ fn warnings(policy: &Value, kinds: &KindSet) -> Vec<Value> {
             let mut texts = Vec::new();
             for (name, type_) in &types {
                 let environment = typed(type_, params.as_ref(), variables);
-                if let Err(error) = environment.compile_to(expression, &[wanted.clone()]) {
+                if let Err(error) =
+                    environment.compile_to(expression, std::slice::from_ref(&wanted))
+                {
                     texts.push(format!("{name}: {error}"));
                 }
             }

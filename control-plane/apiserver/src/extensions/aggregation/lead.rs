@@ -142,7 +142,10 @@ impl Leader<'_> {
             let Some(remote) = Remote::read(&object) else {
                 continue;
             };
-            if remote.available && round % PROBE_ROUNDS != 0 && self.endpoints(&remote).is_ok() {
+            if remote.available
+                && !round.is_multiple_of(PROBE_ROUNDS)
+                && self.endpoints(&remote).is_ok()
+            {
                 continue;
             }
             let (holds, reason, message) = match self.probe(&remote).await {

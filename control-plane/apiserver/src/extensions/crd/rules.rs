@@ -222,7 +222,7 @@ impl Run<'_> {
         let rules = self.rules;
         let unchanged = old == Some(value);
         for compiled in rules.nodes.get(&node.number).into_iter().flatten() {
-            if !(unchanged && !compiled.transition) {
+            if !unchanged || compiled.transition {
                 self.rule(node, compiled, value, old, path);
             }
             if self.over {
