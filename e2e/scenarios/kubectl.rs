@@ -236,9 +236,18 @@ fn works_with(variable: &str, namespace: &str) -> anyhow::Result<()> {
     ensure!(old.ok(&["exec", "p", "--", "echo", "hi"])?.trim() == "hi");
     ensure!(old.ok(&["get", "pods", "-o", "wide"])?.contains("Running"));
     ensure!(old.ok(&["describe", "pod", "p"])?.contains("Started"));
-    ensure!(old.ok(&["explain", "pod.spec.containers"])?.contains("image"));
+    ensure!(
+        old.ok(&["explain", "pod.spec.containers"])?
+            .contains("image")
+    );
     old.ok(&["label", "pod", "p", "a=b"])?;
-    old.ok(&["patch", "pod", "p", "-p", "{\"metadata\": {\"labels\": {\"a\": \"c\"}}}"])?;
+    old.ok(&[
+        "patch",
+        "pod",
+        "p",
+        "-p",
+        "{\"metadata\": {\"labels\": {\"a\": \"c\"}}}",
+    ])?;
     ensure!(old.field("pod/p", "{.metadata.labels.a}")? == "c");
     old.ok(&["create", "deployment", "d", "--image=busybox"])?;
     old.ok(&["scale", "deployment/d", "--replicas=0"])?;
