@@ -96,12 +96,12 @@ def streams(core, namespace):
     socket.setblocking(True)
     socket.sendall(b"GET /hostname HTTP/1.0\r\n\r\n")
     answer = b""
-    while True:
+    while not answer.endswith(b"unseen"):
         part = socket.recv(4096)
-        if not part:
-            break
+        assert part, f"the answer ended early: {answer}"
         answer += part
-    assert b"200" in answer and answer.strip().endswith(b"unseen"), answer
+    assert b"200" in answer, answer
+    socket.close()
     assert "listening on 8080" in core.read_namespaced_pod_log("unseen", namespace)
 
 

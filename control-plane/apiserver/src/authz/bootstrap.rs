@@ -255,6 +255,8 @@ fn controller_rules() -> Vec<Rule> {
         on("create", "batch", "jobs"),
         on("create", "discovery.k8s.io", "endpointslices"),
         on("create", "coordination.k8s.io", "leases"),
+        // A new cluster starts with a class for folders on nodes.
+        on("create", "storage.k8s.io", "storageclasses"),
         on("create", "authentication.k8s.io", "tokenreviews"),
         on("create", "authorization.k8s.io", "subjectaccessreviews"),
         path("*"),

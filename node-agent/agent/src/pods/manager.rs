@@ -151,6 +151,8 @@ impl Manager {
     }
 
     fn pod_gone(&self, pod: &Arc<Pod>) {
+        // As upstream, what the API has no more holds nothing: the scheduler gave its room away already.
+        self.context.capacity.release(uid(pod));
         let mailbox = self.workers.lock().get(uid(pod)).cloned();
         if let Some(mailbox) = mailbox {
             let pod = Arc::clone(pod);
