@@ -117,7 +117,7 @@ fn settings_that_cannot_work_are_all_named_before_anything_is_made() -> anyhow::
 #[test]
 fn a_node_without_free_pod_addresses_says_so_and_goes_on_when_one_is_free() -> anyhow::Result<()> {
     let local = Local;
-    // Inherited by the nodes: eight addresses a node, of which five are for pods.
+    // Inherited by the nodes: eight addresses a node, less those of the network and of broadcast.
     let mut up = balsa()?;
     up.args(["local", "up", "--servers", "1", "--agents", "1"])
         .env("BALSA_NODE_CIDR_MASK_SIZE", "29");
@@ -138,7 +138,7 @@ fn fill_up() -> anyhow::Result<()> {
         let list = kubectl.ok(&["get", "pods", "-o", "jsonpath={.items[*].status.podIP}"])?;
         Ok(list.split_whitespace().count())
     };
-    eventually("all addresses to be in use", 30, || Ok(addresses()? == 5))?;
+    eventually("all addresses to be in use", 30, || Ok(addresses()? == 6))?;
     eventually("an event that says why", 30, || {
         let events = kubectl.ok(&["get", "events"])?;
         Ok(events.contains("FailedCreatePodSandBox") && events.contains("no free addresses"))
@@ -155,7 +155,7 @@ fn fill_up() -> anyhow::Result<()> {
         .context("no pod has an address")?;
     kubectl.ok(&["delete", "pod", holder])?;
     eventually("the freed address to be in use", 60, || {
-        Ok(addresses()? == 5)
+        Ok(addresses()? == 6)
     })?;
     Ok(())
 }
