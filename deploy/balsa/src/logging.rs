@@ -4,11 +4,15 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
-/// Starts logging.
-pub fn init(json: bool) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
-        EnvFilter::new("info,openraft=warn,quinn=warn,hyper=warn,h2=warn,kube=warn")
-    });
+/// What nodes log unless told otherwise.
+pub const NODE: &str = "info,openraft=warn,quinn=warn,hyper=warn,h2=warn,kube=warn";
+/// What commands that people type log: they say themselves what went wrong, and asking servers that do not answer
+/// yet is no news.
+pub const COMMAND: &str = "warn,kube_client=off";
+
+/// Starts logging; `usual` is the filter that `RUST_LOG` replaces.
+pub fn init(json: bool, usual: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

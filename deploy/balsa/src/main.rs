@@ -62,7 +62,11 @@ fn main() -> ExitCode {
         return balsa_cni::run();
     }
     let cli = Cli::parse();
-    logging::init(cli.log_json);
+    let usual = match &cli.command {
+        Command::Server(_) | Command::Agent(_) => logging::NODE,
+        _ => logging::COMMAND,
+    };
+    logging::init(cli.log_json, usual);
     let outcome = match cli.command {
         Command::Server(args) => server::run(*args),
         Command::Agent(args) => agent::run(*args),

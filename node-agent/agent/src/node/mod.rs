@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::{Node, NodeCondition, ObjectReference};
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
@@ -113,7 +113,8 @@ impl Keeper {
 
     async fn keep_status(mut self, stop: CancellationToken) {
         let mut written: Option<(Value, Instant)> = None;
-        let mut changed = std::pin::pin!(self.node_changes());
+        let changed = self.node_changes();
+        let mut listening = true;
         let mut was_ready = None;
         let mut pause = LOOK;
         loop {
@@ -145,35 +146,25 @@ impl Keeper {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
-                _ = self.obstacle.changed() => {}
-                () = &mut changed => changed.set(self.node_changes()),
+                told = self.obstacle.changed(), if listening => listening = told.is_ok(),
+                () = changed.notified() => {}
             }
         }
     }
 
-    /// Waits until somebody else changes the Node: the node lifecycle controller may have given it up.
-    fn node_changes(&self) -> impl Future<Output = ()> + use<> {
-        let mut changes = self.nodes.subscribe(16);
-        let name = self.config.node_name.clone();
-        async move {
-            let mut first = true;
-            loop {
-                let own = match changes.next().await {
-                    Some(balsa_client::Delta::Updated { new, .. }) => {
-                        new.metadata.name.as_ref() == Some(&name)
-                    }
-                    Some(balsa_client::Delta::Added(node)) if first => {
-                        first = node.metadata.name.as_ref() != Some(&name);
-                        false
-                    }
-                    Some(_) => false,
-                    None => true,
-                };
-                if own {
-                    return;
-                }
+    /// Rings whenever the Node changes: the node lifecycle controller may have given it up. A handler and not a
+    /// subscription: those are cut off when more nodes than they have room for are there to begin with.
+    fn node_changes(&self) -> Arc<Notify> {
+        let bell = Arc::new(Notify::new());
+        let (ring, name) = (Arc::clone(&bell), self.config.node_name.clone());
+        self.nodes.on_change(move |delta| {
+            if let balsa_client::Delta::Updated { new, .. } = delta
+                && new.metadata.name.as_ref() == Some(&name)
+            {
+                ring.notify_one();
             }
-        }
+        });
+        bell
     }
 
     /// Does the API say otherwise than we do about being ready?
