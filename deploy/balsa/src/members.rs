@@ -1,23 +1,15 @@
 //! `balsa members`: who keeps the cluster's data.
 
-use std::path::PathBuf;
-
 use balsa_server::{Members, StoreTransferRequest};
 use clap::Subcommand;
 
-use crate::token::client;
+use crate::admin::Admin;
 
 /// Members of the store.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Kubeconfig of an administrator.
-    #[arg(
-        long,
-        env = "KUBECONFIG",
-        default_value = "/var/lib/balsa/admin.kubeconfig",
-        global = true
-    )]
-    kubeconfig: PathBuf,
+    #[command(flatten)]
+    admin: Admin,
     #[command(subcommand)]
     command: Command,
 }
@@ -44,11 +36,7 @@ enum Command {
 /// # Errors
 /// When the kubeconfig cannot be used or a server refuses.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        let client = client(&args.kubeconfig).await?;
+    args.admin.run(async |client| {
         let request = match args.command {
             Command::List => http::Request::get("/balsa/v1/members").body(Vec::new())?,
             Command::Remove { id } => {

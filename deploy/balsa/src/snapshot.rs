@@ -1,14 +1,14 @@
 //! `balsa snapshot`: a copy of everything in the cluster, and a new cluster from it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context;
 use balsa_server::store::{Founder, Reborn, check_snapshot, restore};
 use balsa_server::{SavedSnapshot, SnapshotRequest};
 use clap::Subcommand;
 
+use crate::admin::Admin;
 use crate::store_cmd::{member_id, store_dir};
-use crate::token::client;
 
 /// Snapshots of the cluster's data.
 #[derive(Debug, clap::Args)]
@@ -24,13 +24,8 @@ enum Command {
     Save {
         /// The file's name.
         name: String,
-        /// Kubeconfig of an administrator.
-        #[arg(
-            long,
-            env = "KUBECONFIG",
-            default_value = "/var/lib/balsa/admin.kubeconfig"
-        )]
-        kubeconfig: PathBuf,
+        #[command(flatten)]
+        admin: Admin,
     },
     /// Make a new cluster of one server from a snapshot. The server must not run, and its store must have
     /// been moved away; its keys are used on.
@@ -60,7 +55,7 @@ enum Command {
 /// When a server refuses, or a file or folder cannot be used; each says what to do.
 pub fn run(args: Args) -> anyhow::Result<()> {
     match args.command {
-        Command::Save { name, kubeconfig } => save(name, &kubeconfig),
+        Command::Save { name, admin } => save(name, &admin),
         Command::Restore {
             file,
             data_dir,
@@ -91,12 +86,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
 }
 
-fn save(name: String, kubeconfig: &Path) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let saved: SavedSnapshot = runtime.block_on(async {
-        let client = client(kubeconfig).await?;
+fn save(name: String, admin: &Admin) -> anyhow::Result<()> {
+    let saved: SavedSnapshot = admin.run(async |client| {
         let request = http::Request::post("/balsa/v1/snapshots")
             .header(http::header::CONTENT_TYPE, "application/json")
             .body(serde_json::to_vec(&SnapshotRequest { name })?)?;

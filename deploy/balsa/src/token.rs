@@ -1,29 +1,22 @@
 //! `balsa token`: the tokens that machines join the cluster with.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context;
 use balsa_identity::JoinRole;
 use balsa_server::{TokenInfo, TokenRequest};
 use clap::{Subcommand, ValueEnum};
 use jiff::Timestamp;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde::Deserialize;
+
+use crate::admin::Admin;
 
 const PATH: &str = "/balsa/v1/tokens";
 
 /// Join tokens.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Kubeconfig of an administrator.
-    #[arg(
-        long,
-        env = "KUBECONFIG",
-        default_value = "/var/lib/balsa/admin.kubeconfig",
-        global = true
-    )]
-    kubeconfig: PathBuf,
+    #[command(flatten)]
+    admin: Admin,
     #[command(subcommand)]
     command: Command,
 }
@@ -87,34 +80,15 @@ struct Created {
 /// # Errors
 /// When the kubeconfig cannot be used or a server refuses.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        let client = client(&args.kubeconfig).await?;
-        match args.command {
-            Command::Create {
-                role,
-                ttl,
-                description,
-            } => create(&client, role, ttl, description).await,
-            Command::List => list(&client).await,
-            Command::Revoke { ids } => revoke(&client, &ids).await,
-        }
+    args.admin.run(async |client| match args.command {
+        Command::Create {
+            role,
+            ttl,
+            description,
+        } => create(&client, role, ttl, description).await,
+        Command::List => list(&client).await,
+        Command::Revoke { ids } => revoke(&client, &ids).await,
     })
-}
-
-/// A client of the server that a kubeconfig names.
-pub(crate) async fn client(path: &std::path::Path) -> anyhow::Result<kube::Client> {
-    let kubeconfig =
-        Kubeconfig::read_from(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mut config =
-        kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-            .await
-            .with_context(|| format!("{} cannot be used", path.display()))?;
-    config.connect_timeout = Some(Duration::from_secs(5));
-    config.read_timeout = Some(Duration::from_secs(30));
-    Ok(kube::Client::try_from(config)?)
 }
 
 async fn create(
