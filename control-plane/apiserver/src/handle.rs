@@ -18,6 +18,7 @@ use crate::http::context::Context;
 use crate::http::query::Query;
 use crate::http::request_info::RequestInfo;
 use crate::http::{decode, negotiate, protobuf, respond};
+use crate::metrics_api;
 use crate::registry::Target;
 use crate::registry::admit::{self, Question};
 use crate::seam::{
@@ -243,6 +244,13 @@ impl Core {
         if let Some(remote) = self.remote_of(&info) {
             let request = Request::from_parts(parts, body);
             return self.aggregation.pass(&remote, &user, request).await;
+        }
+        if info.is_resource
+            && info.group == metrics_api::GROUP
+            && info.version == metrics_api::VERSION
+            && let Some(metrics) = &self.metrics_api
+        {
+            return metrics.answer(&info, &query, &parts.headers).await;
         }
         if !info.is_resource {
             if let Some(mounted) = self

@@ -16,6 +16,7 @@ mod handle;
 pub mod http;
 mod keeper;
 pub mod kinds;
+pub mod metrics_api;
 pub mod registry;
 pub mod render;
 pub mod reviews;

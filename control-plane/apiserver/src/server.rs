@@ -23,6 +23,7 @@ use crate::http::discovery::Documents;
 use crate::http::metrics::Metrics;
 use crate::keeper;
 use crate::kinds::Kinds;
+use crate::metrics_api::MetricsApi;
 use crate::registry::leases::MinuteLeases;
 use crate::registry::quota::Quotas;
 use crate::registry::service::ServiceAllocator;
@@ -112,6 +113,7 @@ pub(crate) struct Core {
     pub cache: Arc<Cache>,
     pub custom: Arc<CustomResources>,
     pub aggregation: Arc<Aggregator>,
+    pub metrics_api: Option<Arc<MetricsApi>>,
     pub registry: Registry,
     pub authn: Arc<dyn Authenticator>,
     pub authz: Arc<dyn Authorizer>,
@@ -153,6 +155,7 @@ impl ApiServer {
             extensions: Vec::new(),
             conversion: None,
             outside: None,
+            metrics_api: None,
             metrics: Arc::new(Metrics::default()),
         }
     }
@@ -176,7 +179,12 @@ impl ApiServer {
             serving.cancel();
             ended
         };
-        tokio::join!(connections, custom, aggregation).0
+        let measuring = async {
+            if let Some(metrics) = &self.core.metrics_api {
+                metrics.run(serving.clone()).await;
+            }
+        };
+        tokio::join!(connections, custom, aggregation, measuring).0
     }
 
     /// A request from inside the process: not authenticated (the caller says who it is), but authorized and
@@ -235,6 +243,7 @@ pub struct ApiServerBuilder {
     extensions: Vec<Mounted>,
     conversion: Option<Arc<dyn ConversionCaller>>,
     outside: Option<Outside>,
+    metrics_api: Option<Arc<MetricsApi>>,
     metrics: Arc<Metrics>,
 }
 
@@ -314,6 +323,13 @@ impl ApiServerBuilder {
         self
     }
 
+    /// What serves `metrics.k8s.io` where no APIService does.
+    #[must_use]
+    pub fn metrics_api(mut self, metrics: Arc<MetricsApi>) -> Self {
+        self.metrics_api = Some(metrics);
+        self
+    }
+
     /// What calls the conversion webhooks of custom resources.
     #[must_use]
     pub fn conversion(mut self, caller: Arc<dyn ConversionCaller>) -> Self {
@@ -376,10 +392,12 @@ impl ApiServerBuilder {
             Arc::clone(&self.kinds),
             Arc::clone(&self.cache),
             self.outside,
-        );
+        )
+        .beside(self.metrics_api.iter().map(|m| m.discovered()).collect());
         let core = Core {
             custom: Arc::new(custom),
             aggregation: Arc::new(aggregation),
+            metrics_api: self.metrics_api,
             flow,
             audit,
             documents: Documents::new(Arc::clone(&self.kinds), self.config.advertise.clone()),

@@ -10,6 +10,7 @@ use balsa_apiserver::audit::{AuditConfig, LogConfig};
 use balsa_apiserver::authn::{Authn, IssuerDiscovery, issuer};
 use balsa_apiserver::authz::{Authz, bootstrap_objects};
 use balsa_apiserver::extensions::aggregation::Outside;
+use balsa_apiserver::metrics_api::MetricsApi;
 use balsa_apiserver::registry::csr::Signer;
 use balsa_apiserver::seam::{Admission, Fence, ObjectReader, RequestBody, ServerAddresses, User};
 use balsa_apiserver::streams::Streams;
@@ -232,6 +233,10 @@ fn api_server(
         )),
         front_proxy: identity.front_proxy(),
     });
+    builder = builder.metrics_api(Arc::new(MetricsApi::new(
+        Arc::clone(&reader),
+        Arc::new(Links(nodes.clone())),
+    )));
     for served in reviews::all(&authz, &keys, &reader) {
         builder = builder.computed(
             served.group,

@@ -275,6 +275,7 @@ pub fn bootstrap_objects() -> Vec<Value> {
 
 fn roles() -> Vec<Value> {
     let (view, edit, admin) = (view_rules(), edit_rules(), admin_rules());
+    let metrics = on(READ, "metrics.k8s.io", "nodes,pods");
     let edit_all = [edit.clone(), view.clone()].concat();
     let admin_all = [admin.clone(), edit_all.clone()].concat();
     let everything = [
@@ -320,6 +321,11 @@ fn roles() -> Vec<Value> {
         role("system:aggregate-to-view", &["view"], &view),
         role("system:aggregate-to-edit", &["edit"], &edit),
         role("system:aggregate-to-admin", &["admin"], &admin),
+        role(
+            "system:aggregated-metrics-reader",
+            &["view", "edit", "admin"],
+            &[metrics],
+        ),
         aggregated("view", &["edit"], &view),
         aggregated("edit", &["admin"], &edit_all),
         aggregated("admin", &[], &admin_all),

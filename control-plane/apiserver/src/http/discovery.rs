@@ -25,6 +25,7 @@ use super::{metrics, process};
 use crate::extensions::aggregation::merge;
 use crate::handle::{not_allowed, not_found};
 use crate::kinds::{KindSet, Kinds};
+use crate::metrics_api::{self, MetricsApi};
 use crate::registry::shape;
 use crate::seam::ResponseBody;
 use crate::server::Core;
@@ -251,7 +252,12 @@ impl Core {
             _ if path.starts_with("/openapi/") => self.openapi(path, query, &parts.headers),
             _ => match self.documents.discovery(path) {
                 Some(document) => self.plain(&parts.headers, &document.bytes),
-                None => Ok(not_found()),
+                None => match self.metrics_at(path, "/apis/") {
+                    Some(metrics) => {
+                        self.plain(&parts.headers, &metrics.resource_list().to_string().into())
+                    }
+                    None => Ok(not_found()),
+                },
             },
         }
     }
@@ -259,6 +265,14 @@ impl Core {
     fn known_path(&self, path: &str) -> bool {
         matches!(path, "/" | "/version" | "/metrics" | "/api" | "/apis")
             || self.documents.discovery(path).is_some()
+            || self.metrics_at(path, "/apis/").is_some()
+    }
+
+    /// The metrics API, when a path is that of its group version.
+    fn metrics_at(&self, path: &str, prefix: &str) -> Option<&MetricsApi> {
+        let rest = path.strip_prefix(prefix)?;
+        let own = rest.split_once('/') == Some((metrics_api::GROUP, metrics_api::VERSION));
+        self.metrics_api.as_deref().filter(|_| own)
     }
 
     fn plain(&self, headers: &HeaderMap, json: &Bytes) -> Result<Response<ResponseBody>, Status> {
@@ -372,6 +386,12 @@ impl Core {
             }
             None => (None, JSON),
         };
+        let document = document.or_else(|| {
+            let metrics = self.metrics_at(path, "/openapi/v3/apis/")?;
+            let (plain, hash) = metrics.openapi()?;
+            self.documents
+                .get_version(path, &hash, || Document::packed(&plain))
+        });
         let Some(document) = document else {
             return Ok(not_found());
         };

@@ -60,6 +60,14 @@ impl Aggregator {
             }
             versions.push(version);
         }
+        for own in &self.beside {
+            let replaced = versions
+                .iter()
+                .any(|v| v.group == own.group && v.version == own.version);
+            if !replaced {
+                versions.push(own.clone());
+            }
+        }
         if before.remote() != versions {
             self.kinds.replace_remote(versions);
         }

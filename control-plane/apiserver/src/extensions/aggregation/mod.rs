@@ -35,6 +35,8 @@ pub struct Aggregator {
     kinds: Arc<Kinds>,
     cache: Arc<Cache>,
     outside: Option<Outside>,
+    /// Group versions of this server's own that an APIService may replace.
+    beside: Vec<RemoteVersion>,
 }
 
 /// How other servers are reached.
@@ -110,7 +112,15 @@ impl Aggregator {
             kinds,
             cache,
             outside,
+            beside: Vec::new(),
         }
+    }
+
+    /// With group versions that this server serves where no APIService says that another one does.
+    #[must_use]
+    pub fn beside(mut self, own: Vec<RemoteVersion>) -> Self {
+        self.beside = own;
+        self
     }
 
     /// The server of a group version, when it is another one. What is served here is not passed on.
