@@ -8,6 +8,7 @@ use serde_json::{Map, Number, Value};
 
 use super::Type;
 use super::conform::conform;
+use super::duplicates::Duplicates;
 use crate::object;
 use crate::status::{FieldErrors, Status};
 
@@ -47,8 +48,8 @@ impl FieldValidation {
 pub struct Parsed {
     /// The document. Of a field written twice, the last.
     pub value: Value,
-    /// Fields written twice, in upstream's words (`duplicate field "spec.replicas"`).
-    pub duplicates: Vec<String>,
+    /// Fields written twice.
+    pub duplicates: Duplicates,
 }
 
 /// Reads JSON.
@@ -62,10 +63,23 @@ pub fn parse_json(bytes: &[u8]) -> Result<Parsed, Status> {
         .deserialize(&mut reader)
         .and_then(|value| reader.end().map(|()| value))
         .map_err(|e| malformed("json", &e))?;
-    Ok(Parsed {
-        value,
-        duplicates: notes.duplicates,
-    })
+    let duplicates = match notes.duplicates {
+        none if none.is_empty() => Duplicates::default(),
+        fields => Duplicates::of_json(fields, keys_in_order(bytes)),
+    };
+    Ok(Parsed { value, duplicates })
+}
+
+/// Paths of all keys of a document that has been read before, in its own order.
+fn keys_in_order(bytes: &[u8]) -> Vec<String> {
+    let mut notes = Notes {
+        keys: Some(Vec::new()),
+        ..Notes::default()
+    };
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    // It was read before, so this cannot fail.
+    let _ = Tree(&mut notes).deserialize(&mut reader);
+    notes.keys.unwrap_or_default()
 }
 
 /// Reads YAML, of which JSON is a part.
@@ -75,6 +89,7 @@ pub fn parse_json(bytes: &[u8]) -> Result<Parsed, Status> {
 pub fn parse_yaml(bytes: &[u8]) -> Result<Parsed, Status> {
     if bytes.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{')
         && let Ok(parsed) = parse_json(bytes)
+        && parsed.duplicates.is_empty()
     {
         return Ok(parsed);
     }
@@ -88,10 +103,12 @@ pub fn parse_yaml(bytes: &[u8]) -> Result<Parsed, Status> {
         Tree(&mut notes).deserialize(reader)
     })
     .map_err(|e| malformed("yaml", &e))?;
-    Ok(Parsed {
-        value,
-        duplicates: notes.duplicates,
-    })
+    let duplicates = if notes.duplicates.is_empty() {
+        Duplicates::default()
+    } else {
+        Duplicates::of_yaml(text)
+    };
+    Ok(Parsed { value, duplicates })
 }
 
 fn malformed(language: &str, error: &dyn fmt::Display) -> Status {
@@ -129,17 +146,36 @@ pub fn decode(
     identify(expected, &mut value)?;
     let unknown =
         conform(type_, &mut value).map_err(|why| unhandled(expected, expected.kind, &why))?;
-    let problems: Vec<String> = duplicates.into_iter().chain(unknown).collect();
+    let warnings = judge(expected, &duplicates, unknown, validation)?;
+    Ok((value, warnings))
+}
+
+/// What becomes of duplicate and unknown fields: warnings, or a refusal.
+///
+/// # Errors
+/// 400 that names them all under [`FieldValidation::Strict`].
+pub fn judge(
+    expected: Expected<'_>,
+    duplicates: &Duplicates,
+    unknown: Vec<String>,
+    validation: FieldValidation,
+) -> Result<Vec<String>, Status> {
     match validation {
-        FieldValidation::Strict if !problems.is_empty() => Err(strict_error(expected, &problems)),
-        FieldValidation::Warn => Ok((value, problems)),
-        _ => Ok((value, Vec::new())),
+        FieldValidation::Ignore => Ok(Vec::new()),
+        FieldValidation::Warn => Ok(duplicates.warnings(unknown)),
+        FieldValidation::Strict => {
+            let problems = duplicates.problems(unknown);
+            if problems.is_empty() {
+                Ok(Vec::new())
+            } else {
+                Err(strict_error(expected, &problems))
+            }
+        }
     }
 }
 
 /// The 400 for unknown and duplicate fields under [`FieldValidation::Strict`].
-#[must_use]
-pub fn strict_error(expected: Expected<'_>, problems: &[String]) -> Status {
+fn strict_error(expected: Expected<'_>, problems: &[String]) -> Status {
     unhandled(
         expected,
         expected.kind,
@@ -191,7 +227,10 @@ fn identify(expected: Expected<'_>, value: &mut Value) -> Result<(), Status> {
 #[derive(Default)]
 struct Notes {
     path: String,
+    /// Paths of keys that were there before.
     duplicates: Vec<String>,
+    /// Paths of all keys, when they are wanted.
+    keys: Option<Vec<String>>,
 }
 
 impl Notes {
@@ -280,9 +319,10 @@ impl<'de> Visitor<'de> for Tree<'_> {
         while let Some(key) = entries.next_key_seed(Key)? {
             let length = self.0.enter(&key);
             if map.contains_key(&key) {
-                self.0
-                    .duplicates
-                    .push(format!("duplicate field {:?}", self.0.path));
+                self.0.duplicates.push(self.0.path.clone());
+            }
+            if let Some(keys) = &mut self.0.keys {
+                keys.push(self.0.path.clone());
             }
             let value = entries.next_value_seed(Tree(self.0))?;
             self.0.path.truncate(length);

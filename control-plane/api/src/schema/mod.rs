@@ -8,6 +8,7 @@ mod arena;
 mod build;
 pub mod conform;
 pub mod decode;
+pub mod duplicates;
 mod lists;
 mod roots;
 

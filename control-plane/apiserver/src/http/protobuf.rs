@@ -162,7 +162,7 @@ pub fn parse(body: &[u8]) -> Result<Parsed, Status> {
     read(body)
         .map(|value| Parsed {
             value,
-            duplicates: Vec::new(),
+            ..Parsed::default()
         })
         .map_err(|why| {
             Status::bad_request(format!(

@@ -186,7 +186,7 @@ impl<'a> Question<'a> {
         let target = self.target;
         let taken = Parsed {
             value: object.take(),
-            duplicates: Vec::new(),
+            ..Parsed::default()
         };
         if let Some((group, version, kind)) = self.object_kind {
             let expected = Expected {

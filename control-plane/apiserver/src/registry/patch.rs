@@ -3,7 +3,7 @@
 use balsa_api::apply::check_options;
 use balsa_api::object;
 use balsa_api::patch::{PatchType, apply_patch};
-use balsa_api::schema::decode::Parsed;
+use balsa_api::schema::decode::{FieldValidation, Parsed};
 use balsa_api::status::Status;
 use bytes::Bytes;
 use http::Response;
@@ -49,7 +49,7 @@ impl Registry {
                 target,
                 Parsed {
                     value,
-                    duplicates: Vec::new(),
+                    ..Parsed::default()
                 },
             )
         };
@@ -76,18 +76,27 @@ impl Registry {
         check_options(manager, cx.query.tristate("force"), true)?;
         let force = cx.query.flag("force");
         let parsed = decode::parse(body, BodyFormat::Yaml)?;
-        // Schemas of custom resources prune, and say what they have pruned.
-        let mut applied = if target.custom.is_some() {
-            admit::conform(cx, target, parsed)?
-        } else {
-            parsed.value
-        };
+        let mut applied = parsed.value;
         metadata::check_type_as(&target.kind.kind, &api_version(&target.kind), &mut applied)?;
         metadata::check_name(&mut applied, &target.name)?;
         metadata::check_namespace(&target.kind, &mut applied, &target.namespace)?;
         let subresource = cx.info.subresource.as_str();
-        let produce =
-            |old: &Value| adapter::apply(target, Some(old), &applied, manager, subresource, force);
+        let repeated = parsed.duplicates.in_apply_patch();
+        let validation = cx.field_validation()?;
+        if let (FieldValidation::Warn, Some((_, warnings))) = (validation, &repeated) {
+            warnings.iter().for_each(|warning| cx.warn(warning.clone()));
+        }
+        // What does not fit the schema is told before what is written twice.
+        let apply = |old: Option<&Value>| {
+            let new = adapter::apply(target, old, &applied, manager, subresource, force)?;
+            match &repeated {
+                Some((refusal, _)) if validation == FieldValidation::Strict => {
+                    Err(Status::bad_request(refusal.clone()))
+                }
+                _ => Ok(new),
+            }
+        };
+        let produce = |old: &Value| apply(Some(old));
         let change = Change {
             how,
             lens: None,
@@ -97,7 +106,7 @@ impl Registry {
         };
         match self.modify(cx, target, &change).await {
             Err(status) if status.code == 404 && how == How::Main => {
-                let mut new = adapter::apply(target, None, &applied, manager, subresource, force)?;
+                let mut new = apply(None)?;
                 let fields = object::metadata_mut(&mut new)
                     .remove("managedFields")
                     .unwrap_or_default();

@@ -9,7 +9,7 @@ use balsa_api::crd::{defaults, embedded, prune};
 use balsa_api::kind::Kind;
 use balsa_api::object;
 use balsa_api::openapi::CustomSchema;
-use balsa_api::schema::decode::{Expected, FieldValidation, Parsed, strict_error};
+use balsa_api::schema::decode::{Expected, FieldValidation, Parsed, judge};
 use balsa_api::schema::{Schema, Type};
 use balsa_api::status::Status;
 use serde_json::Value;
@@ -122,18 +122,9 @@ impl Custom for CustomVersion {
                 ))
             })?;
         let unknown = prune::prune(&self.node, &mut value);
-        let problems: Vec<String> = duplicates
-            .into_iter()
-            .chain(unknown)
-            .chain(unknown_metadata)
-            .collect();
-        match validation {
-            FieldValidation::Strict if !problems.is_empty() => {
-                Err(strict_error(self.expected(), &problems))
-            }
-            FieldValidation::Warn => Ok((value, problems)),
-            _ => Ok((value, Vec::new())),
-        }
+        let unknown = unknown.into_iter().chain(unknown_metadata).collect();
+        let warnings = judge(self.expected(), &duplicates, unknown, validation)?;
+        Ok((value, warnings))
     }
 
     async fn present(&self, stored: Vec<Arc<Stored>>) -> Result<Vec<Arc<Stored>>, Status> {
