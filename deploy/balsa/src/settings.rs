@@ -24,7 +24,8 @@ pub struct NodeSettings {
     /// Cgroup that pods are made in, below each controller's root [default: /balsa].
     #[arg(long, env = "BALSA_CGROUP_ROOT")]
     pub cgroup_root: Option<String>,
-    /// Folder of manifests of static pods, which run on this node whatever the API says.
+    /// Folder of manifests of static pods, which run on this node whatever the API says
+    /// [default: DATA_DIR/manifests].
     #[arg(long, env = "BALSA_POD_MANIFEST_PATH")]
     pub pod_manifest_path: Option<PathBuf>,
 }
@@ -49,7 +50,9 @@ impl NodeSettings {
         } else if let Some(containerd) = self.containerd {
             config.runtime = RuntimeChoice::Supervised { containerd };
         }
-        config.static_pods = self.pod_manifest_path;
+        if let Some(folder) = self.pod_manifest_path {
+            config.static_pods = Some(folder);
+        }
         if let Some(cgroup) = self.cgroup_root {
             config.cgroup_root = format!("/{}", cgroup.trim_start_matches('/'));
         }

@@ -23,6 +23,7 @@ use crate::error::Error;
 use crate::eviction::Evictor;
 use crate::images::{Collector, Images};
 use crate::logs::Rotator;
+use crate::memory;
 use crate::net;
 use crate::node::facts::Pressure;
 use crate::node::{Keeper, facts};
@@ -84,6 +85,7 @@ impl Agent {
         let _guard = stop.clone().drop_guard();
         let config = &self.config;
         let paths = config.paths();
+        tokio::spawn(memory::keep_small(stop.clone()).instrument(info_span!("memory")));
 
         let nodes: Informer<Node> = Informer::start(
             Api::all(self.client.clone()),
@@ -115,9 +117,11 @@ impl Agent {
                 what: "tell its version",
                 source,
             })?;
+        let features = engine.runtime.status().await.unwrap_or_default().features;
         let facts = facts::read_facts(
             &config.data_dir,
             format!("{}://{}", version.name, version.version),
+            features,
         );
 
         let (obstacle, obstacle_rx) =
@@ -158,6 +162,7 @@ impl Agent {
         };
         let gates = Gates {
             allowed_sysctls: config.allowed_unsafe_sysctls.clone(),
+            strict_groups: facts.features.supplemental_groups_policy,
         };
         let context = Arc::new(Context {
             config: config.clone(),

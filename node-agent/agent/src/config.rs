@@ -64,7 +64,7 @@ pub struct AgentConfig {
     pub upstream_dns: Vec<IpAddr>,
     /// Run the overlay, the Services and DNS of this node. Off only in tests of the rest.
     pub network: bool,
-    /// Folder of pods that run without the API (static pods); none when `None`.
+    /// Folder of pods that run without the API (static pods); none when `None`. It need not be there.
     pub static_pods: Option<PathBuf>,
     /// Kernel settings beyond the safe ones that pods may make; `*` at the end stands for anything.
     pub allowed_unsafe_sysctls: Vec<String>,
@@ -118,10 +118,12 @@ impl AgentConfig {
                 prefix,
             ))
         };
+        let data_dir: PathBuf = data_dir.into();
         Self {
             node_name: node_name.into(),
             node_ip,
-            data_dir: data_dir.into(),
+            static_pods: Some(data_dir.join("manifests")),
+            data_dir,
             runtime: RuntimeChoice::Supervised {
                 containerd: PathBuf::from("containerd"),
             },
@@ -141,7 +143,6 @@ impl AgentConfig {
             vxlan_port: 8472,
             upstream_dns: Vec::new(),
             network: true,
-            static_pods: None,
             allowed_unsafe_sysctls: Vec::new(),
             pod_pids_limit: None,
             eviction: Eviction::default(),

@@ -13,6 +13,7 @@ mod eviction;
 mod http;
 mod images;
 mod logs;
+pub mod memory;
 mod net;
 mod node;
 mod objects;

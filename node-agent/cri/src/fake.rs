@@ -376,6 +376,10 @@ impl Runtime for FakeRuntime {
         self.record("update_resources", id)
     }
 
+    async fn signal_container(&self, id: &str, signal: i32) -> Result<()> {
+        self.record("signal_container", &format!("{id} {signal}"))
+    }
+
     async fn reopen_log(&self, id: &str) -> Result<()> {
         self.record("reopen_log", id)
     }

@@ -45,6 +45,17 @@ pub trait Runtime: Send + Sync + 'static {
     async fn start_container(&self, id: &str) -> Result<()>;
     /// Asks a container to end, and after `grace` makes it.
     async fn stop_container(&self, id: &str, grace: Duration) -> Result<()>;
+    /// Sends a signal to a container's main process.
+    ///
+    /// # Errors
+    /// When the runtime has no way to do so: CRI has none.
+    async fn signal_container(&self, id: &str, signal: i32) -> Result<()> {
+        let _ = (id, signal);
+        Err(Error::Rpc {
+            code: "Unimplemented",
+            message: "this runtime can't send signals of choice".to_owned(),
+        })
+    }
     /// Removes a container; again is fine.
     async fn remove_container(&self, id: &str) -> Result<()>;
     /// All containers.

@@ -38,6 +38,28 @@ pub struct RuntimeCondition {
 pub struct RuntimeStatus {
     /// All conditions.
     pub conditions: Vec<RuntimeCondition>,
+    /// What it can do beyond what all can.
+    pub features: RuntimeFeatures,
+}
+
+/// What a runtime can do beyond what all can; old ones tell of nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RuntimeFeatures {
+    /// Leaves a process's groups as they are told, without those that the image gives its user.
+    pub supplemental_groups_policy: bool,
+    /// Its handlers.
+    pub handlers: Vec<HandlerFeatures>,
+}
+
+/// What one handler of a runtime can do.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HandlerFeatures {
+    /// Name; empty for the usual one.
+    pub name: String,
+    /// Makes mounts read-only with all that is mounted below them.
+    pub recursive_read_only_mounts: bool,
+    /// Gives pods user namespaces.
+    pub user_namespaces: bool,
 }
 
 impl RuntimeStatus {
@@ -299,6 +321,8 @@ pub struct ContainerSecurity {
     pub readonly_rootfs: bool,
     /// Supplemental groups.
     pub supplemental_groups: Vec<i64>,
+    /// No groups but those: not what the image's `/etc/group` says of the user.
+    pub strict_groups: bool,
     /// No new privileges through set-user-id programs.
     pub no_new_privileges: bool,
     /// Paths hidden from the container; `None` for the defaults of `/proc` and `/sys`.
@@ -350,6 +374,8 @@ pub struct ContainerConfig {
     pub tty: bool,
     /// Limits.
     pub resources: Resources,
+    /// Limits of huge pages in bytes, by page size as the kernel's control groups name it (`2MB`).
+    pub huge_pages: Vec<(String, u64)>,
     /// Identity and rights.
     pub security: ContainerSecurity,
 }

@@ -53,6 +53,17 @@ fn may_lower_oom_score() -> bool {
         .is_some_and(|capabilities| capabilities & (1 << CAP_SYS_RESOURCE) != 0)
 }
 
+/// Can huge pages be limited by control groups? In a mix of both versions runc looks at version 1's only.
+fn has_hugetlb(mount: &Path) -> bool {
+    let two = std::fs::read_to_string(mount.join("cgroup.controllers"));
+    match two {
+        Ok(controllers) => controllers
+            .split_whitespace()
+            .any(|controller| controller == "hugetlb"),
+        Err(_) => mount.join("hugetlb").exists(),
+    }
+}
+
 fn effective_capabilities(status: &str) -> Option<u64> {
     let hex = status
         .lines()
@@ -93,7 +104,7 @@ fn file(paths: &Paths, may_lower_oom_score: bool, find: &dyn Fn(&str) -> Option<
     let cri = json!({
         "sandbox_image": super::PAUSE_IMAGE,
         "disable_apparmor": !Path::new("/sys/kernel/security/apparmor").exists(),
-        "disable_hugetlb_controller": true,
+        "disable_hugetlb_controller": !has_hugetlb(Path::new("/sys/fs/cgroup")),
         "tolerate_missing_hugetlb_controller": true,
         "restrict_oom_score_adj": !may_lower_oom_score,
         "stream_server_address": "127.0.0.1",

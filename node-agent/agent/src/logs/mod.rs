@@ -3,6 +3,7 @@
 mod line;
 mod read;
 mod rotate;
+mod watch;
 
 pub(crate) use read::{Source, stream};
 pub(crate) use rotate::Rotator;

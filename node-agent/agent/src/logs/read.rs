@@ -16,9 +16,14 @@ use tokio::io::{
 use tokio::time::Instant;
 
 use super::line::Line;
+use super::watch::Watcher;
 
-/// Pauses between looks at a followed log: short while it is being written, longer the longer it rests.
+/// Pauses between looks at a followed log that can't be watched: short while it is being written, longer the
+/// longer it rests.
 const POLL: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
+
+/// Time for more to be written before a watched log is read: what comes close together is sent together.
+const GATHER: Duration = Duration::from_millis(2);
 
 /// How often the runtime is asked whether the container of a resting log still runs.
 const ASK: Duration = Duration::from_millis(500);
@@ -64,15 +69,17 @@ where
         path: path.to_owned(),
         reader: BufReader::new(file),
         partial: Vec::new(),
+        // Before the first look: what is written after it is told of.
+        watcher: options.follow.then(|| Watcher::new(path).ok()).flatten(),
+        pause: POLL.0,
     };
     let mut last_chance = false;
-    let mut pause = POLL.0;
     let mut asked = Instant::now();
     loop {
         match reader.next_line().await? {
             Some(line) => {
                 last_chance = false;
-                pause = POLL.0;
+                reader.pause = POLL.0;
                 if !filter.write(&line, out).await? {
                     return out.flush().await;
                 }
@@ -90,8 +97,9 @@ where
                     last_chance = !source.running().await;
                     asked = Instant::now();
                 }
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(POLL.1);
+                if !last_chance {
+                    reader.wait(ASK.saturating_sub(asked.elapsed())).await;
+                }
             }
         }
     }
@@ -158,9 +166,26 @@ struct Follower {
     path: PathBuf,
     reader: BufReader<File>,
     partial: Vec<u8>,
+    /// `None` where there are too many already; then the file is polled.
+    watcher: Option<Watcher>,
+    pause: Duration,
 }
 
 impl Follower {
+    /// Waits until there may be more to read, at most so long.
+    async fn wait(&mut self, most: Duration) {
+        let Some(watcher) = &self.watcher else {
+            tokio::time::sleep(self.pause.min(most)).await;
+            self.pause = (self.pause * 2).min(POLL.1);
+            return;
+        };
+        match tokio::time::timeout(most, watcher.changed()).await {
+            Ok(Ok(())) => tokio::time::sleep(GATHER).await,
+            Ok(Err(_)) => self.watcher = None,
+            Err(_) => {}
+        }
+    }
+
     /// The next complete line without its line feed; `None` if there is none yet.
     async fn next_line(&mut self) -> io::Result<Option<Vec<u8>>> {
         let room = (MAX_LINE - self.partial.len().min(MAX_LINE)) as u64 + 1;
@@ -189,6 +214,12 @@ impl Follower {
         let old = self.reader.get_ref().metadata().await?;
         if now.ino() == old.ino() && now.dev() == old.dev() {
             return Ok(false);
+        }
+        // Before it is opened: what is written from now on is told of.
+        if let Some(watcher) = &mut self.watcher
+            && watcher.renew(&self.path).is_err()
+        {
+            self.watcher = None;
         }
         self.reader = BufReader::new(File::open(&self.path).await?);
         self.partial.clear();

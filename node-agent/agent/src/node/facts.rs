@@ -1,5 +1,6 @@
 //! What the node is and has, read from the kernel.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// What does not change while the agent runs.
@@ -19,6 +20,10 @@ pub(crate) struct Facts {
     pub(crate) architecture: &'static str,
     /// `containerd://1.6.20`.
     pub(crate) runtime: String,
+    /// What the runtime can do beyond what all can.
+    pub(crate) features: balsa_cri::RuntimeFeatures,
+    /// Memory set aside as huge pages, in bytes by resource name (`hugepages-2Mi`).
+    pub(crate) huge_pages: BTreeMap<String, i64>,
 }
 
 /// What may run out.
@@ -36,7 +41,11 @@ fn read(path: &str) -> String {
 }
 
 /// Reads them; what can't be read stays empty.
-pub(crate) fn read_facts(data_dir: &Path, runtime: String) -> Facts {
+pub(crate) fn read_facts(
+    data_dir: &Path,
+    runtime: String,
+    features: balsa_cri::RuntimeFeatures,
+) -> Facts {
     let cpus = std::thread::available_parallelism().map_or(1, |count| count.get() as i64);
     let (memory, _) = memory_usage();
     let disk = nix::sys::statvfs::statvfs(data_dir)
@@ -68,6 +77,39 @@ pub(crate) fn read_facts(data_dir: &Path, runtime: String) -> Facts {
             other => other,
         },
         runtime,
+        features,
+        huge_pages: huge_pages(Path::new("/sys/kernel/mm/hugepages")),
+    }
+}
+
+/// Huge pages of all sizes that the kernel offers, from folders like `hugepages-2048kB`.
+fn huge_pages(dir: &Path) -> BTreeMap<String, i64> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let size = |entry: std::fs::DirEntry| {
+        let name = entry.file_name().into_string().ok()?;
+        let kibibytes: i64 = name
+            .strip_prefix("hugepages-")?
+            .strip_suffix("kB")?
+            .parse()
+            .ok()?;
+        let count = std::fs::read_to_string(entry.path().join("nr_hugepages")).ok()?;
+        let count: i64 = count.trim().parse().ok()?;
+        Some((
+            format!("hugepages-{}", binary(kibibytes)),
+            count * kibibytes * 1024,
+        ))
+    };
+    entries.filter_map(size).collect()
+}
+
+/// Kibibytes in the largest unit that leaves a whole number: `2Mi`.
+fn binary(kibibytes: i64) -> String {
+    const GIBI: i64 = 1 << 20;
+    const MEBI: i64 = 1 << 10;
+    match kibibytes {
+        size if size % GIBI == 0 => format!("{}Gi", size / GIBI),
+        size if size % MEBI == 0 => format!("{}Mi", size / MEBI),
+        size => format!("{size}Ki"),
     }
 }
 
@@ -94,7 +136,22 @@ fn parse_meminfo(text: &str) -> (u64, u64) {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn huge_pages_are_counted_by_size() {
+        let dir = tempfile::tempdir().unwrap();
+        for (size, count) in [("2048kB", "3\n"), ("1048576kB", "0\n"), ("64kB", "x")] {
+            let folder = dir.path().join(format!("hugepages-{size}"));
+            std::fs::create_dir(&folder).unwrap();
+            std::fs::write(folder.join("nr_hugepages"), count).unwrap();
+        }
+        let wanted = [("hugepages-1Gi", 0), ("hugepages-2Mi", 6 << 20)];
+        let found = huge_pages(dir.path());
+        let found: Vec<_> = found.iter().map(|(k, v)| (k.as_str(), *v)).collect();
+        assert_eq!(found, wanted);
+    }
 
     #[test]
     fn memory_is_read_in_bytes() {

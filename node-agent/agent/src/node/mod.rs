@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use balsa_client::{EventRecorder, EventType, Informer};
-use balsa_cri::Runtime;
-use k8s_openapi::api::core::v1::{Node, NodeCondition, ObjectReference};
+use balsa_cri::{Image, Runtime};
+use k8s_openapi::api::core::v1::{Node, NodeCondition, NodeStatus, ObjectReference};
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
@@ -29,6 +29,9 @@ const HEARTBEAT: Duration = Duration::from_secs(300);
 
 /// Pause between attempts to register.
 const RETRY: Duration = Duration::from_millis(200);
+
+/// Time allowed to the runtime to say how it is: one that takes longer is called down.
+const HEALTH: Duration = Duration::from_secs(15);
 
 /// Time allowed to a call.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -117,8 +120,9 @@ impl Keeper {
         let mut listening = true;
         let mut was_ready = None;
         let mut pause = LOOK;
+        let mut images = Vec::new();
         loop {
-            let status = self.status().await;
+            let status = self.status(&mut images).await;
             let ready = object::is_ready(&status);
             let stale = written
                 .as_ref()
@@ -177,30 +181,33 @@ impl Keeper {
             .is_some_and(|status| object::is_ready(status) != ready)
     }
 
-    async fn status(&self) -> k8s_openapi::api::core::v1::NodeStatus {
+    /// The status as of now. `images` are those last seen, for when the runtime does not tell.
+    async fn status(&self, images: &mut Vec<Image>) -> NodeStatus {
         let known = self.nodes.get("", &self.config.node_name);
         let old: Vec<NodeCondition> = known
             .and_then(|node| node.status.as_ref()?.conditions.clone())
             .unwrap_or_default();
         let obstacle = self.obstacle.borrow().clone();
-        let obstacle = match obstacle {
-            Some(obstacle) => Some(obstacle),
-            None => self.runtime_trouble().await,
-        };
-        let images = self.runtime.list_images().await.unwrap_or_default();
+        let trouble = self.runtime_trouble().await;
+        if trouble.is_none()
+            && let Ok(Ok(now)) = tokio::time::timeout(HEALTH, self.runtime.list_images()).await
+        {
+            *images = now;
+        }
+        let obstacle = obstacle.or(trouble);
         let pressure = *self.pressure.borrow();
-        object::status(
-            &self.config,
-            &self.facts,
-            &pressure,
-            obstacle,
-            &images,
-            &old,
-        )
+        object::status(&self.config, &self.facts, &pressure, obstacle, images, &old)
     }
 
     async fn runtime_trouble(&self) -> Option<String> {
-        match self.runtime.status().await {
+        let answer = tokio::time::timeout(HEALTH, self.runtime.status()).await;
+        let Ok(answer) = answer else {
+            return Some(format!(
+                "container runtime is down: no answer within {} s",
+                HEALTH.as_secs()
+            ));
+        };
+        match answer {
             Ok(status) => {
                 if let Some(problem) = status.problem("RuntimeReady") {
                     let (reason, message) = (&problem.reason, &problem.message);

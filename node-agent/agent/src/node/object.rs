@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use balsa_cri::Image;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ContainerImage, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus,
-    NodeSystemInfo, Taint,
+    ContainerImage, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures,
+    NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSystemInfo, Taint,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -120,6 +120,9 @@ pub(super) fn status(
         allocatable: Some(allocatable(config, facts)),
         conditions: Some(conditions(pressure, obstacle, old)),
         daemon_endpoints: Some(NodeDaemonEndpoints::default()),
+        features: Some(NodeFeatures {
+            supplemental_groups_policy: Some(facts.features.supplemental_groups_policy),
+        }),
         images: Some(image_list(images)),
         node_info: Some(NodeSystemInfo {
             architecture: facts.architecture.to_owned(),
@@ -134,12 +137,32 @@ pub(super) fn status(
             system_uuid: facts.system_uuid.clone(),
             ..NodeSystemInfo::default()
         }),
+        runtime_handlers: Some(handlers(facts)).filter(|handlers| !handlers.is_empty()),
         ..NodeStatus::default()
     }
 }
 
+fn handlers(facts: &Facts) -> Vec<NodeRuntimeHandler> {
+    let all = facts.features.handlers.iter();
+    all.map(|handler| NodeRuntimeHandler {
+        name: Some(handler.name.clone()),
+        features: Some(NodeRuntimeHandlerFeatures {
+            recursive_read_only_mounts: Some(handler.recursive_read_only_mounts),
+            user_namespaces: Some(handler.user_namespaces),
+        }),
+    })
+    .collect()
+}
+
 fn capacity(config: &AgentConfig, facts: &Facts) -> BTreeMap<String, Quantity> {
-    resources(config, facts.cpu_milli, facts.memory, facts.disk, "Ki")
+    resources(
+        config,
+        facts.cpu_milli,
+        facts.memory,
+        facts.disk,
+        "Ki",
+        &facts.huge_pages,
+    )
 }
 
 /// What is left for pods: without reservations and without what eviction keeps free.
@@ -150,9 +173,11 @@ fn allocatable(config: &AgentConfig, facts: &Facts) -> BTreeMap<String, Quantity
     resources(
         config,
         facts.cpu_milli - config.reserved_cpu_milli,
-        facts.memory - kept - config.reserved_memory,
+        // Huge pages are memory that nobody can have in any other way.
+        facts.memory - kept - config.reserved_memory - facts.huge_pages.values().sum::<i64>(),
         disk as i64,
         "",
+        &facts.huge_pages,
     )
 }
 
@@ -163,6 +188,7 @@ fn resources(
     memory: i64,
     disk: i64,
     disk_unit: &str,
+    huge_pages: &BTreeMap<String, i64>,
 ) -> BTreeMap<String, Quantity> {
     let cpu = if cpu_milli % 1000 == 0 {
         (cpu_milli / 1000).to_string()
@@ -177,13 +203,19 @@ fn resources(
     let list = [
         ("cpu", cpu),
         ("ephemeral-storage", format!("{disk}{disk_unit}")),
-        ("hugepages-1Gi", "0".to_owned()),
-        ("hugepages-2Mi", "0".to_owned()),
         ("memory", format!("{}Ki", memory.max(0) / 1024)),
         ("pods", config.max_pods.to_string()),
     ];
+    let huge = huge_pages.iter().map(|(name, bytes)| {
+        let amount = match bytes % 1024 {
+            0 if *bytes > 0 => format!("{}Ki", bytes / 1024),
+            _ => bytes.to_string(),
+        };
+        (name.clone(), Quantity(amount))
+    });
     list.into_iter()
         .map(|(name, amount)| (name.to_owned(), Quantity(amount)))
+        .chain(huge)
         .collect()
 }
 

@@ -113,6 +113,7 @@ pub(crate) fn config(from: Ingredients<'_>) -> Result<ContainerConfig, String> {
         stdin_once: container.stdin_once.unwrap_or(false),
         tty: container.tty.unwrap_or(false),
         resources: resources::container(spec, container, node_memory),
+        huge_pages: resources::huge_pages(container),
         security,
         env,
     })

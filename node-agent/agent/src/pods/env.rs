@@ -4,17 +4,32 @@ use std::collections::{BTreeMap, HashMap};
 
 use k8s_openapi::api::core::v1::{Container, EnvVar, EnvVarSource, Pod, Service};
 
+use super::env_file;
 use super::fields::{self, Facts};
 use crate::objects::Sources;
+use crate::volumes::Prepared;
+
+/// What a container's environment is made from.
+#[derive(Clone, Copy)]
+pub(crate) struct Given<'a> {
+    pub(crate) pod: &'a Pod,
+    pub(crate) container: &'a Container,
+    pub(crate) sources: &'a Sources,
+    pub(crate) facts: &'a Facts,
+    /// Variables about Services.
+    pub(crate) services: &'a BTreeMap<String, String>,
+    /// Volumes, for variables from their files.
+    pub(crate) volumes: &'a Prepared,
+}
 
 /// The environment in the order of the spec, service variables last; the error is for people.
-pub(crate) fn build(
-    pod: &Pod,
-    container: &Container,
-    sources: &Sources,
-    facts: &Facts,
-    services: &BTreeMap<String, String>,
-) -> Result<Vec<(String, String)>, String> {
+pub(crate) fn build(given: &Given<'_>) -> Result<Vec<(String, String)>, String> {
+    let Given {
+        container,
+        sources,
+        services,
+        ..
+    } = *given;
     let mut env = Ordered::default();
     for from in container.env_from.iter().flatten() {
         let prefix = from.prefix.as_deref().unwrap_or_default();
@@ -39,7 +54,7 @@ pub(crate) fn build(
         }
     }
     for var in container.env.iter().flatten() {
-        if let Some(value) = value_of(pod, container, var, sources, facts, &env, services)? {
+        if let Some(value) = value_of(given, var, &env)? {
             env.set(var.name.clone(), value);
         }
     }
@@ -74,21 +89,13 @@ impl Ordered {
     }
 }
 
-fn value_of(
-    pod: &Pod,
-    container: &Container,
-    var: &EnvVar,
-    sources: &Sources,
-    facts: &Facts,
-    env: &Ordered,
-    services: &BTreeMap<String, String>,
-) -> Result<Option<String>, String> {
+fn value_of(given: &Given<'_>, var: &EnvVar, env: &Ordered) -> Result<Option<String>, String> {
     if let Some(from) = &var.value_from {
-        return from_source(pod, container, from, sources, facts);
+        return from_source(given, from);
     }
     let lookup = |name: &str| {
         env.get(name)
-            .or_else(|| services.get(name).map(String::as_str))
+            .or_else(|| given.services.get(name).map(String::as_str))
             .map(str::to_owned)
     };
     Ok(Some(expand(
@@ -97,13 +104,14 @@ fn value_of(
     )))
 }
 
-fn from_source(
-    pod: &Pod,
-    own: &Container,
-    from: &EnvVarSource,
-    sources: &Sources,
-    facts: &Facts,
-) -> Result<Option<String>, String> {
+fn from_source(given: &Given<'_>, from: &EnvVarSource) -> Result<Option<String>, String> {
+    let Given {
+        pod,
+        container: own,
+        sources,
+        facts,
+        ..
+    } = *given;
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     if let Some(selector) = &from.field_ref {
         return fields::field(pod, facts, selector).map(Some);
@@ -119,6 +127,9 @@ fn from_source(
         let container = spec.and_then(|spec| balsa_pod::spec::container(spec, name));
         let container = container.ok_or_else(|| format!("container {name} not found"))?;
         return fields::resource(&container, facts, selector).map(Some);
+    }
+    if let Some(selector) = &from.file_key_ref {
+        return env_file::value(given.volumes, selector);
     }
     if let Some(reference) = &from.config_map_key_ref {
         let optional = reference.optional.unwrap_or(false);
@@ -300,13 +311,14 @@ mod tests {
         .unwrap();
         let container = &pod.spec.as_ref().unwrap().containers[0];
         let services = BTreeMap::from([("S".to_owned(), "s".to_owned())]);
-        let env = build(
-            &pod,
+        let env = build(&Given {
+            pod: &pod,
             container,
-            &Sources::default(),
-            &Facts::default(),
-            &services,
-        )
+            sources: &Sources::default(),
+            facts: &Facts::default(),
+            services: &services,
+            volumes: &Prepared::new(),
+        })
         .unwrap();
         let wanted = [
             ("A", "$(B)"),
@@ -333,13 +345,14 @@ mod tests {
         };
         let env = |pod: &Pod| {
             let container = &pod.spec.as_ref().unwrap().containers[0];
-            build(
+            build(&Given {
                 pod,
                 container,
-                &Sources::default(),
-                &Facts::default(),
-                &BTreeMap::new(),
-            )
+                sources: &Sources::default(),
+                facts: &Facts::default(),
+                services: &BTreeMap::new(),
+                volumes: &Prepared::new(),
+            })
         };
         assert_eq!(
             env(&pod(false)),

@@ -6,6 +6,7 @@ mod checkpoint;
 pub(crate) mod container;
 mod context;
 pub(crate) mod env;
+mod env_file;
 pub(crate) mod fields;
 mod hooks;
 mod mailbox;

@@ -46,6 +46,32 @@ pub(crate) fn container(spec: &PodSpec, container: &Container, node_memory: i64)
     }
 }
 
+/// The limits of a container's huge pages, by page size as control groups name it.
+pub(crate) fn huge_pages(container: &Container) -> Vec<(String, u64)> {
+    let limits = container
+        .resources
+        .as_ref()
+        .and_then(|resources| resources.limits.as_ref());
+    let limits = limits.into_iter().flatten().filter_map(|(name, amount)| {
+        let size: Quantity = name.strip_prefix("hugepages-")?.parse().ok()?;
+        let limit: Quantity = amount.0.parse().ok()?;
+        Some((page_name(size.value()), u64::try_from(limit.value()).ok()?))
+    });
+    limits.collect()
+}
+
+/// `2MB` for two mebibytes.
+fn page_name(bytes: i64) -> String {
+    let mut size = bytes;
+    for unit in ["B", "KB", "MB"] {
+        if size < 1024 {
+            return format!("{size}{unit}");
+        }
+        size /= 1024;
+    }
+    format!("{size}GB")
+}
+
 /// CPU shares of that much CPU.
 pub(crate) fn shares_of(milli_cpu: i64) -> i64 {
     (milli_cpu.saturating_mul(1024) / 1000).clamp(MIN_SHARES, MAX_SHARES)
@@ -120,6 +146,15 @@ mod tests {
             (256, 50_000, 100_000)
         );
         assert_eq!((got.memory_limit, got.oom_score_adj), (1 << 30, 500));
+    }
+
+    #[test]
+    fn huge_pages_are_limited_by_the_names_of_control_groups() {
+        let container: Container = serde_json::from_value(serde_json::json!({"name": "c",
+            "resources": {"limits": {"hugepages-2Mi": "4Mi", "hugepages-1Gi": "1Gi", "cpu": "1"}}}))
+        .unwrap();
+        let wanted = [("1GB".to_owned(), 1 << 30), ("2MB".to_owned(), 4 << 20)];
+        assert_eq!(huge_pages(&container), wanted);
     }
 
     #[test]

@@ -145,6 +145,7 @@ pub(crate) fn container(
         },
         readonly_rootfs: own.read_only_root_filesystem.unwrap_or(false),
         supplemental_groups: groups,
+        strict_groups: pod.supplemental_groups_policy.as_deref() == Some("Strict"),
         no_new_privileges: own.allow_privilege_escalation == Some(false) && !privileged,
         masked_paths: paths(&MASKED),
         readonly_paths: paths(&READONLY),

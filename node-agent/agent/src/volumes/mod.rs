@@ -6,6 +6,7 @@
 
 mod atomic;
 mod host_path;
+mod huge;
 pub(crate) mod outside;
 mod ownership;
 pub(crate) mod payload;
@@ -170,7 +171,8 @@ fn prepare_path(
         return Ok(path);
     }
     if let Some(source) = &volume.empty_dir {
-        empty_dir(&dir, source, owner).map_err(io)?;
+        let spec = inputs.pod.spec.as_ref();
+        empty_dir(&dir, spec, source, owner).map_err(io)?;
         return Ok(dir);
     }
     match payload::of(volume, inputs).map_err(|error| failed(volume, error))? {
@@ -190,17 +192,25 @@ fn prepare_path(
     }
 }
 
-fn empty_dir(dir: &Path, source: &EmptyDirVolumeSource, owner: Owner) -> io::Result<()> {
+fn empty_dir(
+    dir: &Path,
+    spec: Option<&PodSpec>,
+    source: &EmptyDirVolumeSource,
+    owner: Owner,
+) -> io::Result<()> {
     std::fs::create_dir_all(dir)?;
-    if source.medium.as_deref() == Some("Memory") {
-        let limit = source
-            .size_limit
-            .as_ref()
-            .and_then(|limit| limit.0.parse::<Quantity>().ok());
-        mount_tmpfs(
-            dir,
-            limit.map(|limit| limit.value()).filter(|limit| *limit > 0),
-        )?;
+    let limit = source
+        .size_limit
+        .as_ref()
+        .and_then(|limit| limit.0.parse::<Quantity>().ok())
+        .map(|limit| limit.value())
+        .filter(|limit| *limit > 0);
+    match (source.medium.as_deref(), spec) {
+        (Some("Memory"), _) => mount_tmpfs(dir, limit)?,
+        (Some(medium), Some(spec)) if huge::is_medium(medium) => {
+            huge::mount(dir, spec, medium, limit)?
+        }
+        _ => {}
     }
     let mode = if owner.group.is_some() { 0o2777 } else { 0o777 };
     if owner.group.is_some() {
@@ -256,6 +266,11 @@ const SUBPATHS: &str = "volume-subpaths";
 
 /// Folder, in a pod's, of mounted images.
 pub(crate) const IMAGES: &str = "image-volumes";
+
+/// The text of a file of a volume, which must be a plain file in it and not larger than `most`. Blocking.
+pub(crate) fn read_file(root: &Path, part: &str, most: u64) -> io::Result<Vec<u8>> {
+    subpath::read(root, part, most)
+}
 
 /// The devices of a container: volumes in block mode. The error is for people.
 pub(crate) fn devices(container: &Container, prepared: &Prepared) -> Result<Vec<Device>, String> {

@@ -51,6 +51,25 @@ pub(super) fn exists(root: &Path, part: &str) -> bool {
     open_inside(root, part).is_ok()
 }
 
+/// Reads a plain file of a volume, never following a link out of it.
+pub(super) fn read(root: &Path, part: &str, most: u64) -> io::Result<Vec<u8>> {
+    use std::io::Read;
+    let fd = open_inside(root, part)?;
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    // A pipe would never end.
+    if !std::fs::metadata(&path)?.is_file() {
+        return Err(io::Error::other("it is not a plain file"));
+    }
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?
+        .take(most + 1)
+        .read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
+        return Err(io::Error::other(format!("it is larger than {most} bytes")));
+    }
+    Ok(bytes)
+}
+
 fn open_inside(root: &Path, part: &str) -> io::Result<OwnedFd> {
     let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
     let root = open(root, flags | OFlag::O_DIRECTORY, Mode::empty())?;

@@ -6,9 +6,10 @@ use k8s_cri::v1 as cri;
 
 use crate::types::{
     AppArmor, Auth, ContainerConfig, ContainerInfo, ContainerSecurity, ContainerState,
-    ContainerStats, ContainerStatus, Device, FilesystemUsage, Image, Map, Mount, NamespaceMode,
-    Namespaces, PortMapping, Propagation, Resources, RuntimeCondition, RuntimeStatus,
-    SandboxConfig, SandboxInfo, SandboxState, SandboxStatus, SeLinux, Seccomp,
+    ContainerStats, ContainerStatus, Device, FilesystemUsage, HandlerFeatures, Image, Map, Mount,
+    NamespaceMode, Namespaces, PortMapping, Propagation, Resources, RuntimeCondition,
+    RuntimeFeatures, RuntimeStatus, SandboxConfig, SandboxInfo, SandboxState, SandboxStatus,
+    SeLinux, Seccomp,
 };
 
 fn to_hash(map: &Map) -> HashMap<String, String> {
@@ -21,8 +22,10 @@ fn int64(value: Option<i64>) -> Option<cri::Int64Value> {
     value.map(|value| cri::Int64Value { value })
 }
 
-pub(super) fn runtime_status(status: cri::RuntimeStatus) -> RuntimeStatus {
-    let conditions = status
+pub(super) fn runtime_status(answer: cri::StatusResponse) -> RuntimeStatus {
+    let conditions = answer
+        .status
+        .unwrap_or_default()
         .conditions
         .into_iter()
         .map(|condition| RuntimeCondition {
@@ -31,8 +34,22 @@ pub(super) fn runtime_status(status: cri::RuntimeStatus) -> RuntimeStatus {
             reason: condition.reason,
             message: condition.message,
         });
+    let handlers = answer.runtime_handlers.into_iter().map(|handler| {
+        let features = handler.features.unwrap_or_default();
+        HandlerFeatures {
+            name: handler.name,
+            recursive_read_only_mounts: features.recursive_read_only_mounts,
+            user_namespaces: features.user_namespaces,
+        }
+    });
     RuntimeStatus {
         conditions: conditions.collect(),
+        features: RuntimeFeatures {
+            supplemental_groups_policy: answer
+                .features
+                .is_some_and(|features| features.supplemental_groups_policy),
+            handlers: handlers.collect(),
+        },
     }
 }
 
@@ -202,6 +219,11 @@ fn container_security(security: &ContainerSecurity) -> cri::LinuxContainerSecuri
         run_as_username: security.run_as_username.clone(),
         readonly_rootfs: security.readonly_rootfs,
         supplemental_groups: security.supplemental_groups.clone(),
+        supplemental_groups_policy: if security.strict_groups {
+            cri::SupplementalGroupsPolicy::Strict as i32
+        } else {
+            cri::SupplementalGroupsPolicy::Merge as i32
+        },
         no_new_privs: security.no_new_privileges,
         masked_paths: security.masked_paths.clone(),
         readonly_paths: security.readonly_paths.clone(),
@@ -249,7 +271,17 @@ pub(super) fn container_config(config: &ContainerConfig) -> cri::ContainerConfig
         stdin_once: config.stdin_once,
         tty: config.tty,
         linux: Some(cri::LinuxContainerConfig {
-            resources: Some(resources(&config.resources)),
+            resources: Some(cri::LinuxContainerResources {
+                hugepage_limits: config
+                    .huge_pages
+                    .iter()
+                    .map(|(page_size, limit)| cri::HugepageLimit {
+                        page_size: page_size.clone(),
+                        limit: *limit,
+                    })
+                    .collect(),
+                ..resources(&config.resources)
+            }),
             security_context: Some(container_security(&config.security)),
         }),
         windows: None,

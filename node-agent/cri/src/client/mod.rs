@@ -161,7 +161,7 @@ impl Runtime for CriClient {
     async fn status(&self) -> Result<RuntimeStatus> {
         let request = cri::StatusRequest { verbose: false };
         let answer = call("Status", CALL_TIMEOUT, self.runtime().status(request)).await?;
-        Ok(convert::runtime_status(answer.status.unwrap_or_default()))
+        Ok(convert::runtime_status(answer))
     }
 
     async fn run_sandbox(&self, config: &SandboxConfig) -> Result<String> {

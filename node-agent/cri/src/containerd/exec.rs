@@ -91,6 +91,19 @@ fn make_fifo(path: &Path) -> std::io::Result<()> {
     }
 }
 
+/// Sends a signal to a container's main process.
+pub(super) async fn signal(channel: Channel, container_id: &str, signal: i32) -> Result<()> {
+    let request = KillRequest {
+        container_id: container_id.to_owned(),
+        exec_id: String::new(),
+        signal: u32::try_from(signal).unwrap_or(SIGKILL),
+        all: false,
+    };
+    let mut tasks = TasksClient::new(channel);
+    call("Kill", CALL_TIMEOUT, tasks.kill(namespaced(request))).await?;
+    Ok(())
+}
+
 pub(super) async fn start(
     channel: Channel,
     fifo_dir: &Path,

@@ -115,6 +115,10 @@ impl Runtime for Containerd {
         self.cri.stop_container(id, grace).await
     }
 
+    async fn signal_container(&self, id: &str, signal: i32) -> Result<()> {
+        exec::signal(self.cri.channel(), id, signal).await
+    }
+
     async fn remove_container(&self, id: &str) -> Result<()> {
         self.cri.remove_container(id).await
     }

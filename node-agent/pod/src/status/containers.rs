@@ -232,6 +232,10 @@ fn one(input: &Input<'_>, member: &Member<'_>, has_init: bool) -> ContainerStatu
             .resources
             .as_ref()
             .and_then(|resources| resources.requests.clone()),
+        stop_signal: container
+            .lifecycle
+            .as_ref()
+            .and_then(|lifecycle| lifecycle.stop_signal.clone()),
         volume_mounts: mounts(container),
         ..Default::default()
     }

@@ -29,6 +29,8 @@ const IPC: [&str; 4] = ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."];
 pub(crate) struct Gates {
     /// Kernel settings beyond the safe ones that pods may make; `*` at the end stands for anything.
     pub(crate) allowed_sysctls: Vec<String>,
+    /// The runtime can keep to the groups that a pod names.
+    pub(crate) strict_groups: bool,
 }
 
 impl Gates {
@@ -47,7 +49,7 @@ impl Gates {
             })?;
         }
         let strict = context.and_then(|context| context.supplemental_groups_policy.as_deref());
-        if strict == Some("Strict") {
+        if strict == Some("Strict") && !self.strict_groups {
             return Err((
                 "SupplementalGroupsPolicyNotSupported".to_owned(),
                 "SupplementalGroupsPolicy=Strict is not supported in this node".to_owned(),
@@ -112,6 +114,23 @@ mod tests {
     }
 
     #[test]
+    fn strict_groups_are_refused_where_the_runtime_adds_its_own() {
+        let spec: PodSpec = serde_json::from_value(json!({"containers": [],
+            "securityContext": {"supplementalGroupsPolicy": "Strict"}}))
+        .unwrap();
+        let check = |strict_groups| {
+            let gates = Gates {
+                strict_groups,
+                ..Gates::default()
+            };
+            gates.check(&Pod::default(), &spec)
+        };
+        assert!(check(true).is_ok());
+        let (reason, _) = check(false).unwrap_err();
+        assert_eq!(reason, "SupplementalGroupsPolicyNotSupported");
+    }
+
+    #[test]
     fn only_safe_or_allowed_kernel_settings_pass() {
         let strict = Gates::default();
         assert!(check(&strict, "kernel.shm_rmid_forced", false).is_ok());
@@ -125,6 +144,7 @@ mod tests {
         assert!(check(&strict, "net.ipv4.tcp_syncookies", true).is_err());
         let lenient = Gates {
             allowed_sysctls: vec!["kernel.msg*".to_owned()],
+            ..Gates::default()
         };
         assert!(check(&lenient, "kernel.msgmax", false).is_ok());
     }

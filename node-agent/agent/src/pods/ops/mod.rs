@@ -12,12 +12,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use balsa_client::EventType;
-use balsa_cri::{ContainerState, Nanos, SandboxConfig};
+use balsa_cri::{ContainerState, ContainerStatus, Nanos, SandboxConfig};
 use balsa_pod::{Instance, Sandbox, StartFailure};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodSpec, ResourceRequirements};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, info_span, warn};
+use tracing::{Instrument, debug, info_span, warn};
 
 use super::context::Context;
 use super::mailbox::Mailbox;
@@ -38,6 +38,9 @@ const CONFIG_RETRY: Duration = Duration::from_secs(5);
 /// How often, and how long at most, the runtime is asked for its account of an end.
 const SETTLE_LOOK: Duration = Duration::from_millis(20);
 const SETTLE_LIMIT: Duration = Duration::from_secs(2);
+
+/// How often an instance is looked at that was sent a stop signal of its own.
+const STOP_LOOK: Duration = Duration::from_millis(50);
 
 /// How much later than an end the runtime may hear that it was for want of memory.
 const OOM_LAG: Duration = Duration::from_millis(100);
@@ -241,7 +244,8 @@ impl Ops {
             }
         }
         let left = grace.saturating_sub(began.elapsed()).max(MIN_GRACE);
-        let done = context.runtime.stop_container(&id, left).await;
+        let signal = container.as_deref().and_then(stop_signal);
+        let done = self.stop_container(&id, signal, left).await;
         match &done {
             // The exit's event may have been lost; this state is never stale.
             Ok(()) => {
@@ -258,6 +262,29 @@ impl Ops {
             ok: done.is_ok(),
             id,
         }
+    }
+
+    /// Stops an instance: by the signal that it wants, or else by the one that its image names.
+    async fn stop_container(
+        &self,
+        id: &str,
+        signal: Option<i32>,
+        grace: Duration,
+    ) -> balsa_cri::Result<()> {
+        let runtime = &self.context.runtime;
+        let Some(signal) = signal else {
+            return runtime.stop_container(id, grace).await;
+        };
+        let began = tokio::time::Instant::now();
+        if let Err(error) = runtime.signal_container(id, signal).await {
+            debug!(%error, id, signal, "could not send the stop signal, the runtime sends its own");
+            return runtime.stop_container(id, grace).await;
+        }
+        let running = |status: ContainerStatus| status.state == ContainerState::Running;
+        while began.elapsed() < grace && runtime.container_status(id).await.is_ok_and(running) {
+            tokio::time::sleep(STOP_LOOK).await;
+        }
+        runtime.stop_container(id, Duration::ZERO).await
     }
 
     /// Waits for the runtime's own account of an end that an event told of.
@@ -325,6 +352,28 @@ impl Ops {
     }
 }
 
+/// The signal that a container wants to be stopped by (KEP-4960), by number.
+fn stop_signal(container: &Container) -> Option<i32> {
+    let name = container.lifecycle.as_ref()?.stop_signal.as_deref()?;
+    // Real-time signals have no fixed numbers: the C library keeps some for itself.
+    match name.strip_prefix("SIGRT") {
+        Some("MIN") => Some(libc::SIGRTMIN()),
+        Some("MAX") => Some(libc::SIGRTMAX()),
+        Some(rest) => {
+            let number = |text: &str| text.parse::<i32>().ok();
+            match (rest.strip_prefix("MIN+"), rest.strip_prefix("MAX-")) {
+                (Some(up), _) => number(up).map(|up| libc::SIGRTMIN() + up),
+                (_, Some(down)) => number(down).map(|down| libc::SIGRTMAX() - down),
+                _ => None,
+            }
+        }
+        None => name
+            .parse::<nix::sys::signal::Signal>()
+            .ok()
+            .map(|signal| signal as i32),
+    }
+}
+
 fn after(pause: Duration) -> Timestamp {
     balsa_pod::spec::after(Timestamp::now(), pause)
 }
@@ -335,4 +384,23 @@ fn names(pod: &Pod) -> (String, String) {
         metadata.namespace.clone().unwrap_or_default(),
         metadata.name.clone().unwrap_or_default(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn stop_signals_are_known_by_their_names() {
+        let number = |name: &str| {
+            let lifecycle = serde_json::json!({"name": "c", "lifecycle": {"stopSignal": name}});
+            stop_signal(&serde_json::from_value(lifecycle).unwrap())
+        };
+        assert_eq!(number("SIGUSR1"), Some(10));
+        assert_eq!(number("SIGRTMIN+3"), Some(libc::SIGRTMIN() + 3));
+        assert_eq!(number("SIGRTMAX"), Some(libc::SIGRTMAX()));
+        assert_eq!(number("SIGNONE"), None);
+        assert_eq!(stop_signal(&Container::default()), None);
+    }
 }

@@ -115,7 +115,14 @@ impl Ops {
         let links = spec.enable_service_links.unwrap_or(true);
         let services = context.cluster.service_variables(namespace, links).await;
         let facts = context.facts(spec, &wish.ips);
-        let env = env::build(pod, container, sources, &facts, &services)?;
+        let env = env::build(&env::Given {
+            pod,
+            container,
+            sources,
+            facts: &facts,
+            services: &services,
+            volumes: &wish.prepared,
+        })?;
         let pod_dir = self.pod_dir();
         let mounts = volumes::mounts(container, pod, &pod_dir, &wish.prepared, &env)?;
         let devices = volumes::devices(container, &wish.prepared)?;
