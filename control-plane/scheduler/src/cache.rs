@@ -160,7 +160,22 @@ pub fn claim_key(claim: &PersistentVolumeClaim) -> String {
     )
 }
 
+/// `namespace/name` of each claim that a pod uses.
+fn claim_keys(pod: &PodInfo) -> impl Iterator<Item = String> {
+    let namespace = pod.pod.metadata.namespace.as_deref().unwrap_or_default();
+    let claims = pod.claims.iter();
+    claims.map(move |claim| format!("{namespace}/{claim}"))
+}
+
 impl Storage {
+    /// True for a claim (`namespace/name`) that a single pod may use (`ReadWriteOncePod`).
+    #[must_use]
+    pub fn is_for_one_pod(&self, claim: &str) -> bool {
+        let spec = self.claims.get(claim).and_then(|c| c.spec.as_ref());
+        let mut modes = spec.iter().flat_map(|s| s.access_modes.iter().flatten());
+        modes.any(|mode| mode == "ReadWriteOncePod")
+    }
+
     /// A claim appeared or changed.
     pub fn set_claim(&mut self, claim: Arc<PersistentVolumeClaim>) {
         self.claims.insert(claim_key(&claim), claim);
@@ -210,6 +225,8 @@ pub struct Cache {
     nominated: HashMap<String, (Arc<PodInfo>, String)>,
     /// Labels of namespaces.
     namespaces: HashMap<String, BTreeMap<String, String>>,
+    /// Who uses a claim (`namespace/name`): UIDs of counted pods, and their nodes.
+    users: HashMap<String, HashMap<String, String>>,
     /// How many pods on nodes say something of other pods.
     opinionated: usize,
     /// What persistent volumes there are.
@@ -248,6 +265,10 @@ impl Cache {
         self.remove_pod(&pod.uid);
         self.nominated.remove(&pod.uid);
         self.opinionated += usize::from(pod.terms.concerns_others());
+        for key in claim_keys(&pod) {
+            let users = self.users.entry(key).or_default();
+            users.insert(pod.uid.clone(), node.to_owned());
+        }
         self.nodes
             .entry(node.to_owned())
             .or_insert_with(|| NodeInfo::empty(node))
@@ -261,6 +282,14 @@ impl Cache {
             return false;
         };
         self.opinionated -= usize::from(pod.terms.concerns_others());
+        for key in claim_keys(&pod) {
+            if let Some(users) = self.users.get_mut(&key) {
+                users.remove(uid);
+                if users.is_empty() {
+                    self.users.remove(&key);
+                }
+            }
+        }
         if let Some(info) = self.nodes.get_mut(&node) {
             info.remove(&pod);
             if info.node.is_none() && info.pods <= 0 {
@@ -268,6 +297,11 @@ impl Cache {
             }
         }
         true
+    }
+
+    /// Counted pods that use a claim (`namespace/name`), by UID, with their nodes.
+    pub fn users(&self, claim: &str) -> impl Iterator<Item = (&String, &String)> {
+        self.users.get(claim).into_iter().flatten()
     }
 
     /// How many pods on nodes say something of other pods.

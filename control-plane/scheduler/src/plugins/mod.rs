@@ -5,6 +5,7 @@ pub mod images;
 pub mod pod_affinity;
 pub mod ports;
 pub mod resources;
+pub mod restrictions;
 pub mod spread;
 pub mod taints;
 pub mod topology;
@@ -22,6 +23,7 @@ pub fn filters() -> Vec<Box<dyn Filter>> {
         Box::new(affinity::NodeAffinity),
         Box::new(ports::NodePorts),
         Box::new(resources::Fit),
+        Box::new(restrictions::VolumeRestrictions),
         Box::new(volumes::VolumeBinding),
         Box::new(topology::PodTopologySpread),
         Box::new(pod_affinity::InterPodAffinity),
