@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use balsa_client::{EventRecorder, EventType, Informer};
 use balsa_cri::{Image, Runtime};
-use k8s_openapi::api::core::v1::{Node, NodeCondition, NodeStatus, ObjectReference};
+use k8s_openapi::api::core::v1::{Node, NodeStatus, ObjectReference};
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
@@ -132,7 +132,8 @@ impl Keeper {
                 || written.as_ref().map(|(last, _)| last) != Some(&object::without_times(&wanted))
                 || self.overruled(ready)
             {
-                match self.write(&mut wanted).await {
+                let gone = object::withdrawn(&self.known(), &status);
+                match self.write(&mut wanted, gone).await {
                     Ok(()) => {
                         written = Some((object::without_times(&wanted), Instant::now()));
                         pause = LOOK;
@@ -183,10 +184,6 @@ impl Keeper {
 
     /// The status as of now. `images` are those last seen, for when the runtime does not tell.
     async fn status(&self, images: &mut Vec<Image>) -> NodeStatus {
-        let known = self.nodes.get("", &self.config.node_name);
-        let old: Vec<NodeCondition> = known
-            .and_then(|node| node.status.as_ref()?.conditions.clone())
-            .unwrap_or_default();
         let obstacle = self.obstacle.borrow().clone();
         let trouble = self.runtime_trouble().await;
         if trouble.is_none()
@@ -196,7 +193,22 @@ impl Keeper {
         }
         let obstacle = obstacle.or(trouble);
         let pressure = *self.pressure.borrow();
-        object::status(&self.config, &self.facts, &pressure, obstacle, images, &old)
+        let known = self.known();
+        object::status(
+            &self.config,
+            &self.facts,
+            &pressure,
+            obstacle,
+            images,
+            &known,
+        )
+    }
+
+    /// The status as the API has it.
+    fn known(&self) -> NodeStatus {
+        let node = self.nodes.get("", &self.config.node_name);
+        node.and_then(|node| node.status.clone())
+            .unwrap_or_default()
     }
 
     async fn runtime_trouble(&self) -> Option<String> {
@@ -224,10 +236,14 @@ impl Keeper {
         }
     }
 
-    async fn write(&self, status: &mut Value) -> Result<(), String> {
+    /// Writes the status, and takes resources that are gone out of it.
+    async fn write(&self, status: &mut Value, gone: Vec<String>) -> Result<(), String> {
         let api: Api<Node> = Api::all(self.client.clone());
         object::stamp(status);
         let mut patch = json!({"status": status});
+        for name in gone {
+            patch["status"]["allocatable"][name] = Value::Null;
+        }
         // Strategic merge would merge addresses by type and keep old ones.
         if let Some(addresses) = patch
             .pointer_mut("/status/addresses")

@@ -78,7 +78,7 @@ pub(super) fn node(config: &AgentConfig, facts: &Facts) -> Node {
             &Pressure::default(),
             obstacle,
             &[],
-            &[],
+            &NodeStatus::default(),
         )),
     }
 }
@@ -105,8 +105,12 @@ pub(super) fn status(
     pressure: &Pressure,
     obstacle: Option<String>,
     images: &[Image],
-    old: &[NodeCondition],
+    known: &NodeStatus,
 ) -> NodeStatus {
+    let old = known.conditions.as_deref().unwrap_or_default();
+    let capacity = capacity(config, facts);
+    let mut allocatable = allocatable(config, facts);
+    allocatable.extend(extended(known.capacity.as_ref(), &capacity));
     let address = |kind: &str, address: String| NodeAddress {
         type_: kind.to_owned(),
         address,
@@ -116,8 +120,8 @@ pub(super) fn status(
             address("InternalIP", config.node_ip.to_string()),
             address("Hostname", config.node_name.clone()),
         ]),
-        capacity: Some(capacity(config, facts)),
-        allocatable: Some(allocatable(config, facts)),
+        capacity: Some(capacity),
+        allocatable: Some(allocatable),
         conditions: Some(conditions(pressure, obstacle, old)),
         daemon_endpoints: Some(NodeDaemonEndpoints::default()),
         features: Some(NodeFeatures {
@@ -140,6 +144,28 @@ pub(super) fn status(
         runtime_handlers: Some(handlers(facts)).filter(|handlers| !handlers.is_empty()),
         ..NodeStatus::default()
     }
+}
+
+/// Resources that others entered into the node's capacity by hand: all of each may be used.
+fn extended(
+    entered: Option<&BTreeMap<String, Quantity>>,
+    own: &BTreeMap<String, Quantity>,
+) -> BTreeMap<String, Quantity> {
+    let entered = entered.into_iter().flatten();
+    entered
+        .filter(|(name, _)| !own.contains_key(*name))
+        .map(|(name, amount)| (name.clone(), amount.clone()))
+        .collect()
+}
+
+/// Names of resources that may be used no more: they were taken out of the node's capacity.
+pub(super) fn withdrawn(known: &NodeStatus, wanted: &NodeStatus) -> Vec<String> {
+    let wanted = wanted.allocatable.as_ref();
+    let names = known.allocatable.iter().flat_map(|list| list.keys());
+    names
+        .filter(|name| wanted.is_none_or(|wanted| !wanted.contains_key(*name)))
+        .cloned()
+        .collect()
 }
 
 fn handlers(facts: &Facts) -> Vec<NodeRuntimeHandler> {
@@ -352,7 +378,7 @@ mod tests {
             &Pressure::default(),
             None,
             &[],
-            &[],
+            &NodeStatus::default(),
         );
         assert!(is_ready(&status));
         let ready = status.conditions.unwrap().pop().unwrap();
@@ -378,6 +404,32 @@ mod tests {
         };
         assert_eq!(times(None), Some(since.clone()));
         assert_ne!(times(Some("down".to_owned())), Some(since));
+    }
+
+    #[test]
+    fn what_others_enter_into_the_capacity_may_be_used_until_it_is_taken_out() {
+        let list = |name: &str, amount: &str| {
+            Some(BTreeMap::from([(
+                name.to_owned(),
+                Quantity(amount.to_owned()),
+            )]))
+        };
+        let entered = NodeStatus {
+            capacity: list("example.com/dongle", "4"),
+            ..NodeStatus::default()
+        };
+        let of = |known: &NodeStatus| {
+            let (facts, pressure) = (Facts::default(), Pressure::default());
+            status(&config(), &facts, &pressure, None, &[], known)
+        };
+        let told = of(&entered);
+        assert_eq!(told.allocatable.unwrap()["example.com/dongle"].0, "4");
+        let removed = NodeStatus {
+            allocatable: list("example.com/dongle", "4"),
+            ..NodeStatus::default()
+        };
+        assert_eq!(withdrawn(&removed, &of(&removed)), ["example.com/dongle"]);
+        assert!(withdrawn(&entered, &of(&entered)).is_empty());
     }
 
     #[test]

@@ -53,7 +53,12 @@ impl Context {
             host_ips: self.host_ips.clone(),
             allocatable: ["cpu", "memory", "ephemeral-storage"]
                 .into_iter()
-                .filter_map(|name| Some((name, self.capacity.allocatable(name)?)))
+                .filter_map(|name| {
+                    // The pod's own limit is as much as its containers can have (KEP-2837).
+                    let own = spec.resources.as_ref().and_then(|all| all.limits.as_ref());
+                    let own = own.and_then(|limits| limits.get(name)?.0.parse().ok());
+                    Some((name, own.or_else(|| self.capacity.allocatable(name))?))
+                })
                 .collect(),
         }
     }

@@ -60,6 +60,8 @@ pub(crate) enum Done {
     /// A start has ended.
     Started {
         name: String,
+        /// The running instance, unless it was told before.
+        seen: Option<Instance>,
         failure: Option<StartFailure>,
     },
     /// A kill has ended.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use balsa_client::EventType;
 use balsa_cri::{ContainerConfig, Image};
-use balsa_pod::{Sandbox, StartFailure, reasons};
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use balsa_pod::{Instance, Sandbox, StartFailure, reasons};
+use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod, PodSpec};
 use tracing::{debug, warn};
 
 use super::volumes::pull_secrets;
@@ -30,9 +30,12 @@ impl Ops {
         let result = tokio::select! {
             result = &mut start => result,
             // Once the runtime is at it, the start is seen through: what it makes must be known to be ended.
-            () = self.going.cancelled() => if wish.began() { start.await } else { Ok(()) },
+            () = self.going.cancelled() => if wish.began() { start.await } else { Ok(None) },
         };
-        let failure = result.err();
+        let (seen, failure) = match result {
+            Ok(seen) => (seen, None),
+            Err(failure) => (None, Some(failure)),
+        };
         if let Some(failure) = &failure {
             debug!(
                 container = name,
@@ -41,15 +44,22 @@ impl Ops {
                 "start failed"
             );
         }
-        Done::Started { name, failure }
+        Done::Started {
+            name,
+            seen,
+            failure,
+        }
     }
 
-    async fn start(&self, wish: &StartWish) -> Result<(), StartFailure> {
+    /// Answers with the running instance, unless it was told before.
+    async fn start(&self, wish: &StartWish) -> Result<Option<Instance>, StartFailure> {
         let context = &self.context;
         let pod = &wish.pod;
-        let Some(spec) = &pod.spec else { return Ok(()) };
+        let Some(spec) = &pod.spec else {
+            return Ok(None);
+        };
         let Some(container) = balsa_pod::spec::container(spec, &wish.name) else {
-            return Ok(());
+            return Ok(None);
         };
         let sources = context
             .cluster
@@ -62,8 +72,18 @@ impl Ops {
         let config = config.map_err(|error| self.config_error(wish, error))?;
         wish.begin();
         let id = self.create(wish, spec, &config).await?;
-        self.launch(wish, &id).await?;
-        self.post_start(wish, container, &id).await
+        let seen = self.launch(wish, &id).await?;
+        let hook = container.lifecycle.as_ref();
+        let Some(hook) = hook.and_then(|lifecycle| lifecycle.post_start.as_ref()) else {
+            // Told together with the end of the start: one change of the status, not two.
+            return Ok(seen);
+        };
+        if let Some(seen) = seen {
+            self.tell(Done::Seen(seen));
+        }
+        self.post_start(wish, container, hook, &id)
+            .await
+            .map(|()| None)
     }
 
     fn config_error(&self, wish: &StartWish, message: String) -> StartFailure {
@@ -192,13 +212,12 @@ impl Ops {
         }
     }
 
-    async fn launch(&self, wish: &StartWish, id: &str) -> Result<(), StartFailure> {
+    async fn launch(&self, wish: &StartWish, id: &str) -> Result<Option<Instance>, StartFailure> {
         let context = &self.context;
         let started = context.runtime.start_container(id).await;
         // Its state is told in any case: a failed start leaves an ended instance behind.
-        if let Ok(status) = context.runtime.container_status(id).await {
-            self.tell(Done::Seen(observe::instance(&status, &wish.sandbox_id)));
-        }
+        let status = context.runtime.container_status(id).await.ok();
+        let seen = status.map(|status| observe::instance(&status, &wish.sandbox_id));
         match started {
             Ok(()) => {
                 let started = "Container started".to_owned();
@@ -209,9 +228,12 @@ impl Ops {
                     "Started",
                     started,
                 );
-                Ok(())
+                Ok(seen)
             }
             Err(error) => {
+                if let Some(seen) = seen {
+                    self.tell(Done::Seen(seen));
+                }
                 let event = format!("Error: {}", error.message());
                 context.container_event(&wish.pod, &wish.name, EventType::Warning, "Failed", event);
                 Err(failure(
@@ -227,15 +249,9 @@ impl Ops {
         &self,
         wish: &StartWish,
         container: &Container,
+        hook: &LifecycleHandler,
         id: &str,
     ) -> Result<(), StartFailure> {
-        let Some(hook) = container
-            .lifecycle
-            .as_ref()
-            .and_then(|lifecycle| lifecycle.post_start.as_ref())
-        else {
-            return Ok(());
-        };
         let runtime = &*self.context.runtime;
         let ip = wish.ips.first().map(String::as_str).unwrap_or_default();
         let run = hooks::run(runtime, hook, container, id, ip, POST_START_LIMIT);

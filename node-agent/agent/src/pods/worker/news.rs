@@ -145,7 +145,16 @@ impl Worker {
                 }
             }
             Done::Seen(instance) => self.see(instance),
-            Done::Started { name, failure } => self.local.start_done(&name, failure),
+            Done::Started {
+                name,
+                seen,
+                failure,
+            } => {
+                if let Some(seen) = seen {
+                    self.see(seen);
+                }
+                self.local.start_done(&name, failure);
+            }
             Done::Killed { id, ok } => {
                 if !ok {
                     self.local.killing.remove(&id);
