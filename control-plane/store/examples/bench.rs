@@ -45,13 +45,16 @@ fn member(args: &[String]) -> Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
         let listen: SocketAddr = addresses[usize::try_from(id)? - 1].parse()?;
-        let config = Config::new(
+        let mut config = Config::new(
             dir.join(id.to_string()),
             id,
             listen.to_string(),
             listen,
             None,
         );
+        if let Ok(threads) = std::env::var("BENCH_THREADS") {
+            config.tuning.threads = threads.parse()?;
+        }
         let store = Store::open(config, Arc::new(())).await?;
         println!("ready");
         for line in std::io::stdin().lines() {

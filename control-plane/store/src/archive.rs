@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::crc::Crc32;
 use crate::raft::SnapshotMeta;
 use crate::state::View;
 use crate::types::Revision;
@@ -80,10 +81,10 @@ pub(crate) async fn save(
     file.put(MAGIC).map_err(failed)?;
     file.put_length(head_bytes.len()).map_err(failed)?;
     file.put(&head_bytes).map_err(failed)?;
-    let (mut after, mut records, mut crcs) = (None, 0, Crc::default());
+    let (mut after, mut records, mut crcs) = (None, 0, Crc32::default());
     loop {
         let part = view.part(after.take()).await.map_err(failed)?;
-        let crc = Crc::of(&part);
+        let crc = Crc32::of(&part);
         file.put_length(part.len()).map_err(failed)?;
         if part.is_empty() {
             file.put(&crcs.value().to_be_bytes()).map_err(failed)?;
@@ -115,7 +116,7 @@ pub(crate) async fn save(
 pub(crate) struct Archive {
     path: PathBuf,
     file: BufReader<File>,
-    crcs: Crc,
+    crcs: Crc32,
     ended: bool,
 }
 
@@ -128,7 +129,7 @@ impl Archive {
         let mut archive = Self {
             path: path.to_owned(),
             file: BufReader::new(file),
-            crcs: Crc::default(),
+            crcs: Crc32::default(),
             ended: false,
         };
         let magic = archive.take(MAGIC.len())?;
@@ -159,7 +160,7 @@ impl Archive {
             };
         }
         let part = self.take(length)?;
-        if Crc::of(&part) != crc {
+        if Crc32::of(&part) != crc {
             return Err(self.damaged("a part's checksum is wrong"));
         }
         self.crcs.add(&crc.to_be_bytes());
@@ -235,63 +236,5 @@ impl Out {
             .parent()
             .filter(|parent| !parent.as_os_str().is_empty());
         File::open(folder.unwrap_or_else(|| Path::new(".")))?.sync_all()
-    }
-}
-
-/// CRC-32 as of IEEE 802.3, a byte at a time.
-#[derive(Debug, Clone, Copy)]
-struct Crc(u32);
-
-impl Default for Crc {
-    fn default() -> Self {
-        Self(u32::MAX)
-    }
-}
-
-impl Crc {
-    const TABLE: [u32; 256] = {
-        let mut table = [0; 256];
-        let mut n = 0;
-        while n < 256 {
-            let (mut crc, mut bit) = (n as u32, 0);
-            while bit < 8 {
-                crc = if crc & 1 == 1 {
-                    0xedb8_8320 ^ (crc >> 1)
-                } else {
-                    crc >> 1
-                };
-                bit += 1;
-            }
-            table[n] = crc;
-            n += 1;
-        }
-        table
-    };
-
-    fn of(bytes: &[u8]) -> u32 {
-        let mut crc = Self::default();
-        crc.add(bytes);
-        crc.value()
-    }
-
-    fn add(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            let index = (self.0 ^ u32::from(*byte)) & 0xff;
-            self.0 = Self::TABLE[index as usize] ^ (self.0 >> 8);
-        }
-    }
-
-    fn value(self) -> u32 {
-        !self.0
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_checksum_is_the_usual_one() {
-        assert_eq!(Crc::of(b"123456789"), 0xcbf4_3926);
     }
 }

@@ -90,6 +90,22 @@ impl Pack {
         Self(bytes.freeze())
     }
 
+    /// Whether all batches are of one member. Looks at their first bytes only.
+    pub fn is_only_of(&self, member: MemberId) -> bool {
+        let mut rest = self.0.get(PACK_HEAD..).unwrap_or_default();
+        while let Some((len, tail)) = rest.split_first_chunk::<4>() {
+            let Some((batch, tail)) = tail.split_at_checked(u32::from_be_bytes(*len) as usize)
+            else {
+                return false;
+            };
+            match postcard::take_from_bytes::<Origin>(batch) {
+                Ok((origin, _)) if origin.member == member => rest = tail,
+                Ok(_) | Err(_) => return false,
+            }
+        }
+        true
+    }
+
     /// The time and the batches.
     ///
     /// # Errors

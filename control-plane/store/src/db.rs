@@ -41,6 +41,8 @@ pub(crate) fn open_log(path: &Path, tuning: &Tuning, cache: &Cache) -> Result<DB
     let (mut options, table) = common(tuning, cache);
     options.set_block_based_table_factory(&table);
     options.set_compression_type(DBCompressionType::None);
+    // The newest entries are in memory anyway (`log::tail`).
+    options.set_write_buffer_size(tuning.write_buffer_bytes / 2);
     // A recycled file has its blocks already: a sync then writes data only, not metadata.
     options.set_recycle_log_file_num(2);
     open(&options, path)

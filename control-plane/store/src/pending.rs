@@ -242,7 +242,7 @@ impl Pending {
             seen = life,
             "a later life of this member was seen: going on after it"
         );
-        inner.me.life = life + 1;
+        inner.me.life = life.saturating_add(1);
         inner.next = 1;
         let sent = std::mem::take(&mut inner.sent);
         drop(inner);

@@ -316,6 +316,8 @@ impl Running {
     }
 
     pub fn health(&self) -> Health {
+        // Times are of the store's own clock, whoever asks.
+        let _clock = self.handle.enter();
         let leadership = *self.leadership.borrow();
         let metrics = self.raft.metrics();
         let (fatal, silent_ms) = {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use openraft::EntryPayload;
 use rocksdb::{DB, IteratorMode, Options, ReadOptions};
 
+use crate::error::OpenError;
 use crate::folder::Folder;
 use crate::log::{self, LogFacts};
 use crate::state::{StateChecker, StateFacts};
@@ -107,6 +108,17 @@ impl Checker<'_> {
 
     fn log(&mut self) -> Option<LogFacts> {
         let path = self.dir.join("log");
+        match log::wal::check(&path) {
+            Ok(()) => {}
+            Err(OpenError::Damaged { path, detail }) => {
+                self.damage(&path, &detail);
+                return None;
+            }
+            Err(error) => {
+                self.problem(&path, error.to_string());
+                return None;
+            }
+        }
         let db = self.open(&path)?;
         let mut facts = match LogFacts::read(&db) {
             Ok(facts) => facts,

@@ -11,6 +11,7 @@ mod simulated;
 mod tail;
 #[cfg(test)]
 mod tests;
+pub(crate) mod wal;
 mod writer;
 
 use std::fmt::Debug;
@@ -85,7 +86,10 @@ impl Log {
     ) -> Result<Self, OpenError> {
         let opened = {
             let (path, tuning, cache) = (path.to_owned(), tuning.clone(), cache.clone());
-            Reopening::new(move || db::open_log(&path, &tuning, &cache))?
+            Reopening::new(move || {
+                wal::check(&path)?;
+                db::open_log(&path, &tuning, &cache)
+            })?
         };
         let damaged = |detail: String| OpenError::Damaged {
             path: path.to_owned(),

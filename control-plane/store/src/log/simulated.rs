@@ -43,7 +43,7 @@ async fn run(shared: Arc<Shared>) {
             write: Some(write),
         };
         let latency = shared.disk.plan.latency_ms.load(Ordering::Relaxed);
-        if latency > 0 && under_way.sync() {
+        if latency > 0 {
             tokio::time::sleep(Duration::from_millis(latency)).await;
         }
         let Some(mut write) = under_way.write.take() else {
@@ -60,12 +60,6 @@ async fn run(shared: Arc<Shared>) {
 struct UnderWay<'a> {
     shared: &'a Shared,
     write: Option<super::writer::Write>,
-}
-
-impl UnderWay<'_> {
-    fn sync(&self) -> bool {
-        self.write.as_ref().is_some_and(|write| write.sync)
-    }
 }
 
 impl Drop for UnderWay<'_> {

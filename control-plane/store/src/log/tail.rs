@@ -6,7 +6,7 @@ use super::codec;
 use crate::raft::{Entry, LogId};
 
 /// Entries on disk leave memory when there are more bytes than this.
-const KEEP_BYTES: usize = 4 << 20;
+const KEEP_BYTES: usize = 2 << 20;
 
 /// Where the log's bytes are is noted about this often.
 const MARK_BYTES: u64 = 256 << 10;

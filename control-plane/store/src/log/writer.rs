@@ -29,14 +29,14 @@ pub(super) enum Task {
         vote: Vote,
         done: oneshot::Sender<()>,
     },
-    /// Not synced: a hint for the next start.
+    /// A hint for the next start: it goes along with the next write.
     Committed(LogId),
     /// Cut entries from an index on.
     Truncate {
         from: u64,
         done: oneshot::Sender<()>,
     },
-    /// Cut entries up to one. Not synced: done again if it is lost.
+    /// Cut entries up to one. Nobody waits for it: it is done again if it is lost.
     Purge(LogId),
 }
 
@@ -53,6 +53,8 @@ pub(super) struct Queue {
 #[derive(Default)]
 struct State {
     tasks: VecDeque<Task>,
+    /// The newest hint, which alone wakes nobody.
+    committed: Option<LogId>,
     bytes: usize,
     stopped: bool,
 }
@@ -82,8 +84,13 @@ impl Queue {
             }
             return;
         }
-        if let Task::Append { bytes, .. } = &task {
-            state.bytes += bytes;
+        match &task {
+            Task::Append { bytes, .. } => state.bytes += bytes,
+            Task::Committed(committed) => {
+                state.committed = Some(*committed);
+                return;
+            }
+            _ => {}
         }
         state.tasks.push_back(task);
         drop(state);
@@ -95,14 +102,15 @@ impl Queue {
     /// Waits for tasks; `None` once stopped and empty.
     fn drain(&self) -> Option<VecDeque<Task>> {
         let mut state = self.state.lock();
-        while state.tasks.is_empty() {
-            if state.stopped {
-                return None;
-            }
+        while state.tasks.is_empty() && !state.stopped {
             self.filled.wait(&mut state);
         }
+        let mut tasks = std::mem::take(&mut state.tasks);
+        tasks.extend(state.committed.take().map(Task::Committed));
+        if tasks.is_empty() {
+            return None;
+        }
         state.bytes = 0;
-        let tasks = std::mem::take(&mut state.tasks);
         drop(state);
         self.drained.notify_waiters();
         Some(tasks)
@@ -181,7 +189,6 @@ impl Drop for Writer {
 pub(super) struct Write {
     batch: WriteBatch,
     done: Vec<Done>,
-    pub sync: bool,
     purged: Option<LogId>,
 }
 
@@ -205,13 +212,11 @@ fn write(shared: &Shared, tasks: VecDeque<Task>) -> bool {
     if !put(shared, &mut write) {
         return false;
     }
-    if write.sync {
-        fault::point(Point::LogSynced);
-        shared
-            .metrics
-            .fsync
-            .observe(started.elapsed().as_secs_f64());
-    }
+    fault::point(Point::LogSynced);
+    shared
+        .metrics
+        .fsync
+        .observe(started.elapsed().as_secs_f64());
     finish(shared, &mut write);
     true
 }
@@ -219,7 +224,7 @@ fn write(shared: &Shared, tasks: VecDeque<Task>) -> bool {
 /// Gives a write to the disk; `false` if it does not take it before the stop.
 pub(super) fn put(shared: &Shared, write: &mut Write) -> bool {
     shared.metrics.log_batch_bytes(write.batch.size_in_bytes());
-    write_batch(shared, std::mem::take(&mut write.batch), write.sync)
+    write_batch(shared, std::mem::take(&mut write.batch))
 }
 
 /// Tells whoever waits for a write, and frees what it cut.
@@ -235,7 +240,6 @@ pub(super) fn gather(tasks: VecDeque<Task>) -> Option<Write> {
     let mut write = Write {
         batch: WriteBatch::default(),
         done: Vec::with_capacity(tasks.len()),
-        sync: false,
         purged: None,
     };
     for task in tasks {
@@ -258,7 +262,6 @@ pub(super) fn gather(tasks: VecDeque<Task>) -> Option<Write> {
                         }
                     }
                 }
-                write.sync = true;
                 write.done.push(Done::Appended {
                     callback,
                     era,
@@ -268,7 +271,6 @@ pub(super) fn gather(tasks: VecDeque<Task>) -> Option<Write> {
             }
             Task::Vote { vote, done } => {
                 write.batch.put(codec::VOTE, codec::to_bytes(&vote));
-                write.sync = true;
                 write.done.push(Done::Waited(done));
             }
             Task::Committed(committed) => {
@@ -279,7 +281,6 @@ pub(super) fn gather(tasks: VecDeque<Task>) -> Option<Write> {
             Task::Truncate { from, done } => {
                 let (from, end) = (codec::key(from), codec::after_entries());
                 write.batch.delete_range(&from[..], &end[..]);
-                write.sync = true;
                 write.done.push(Done::Waited(done));
             }
             Task::Purge(upto) => {
@@ -305,11 +306,13 @@ fn free_files(shared: &Shared, upto: LogId) {
 /// After so many failures of one write the database is opened again: it may have given up for good.
 const REOPEN_AFTER: u32 = 2;
 
-fn write_batch(shared: &Shared, batch: WriteBatch, sync: bool) -> bool {
+/// Every write is synced before the next one begins, so that what is found behind a damaged one proves that it
+/// was whole on disk once (see `wal`).
+fn write_batch(shared: &Shared, batch: WriteBatch) -> bool {
     let data = batch.data().to_vec();
     let mut first = Some(batch);
     let mut options = WriteOptions::default();
-    options.set_sync(sync);
+    options.set_sync(true);
     shared.disk.insist(
         Site::Log,
         "Raft's log",

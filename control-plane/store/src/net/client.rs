@@ -14,10 +14,12 @@ use openraft::errors::{
 use openraft::network::{RPCOption, stream_append_sequential};
 use openraft::raft::{AppendEntriesResponse, StreamAppendError, StreamAppendResult};
 use openraft::{BasicNode, OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Response, Status};
 
+use super::appends::{Flow, outbox};
 use super::peers::{Client, OPEN_TIMEOUT, Peers};
 use super::proto::Message;
 use super::wire::{self, SnapshotHead};
@@ -119,16 +121,23 @@ impl Link {
         S: Stream<Item = AppendRequest> + Send + Unpin + 'static,
     {
         let mut client = self.peers.get(self.target).map_err(rpc_error)?.log.clone();
-        let outbound = input.map(|request| wire::encode_append(&request));
+        let flow = Arc::new(Mutex::new(Flow::new(self.peers.me())));
+        let outbound = outbox(input, flow.clone()).map(|request| wire::encode_append(&request));
         let opening = client.append(self.peers.request(self.target, outbound));
         let inbound = match tokio::time::timeout(OPEN_TIMEOUT, opening).await {
             Ok(Ok(response)) => response.into_inner(),
             Ok(Err(status)) => return Err(rpc_error(status)),
             Err(_) => return Err(self.timeout(RPCTypes::AppendEntries, OPEN_TIMEOUT)),
         };
-        let replies = inbound.map(|message| {
-            let message = message.map_err(rpc_error)?;
-            wire::decode_append_reply(&message).map_err(rpc_error)
+        let replies = inbound.filter_map(move |message| {
+            let reply = message
+                .and_then(|message| wire::decode_append_reply(&message))
+                .map_err(rpc_error);
+            let counts = match &reply {
+                Ok(Ok(matched)) => flow.lock().answered(*matched),
+                Ok(Err(_)) | Err(_) => true,
+            };
+            futures::future::ready(counts.then_some(reply))
         });
         Ok(replies.boxed())
     }

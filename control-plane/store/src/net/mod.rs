@@ -1,5 +1,6 @@
 //! How members talk: gRPC over mutual TLS.
 
+mod appends;
 mod client;
 mod connect;
 mod listen;

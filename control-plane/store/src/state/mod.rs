@@ -11,6 +11,8 @@
 //! ```
 
 mod apply;
+#[cfg(test)]
+mod arbitrary;
 mod check;
 mod generation;
 mod leases;

@@ -96,8 +96,12 @@ fn member() {
                     let ready = store.read_barrier().await.is_ok() && store.health().is_ready();
                     say(if ready { "yes" } else { "no" });
                 }
+                ["leader"] => {
+                    let leader = store.leadership().borrow().leader;
+                    say(&format!("leader {}", leader.unwrap_or(0)));
+                }
                 ["dump"] => {
-                    store.read_barrier().await.unwrap();
+                    while store.read_barrier().await.is_err() {}
                     for kv in store.range(b"", None, 0, None).unwrap().kvs {
                         let key = String::from_utf8(kv.key.to_vec()).unwrap();
                         say(&format!("has {key} {} {}", kv.mod_revision, kv.version));
@@ -218,7 +222,7 @@ impl Process {
     }
 }
 
-struct Cluster {
+pub(super) struct Cluster {
     root: tempfile::TempDir,
     addresses: Vec<String>,
     running: BTreeMap<u64, Process>,
@@ -227,7 +231,7 @@ struct Cluster {
 }
 
 impl Cluster {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let addresses = (0..3).map(|_| free_address().to_string()).collect();
         let mut cluster = Self {
             root: tempfile::tempdir().unwrap(),
@@ -310,7 +314,67 @@ impl Cluster {
         !alive
     }
 
-    fn serves(&mut self, id: u64) {
+    /// Who leads, as the members say that are asked.
+    pub fn leader(&mut self, of: &[u64]) -> u64 {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        loop {
+            let mut said = Vec::new();
+            for id in of {
+                self.get(*id).tell("leader");
+                let lines = ["leader 0", "leader 1", "leader 2", "leader 3"];
+                let line = self.get(*id).hear(&lines).unwrap();
+                said.extend(line.split(' ').nth(1).and_then(|id| id.parse::<u64>().ok()));
+            }
+            if said.iter().all(|leader| *leader == said[0]) && said[0] > 0 {
+                return said[0];
+            }
+            assert!(std::time::Instant::now() < deadline, "{said:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Stops a member where it is, or lets it go on.
+    pub fn signal(&self, id: u64, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.running[&id].child);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// How many writes members have acknowledged so far.
+    pub fn count(&mut self, of: &[u64]) -> usize {
+        let mut count = 0;
+        for id in of {
+            self.get(*id).drain();
+            count += self.get(*id).acknowledged.len();
+        }
+        count
+    }
+
+    /// What a member has, once it is sure to have everything that was acknowledged before.
+    pub fn dump(&mut self, id: u64) -> BTreeMap<String, u64> {
+        self.get(id).tell("dump");
+        let mut found = BTreeMap::new();
+        loop {
+            let line = self.get(id).lines.recv_timeout(PATIENCE).unwrap();
+            match line.split(' ').collect::<Vec<_>>()[..] {
+                ["has", key, revision, version] => {
+                    let revision: u64 = revision.parse().unwrap();
+                    assert_eq!(version, "1", "{key} was written more than once");
+                    found.insert(key.to_owned(), revision);
+                }
+                ["dumped"] => return found,
+                _ => self.get(id).note(&line),
+            }
+        }
+    }
+
+    /// What members acknowledged so far.
+    pub fn acknowledged(&mut self, by: &[u64]) -> Vec<(String, u64)> {
+        self.count(by);
+        let acknowledged = |id| self.running[id].acknowledged.clone();
+        by.iter().flat_map(acknowledged).collect()
+    }
+
+    pub fn serves(&mut self, id: u64) {
         let deadline = std::time::Instant::now() + PATIENCE;
         loop {
             self.get(id).tell("ready");
@@ -326,7 +390,7 @@ impl Cluster {
     }
 
     /// Everything that was acknowledged is on every member, at its revision, written once.
-    fn check(&mut self) {
+    pub fn check(&mut self) {
         for id in 1..=3 {
             self.kill(id);
         }
@@ -336,20 +400,7 @@ impl Cluster {
         for id in 1..=3 {
             self.get(id).hear(&["ready"]).unwrap();
             self.serves(id);
-            self.get(id).tell("dump");
-            let mut found = BTreeMap::new();
-            loop {
-                let line = self.get(id).lines.recv_timeout(PATIENCE).unwrap();
-                match line.split(' ').collect::<Vec<_>>()[..] {
-                    ["has", key, revision, version] => {
-                        let revision: u64 = revision.parse().unwrap();
-                        assert_eq!(version, "1", "{key} was written more than once");
-                        found.insert(key.to_owned(), revision);
-                    }
-                    ["dumped"] => break,
-                    _ => {}
-                }
-            }
+            let found = self.dump(id);
             for (key, revision) in &self.acknowledged {
                 assert_eq!(found.get(key), Some(revision), "{key} on member {id}");
             }

@@ -5,6 +5,7 @@ mod decode;
 mod disks;
 mod kill;
 mod offline;
+mod pause;
 
 use std::collections::BTreeMap;
 use std::future::Future;

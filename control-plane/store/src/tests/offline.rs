@@ -165,6 +165,69 @@ async fn damage_is_found_and_named() {
     cluster.stop().await;
 }
 
+/// Where the log's newest writes are, and the bytes of it that hold some.
+fn newest_writes(dir: &Path) -> (PathBuf, Vec<u8>, usize) {
+    let path = largest(&dir.join("log"), "log").unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let written = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    (path, bytes, written)
+}
+
+async fn reopened(cluster: &mut Cluster) -> Result<Store, String> {
+    let opened = Store::open(cluster.config(1), std::sync::Arc::new(())).await;
+    opened.map_err(|error| error.to_string())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_whose_log_changed_on_disk_does_not_start_and_says_what_to_do() {
+    let mut cluster = Cluster::of(1).await;
+    load(cluster.any(), 100).await;
+    cluster.crash(1).await;
+    let dir = cluster.folders[&1].0.path().to_owned();
+    let (path, bytes, written) = newest_writes(&dir);
+    for part in 1..6 {
+        let mut changed = bytes.clone();
+        changed[written * part / 7] ^= 0x10;
+        std::fs::write(&path, &changed).unwrap();
+        let refused = reopened(&mut cluster).await.unwrap_err();
+        let file = path.display().to_string();
+        assert!(
+            refused.contains(&file) && refused.contains("move the folder away"),
+            "{refused}"
+        );
+        let problems = verify(&dir).problems;
+        assert!(
+            problems.iter().any(|problem| problem.path == path),
+            "{problems:?}"
+        );
+    }
+    // Nothing was lost if it comes back as it was.
+    std::fs::write(&path, &bytes).unwrap();
+    let store = reopened(&mut cluster).await.unwrap();
+    eventually(|| store.read_barrier()).await;
+    assert_eq!(store.range(b"k/", None, 0, None).unwrap().kvs.len(), 100);
+    store.shutdown().await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_the_power_cut_short_is_left_out() {
+    let mut cluster = Cluster::of(1).await;
+    load(cluster.any(), 100).await;
+    cluster.crash(1).await;
+    let dir = cluster.folders[&1].0.path().to_owned();
+    let (path, mut bytes, written) = newest_writes(&dir);
+    bytes[written - 700..written].fill(0);
+    std::fs::write(&path, &bytes).unwrap();
+    assert_eq!(verify(&dir).problems, []);
+    let store = reopened(&mut cluster).await.unwrap();
+    eventually(|| store.read_barrier()).await;
+    let left = store.range(b"k/", None, 0, None).unwrap().kvs.len();
+    assert!(left == 99 || left == 100, "{left}");
+    store.shutdown().await;
+    cluster.stop().await;
+}
+
 #[test]
 fn a_damaged_snapshot_is_refused_at_every_byte() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
