@@ -105,7 +105,7 @@ pub(crate) async fn set_up(
     proxy.service_cidr = Some(config.service_cidr);
     proxy.local_vips = config.cluster_dns.into_iter().collect();
     let proxy = Proxy::start(proxy, nft, conntrack, stop.clone());
-    follow::services(proxy, &watched, &slices, stop);
+    follow::services(proxy, &config.node_name, &watched, &slices, stop);
     if let Some(address) = config.cluster_dns {
         follow::names(config, address, &watched.services, &slices, stop);
     }

@@ -72,6 +72,8 @@ pub struct Snapshot {
     pub services: Vec<Arc<Service>>,
     /// All EndpointSlices.
     pub slices: Vec<Arc<EndpointSlice>>,
+    /// This node's zone (label `topology.kubernetes.io/zone`): Services may prefer endpoints in it.
+    pub zone: Option<String>,
     /// Host ports of this node's running pods that do not use the host's network.
     pub host_ports: Vec<HostPort>,
 }

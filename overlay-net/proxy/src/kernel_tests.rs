@@ -236,6 +236,7 @@ async fn serve(proxy: &Handle, more: Value, endpoints: &[(&str, &str)]) {
         services: vec![web(more)],
         slices: vec![slice(endpoints)],
         host_ports: vec![],
+        ..Snapshot::default()
     });
     proxy.settled().await;
 }

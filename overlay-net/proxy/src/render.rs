@@ -2,14 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use balsa_netlink::nft::{Data, Element, Family, Verdict};
+use ipnet::IpNet;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use crate::config::{Config, HostPort};
 use crate::key::{Key, SetId};
 use crate::rules::{Balancer, Front, Group, LOCAL_OFFSET, Masquerade};
-use crate::service::{Endpoint, Port, Protocol, VirtualService, endpoints, usable};
+use crate::service::{Endpoint, Port, Protocol, VirtualService, endpoints, nearest, usable};
 
 /// A UDP destination that clients use: a virtual address, or any address of the node.
 pub(crate) type UdpFront = (Option<IpAddr>, u16);
@@ -29,21 +31,24 @@ pub(crate) struct Rendered {
 pub(crate) fn service(
     config: &Config,
     family: Family,
+    zone: Option<&str>,
     service: &VirtualService,
     slices: &[&EndpointSlice],
 ) -> Rendered {
     let mut out = Rendered::default();
     let ours =
         |ip: &&IpAddr| ip.is_ipv4() == (family == Family::Ipv4) && !config.local_vips.contains(ip);
+    let sources = sources(family, &service.sources);
     for port in &service.ports {
-        let all: Vec<Endpoint> = endpoints(slices, port, &config.node_name)
+        let all: Vec<Endpoint> = endpoints(slices, port, &config.node_name, zone)
             .into_iter()
             .filter(|e| e.address.is_ipv4() == (family == Family::Ipv4))
             .collect();
-        let pool = Pool {
+        let mut pool = Pool {
             affinity: service.affinity,
+            sources: None,
             local: usable(all.iter().copied().filter(|e| e.local)),
-            all: usable(all.into_iter()),
+            all: nearest(usable(all.into_iter())),
         };
         for ip in service.cluster_ips.iter().filter(ours) {
             let group = if service.internal_local {
@@ -65,8 +70,13 @@ pub(crate) fn service(
             .filter(ours)
             .filter(|ip| !service.cluster_ips.contains(ip))
         {
+            let sources = sources
+                .as_ref()
+                .filter(|_| service.guarded_ips.contains(ip));
+            pool.sources = sources.cloned();
             out.front(&Address::Vip(*ip, port), &pool, external.0, external.1);
         }
+        pool.sources = None;
         if let Some(number) = port.node_port {
             out.front(&Address::Node(number, port), &pool, external.0, external.1);
         }
@@ -76,6 +86,16 @@ pub(crate) fn service(
     out.elements
         .dedup_by(|a, b| (a.0, &a.1.key) == (b.0, &b.1.key));
     out
+}
+
+/// The ranges of a family that may use a load balancer's addresses; `None` for everybody.
+fn sources(family: Family, ranges: &[IpNet]) -> Option<Arc<[IpNet]>> {
+    let ours = |range: &&IpNet| range.addr().is_ipv4() == (family == Family::Ipv4);
+    let mut ranges: Vec<IpNet> = ranges.iter().filter(ours).map(IpNet::trunc).collect();
+    ranges.sort();
+    ranges.dedup();
+    let everybody = ranges.is_empty() || ranges.iter().any(|r| r.prefix_len() == 0);
+    (!everybody).then(|| ranges.into())
 }
 
 /// Renders the host ports of a node. The first of equal claims wins.
@@ -136,6 +156,8 @@ impl Masquerade {
 /// The usable endpoints of a Service's port.
 struct Pool {
     affinity: Option<std::time::Duration>,
+    /// Who may come; everybody when unset.
+    sources: Option<Arc<[IpNet]>>,
     all: Vec<Endpoint>,
     local: Vec<Endpoint>,
 }
@@ -238,9 +260,14 @@ impl Rendered {
                 group,
                 affinity: pool.affinity,
                 count,
+                sources: pool.sources.clone(),
             };
+            let verdict = Verdict::Goto(balancer.name());
+            if balancer.sources.is_some() {
+                self.balancers.insert(balancer.open());
+            }
             self.balancers.insert(balancer);
-            Verdict::Goto(balancer.name())
+            verdict
         };
         self.add(map, address.key(), Some(Data::Verdict(verdict)));
     }

@@ -13,6 +13,7 @@
 //! No rule names a Service: adding one adds map elements only.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use balsa_netlink::nft::{
@@ -62,7 +63,7 @@ pub(crate) enum Group {
 }
 
 /// A balancer chain: everything that its rules depend on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Balancer {
     pub front: Front,
     pub masquerade: Masquerade,
@@ -70,6 +71,9 @@ pub(crate) struct Balancer {
     pub affinity: Option<Duration>,
     /// Endpoints, at least 1.
     pub count: u32,
+    /// Who may come; everybody when unset. Such a chain leads to the one for everybody, so this field is compared
+    /// last: chains are added in order and deleted in reverse.
+    pub sources: Option<Arc<[IpNet]>>,
 }
 
 impl Balancer {
@@ -94,8 +98,32 @@ impl Balancer {
             .affinity
             .map(|t| format!("-sticky{}", t.as_secs()))
             .unwrap_or_default();
-        format!("lb-{front}{masquerade}{group}{affinity}-{}", self.count)
+        let sources = self
+            .sources
+            .as_ref()
+            .map(|ranges| format!("-from-{:016x}", digest(ranges)))
+            .unwrap_or_default();
+        format!(
+            "lb-{front}{masquerade}{group}{affinity}-{}{sources}",
+            self.count
+        )
     }
+
+    /// The same for everybody.
+    pub fn open(&self) -> Self {
+        Self {
+            sources: None,
+            ..self.clone()
+        }
+    }
+}
+
+/// FNV-1a of ranges: names of chains have no room for a list.
+fn digest(ranges: &[IpNet]) -> u64 {
+    let text: String = ranges.iter().map(|r| format!("{r},")).collect();
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 /// Register positions and header offsets that depend on the address family.
@@ -266,6 +294,9 @@ pub(crate) fn fixed_rules(config: &Config, family: Family) -> Vec<Rule> {
 /// The rules of a balancer chain.
 pub(crate) fn balancer_rules(balancer: &Balancer, config: &Config, family: Family) -> Vec<Rule> {
     let mut rules = Vec::new();
+    if let Some(sources) = &balancer.sources {
+        return guard(balancer, sources, family);
+    }
     match balancer.masquerade {
         Masquerade::Never => {}
         Masquerade::Always => rules.push(set_mark()),
@@ -283,6 +314,25 @@ pub(crate) fn balancer_rules(balancer: &Balancer, config: &Config, family: Famil
     let chain = balancer.name();
     rules
         .into_iter()
+        .map(|exprs| Rule {
+            chain: chain.clone(),
+            exprs,
+        })
+        .collect()
+}
+
+/// Lets some sources through to the chain for everybody, and drops all others, as upstream does.
+fn guard(balancer: &Balancer, sources: &[IpNet], family: Family) -> Vec<Rule> {
+    let open = Verdict::Goto(balancer.open().name());
+    let admitted = sources.iter().map(|range| {
+        let mut exprs = saddr_in(family, *range);
+        exprs.push(Expr::Verdict(open.clone()));
+        exprs
+    });
+    let others = vec![Expr::Verdict(Verdict::Drop)];
+    let chain = balancer.name();
+    admitted
+        .chain([others])
         .map(|exprs| Rule {
             chain: chain.clone(),
             exprs,

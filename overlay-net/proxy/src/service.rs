@@ -3,8 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Service;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::discovery::v1::{EndpointHints, EndpointSlice};
 
 /// Label that hands a Service to another proxy.
 const LABEL_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
@@ -54,6 +55,10 @@ pub(crate) struct VirtualService {
     pub cluster_ips: Vec<IpAddr>,
     /// `externalIPs` and the load balancer's addresses.
     pub external_ips: Vec<IpAddr>,
+    /// Those of them that only [`Self::sources`] may use: the load balancer's.
+    pub guarded_ips: Vec<IpAddr>,
+    /// `loadBalancerSourceRanges`; everybody when empty.
+    pub sources: Vec<IpNet>,
     pub ports: Vec<Port>,
     /// `externalTrafficPolicy: Local`.
     pub external_local: bool,
@@ -81,6 +86,10 @@ pub(crate) struct Endpoint {
     pub terminating: bool,
     /// On this node.
     pub local: bool,
+    /// Whether it is meant for this node; unset without such hints (KEP-3015).
+    pub for_node: Option<bool>,
+    /// Whether it is meant for this node's zone; unset without such hints (KEP-4444).
+    pub for_zone: Option<bool>,
 }
 
 /// The key of a Service.
@@ -133,13 +142,13 @@ pub(crate) fn virtual_service(service: &Service) -> Option<VirtualService> {
     let balanced = ingress
         .filter(|i| i.ip_mode.as_deref() != Some("Proxy"))
         .filter_map(|i| i.ip.as_ref());
-    let mut external_ips: Vec<IpAddr> = spec
-        .external_ips
-        .iter()
-        .flatten()
-        .chain(balanced)
+    let guarded_ips: Vec<IpAddr> = balanced.filter_map(|ip| ip.parse().ok()).collect();
+    let named = spec.external_ips.iter().flatten();
+    let mut external_ips: Vec<IpAddr> = named
         .filter_map(|ip| ip.parse().ok())
+        .chain(guarded_ips.iter().copied())
         .collect();
+    let ranges = spec.load_balancer_source_ranges.iter().flatten();
     external_ips.sort();
     external_ips.dedup();
     let exposed = matches!(spec.type_.as_deref(), Some("NodePort" | "LoadBalancer"));
@@ -165,6 +174,8 @@ pub(crate) fn virtual_service(service: &Service) -> Option<VirtualService> {
     Some(VirtualService {
         cluster_ips,
         external_ips,
+        guarded_ips,
+        sources: ranges.filter_map(|r| r.trim().parse().ok()).collect(),
         ports: ports.collect(),
         external_local: spec.external_traffic_policy.as_deref() == Some("Local"),
         internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
@@ -175,7 +186,12 @@ pub(crate) fn virtual_service(service: &Service) -> Option<VirtualService> {
 }
 
 /// The endpoints that a Service's slices name for one of its ports, in a stable order.
-pub(crate) fn endpoints(slices: &[&EndpointSlice], port: &Port, node_name: &str) -> Vec<Endpoint> {
+pub(crate) fn endpoints(
+    slices: &[&EndpointSlice],
+    port: &Port,
+    node_name: &str,
+    zone: Option<&str>,
+) -> Vec<Endpoint> {
     let mut found = Vec::new();
     for slice in slices {
         let number = slice.ports.iter().flatten().find_map(|p| {
@@ -197,6 +213,12 @@ pub(crate) fn endpoints(slices: &[&EndpointSlice], port: &Port, node_name: &str)
                 serving: conditions.and_then(|c| c.serving).unwrap_or(ready),
                 terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),
                 local: e.node_name.as_deref() == Some(node_name),
+                for_node: hinted(e, |h| h.for_nodes.as_deref(), |n| n.name == node_name),
+                for_zone: hinted(
+                    e,
+                    |h| h.for_zones.as_deref(),
+                    |z| Some(z.name.as_str()) == zone,
+                ),
             });
         }
     }
@@ -204,6 +226,30 @@ pub(crate) fn endpoints(slices: &[&EndpointSlice], port: &Port, node_name: &str)
     found.sort_by_key(|e| (e.address, std::cmp::Reverse(e.ready), e.terminating));
     found.dedup_by_key(|e| e.address);
     found
+}
+
+/// Whether an endpoint's hints of one kind mean us; `None` without any.
+fn hinted<'e, T: 'e>(
+    endpoint: &'e k8s_openapi::api::discovery::v1::Endpoint,
+    kind: impl FnOnce(&'e EndpointHints) -> Option<&'e [T]>,
+    ours: impl Fn(&T) -> bool,
+) -> Option<bool> {
+    let hints = endpoint.hints.as_ref().and_then(kind)?;
+    (!hints.is_empty()).then(|| hints.iter().any(ours))
+}
+
+/// The endpoints that are meant for this node, or else for its zone. Hints count only if all endpoints have them: a
+/// controller that is not done yet must not send everybody to the few that it has come to.
+pub(crate) fn nearest(mut endpoints: Vec<Endpoint>) -> Vec<Endpoint> {
+    let kinds: [fn(&Endpoint) -> Option<bool>; 2] = [|e| e.for_node, |e| e.for_zone];
+    for kind in kinds {
+        let complete = endpoints.iter().all(|e| kind(e).is_some());
+        if complete && endpoints.iter().any(|e| kind(e) == Some(true)) {
+            endpoints.retain(|e| kind(e) == Some(true));
+            return endpoints;
+        }
+    }
+    endpoints
 }
 
 /// The endpoints that get traffic: the ready ones, or else those that are going away but still serve.

@@ -44,6 +44,8 @@ pub(crate) struct State {
     entries: HashMap<Owner, Entry>,
     /// Counts updates.
     round: u64,
+    /// This node's zone.
+    zone: Option<String>,
     host_ports: Vec<HostPort>,
     /// Who each element is from. Two Services may claim one external address: the first keeps it.
     owners: HashMap<(SetId, Value), Owner>,
@@ -59,6 +61,7 @@ impl State {
             family,
             entries: HashMap::new(),
             round: 0,
+            zone: None,
             host_ports: Vec::new(),
             owners: HashMap::new(),
             waiting: HashMap::new(),
@@ -76,6 +79,8 @@ impl State {
             }
         }
         self.round += 1;
+        let moved = self.zone != snapshot.zone;
+        self.zone.clone_from(&snapshot.zone);
         let mut edit = Edit::default();
         let mut name = String::new();
         for service in &snapshot.services {
@@ -84,7 +89,7 @@ impl State {
             slices.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
             name.clear();
             name.extend([key.0, "/", key.1]);
-            if !self.keep_current(&name, service, &slices) {
+            if !self.keep_current(&name, service, &slices) || moved {
                 let slices: Vec<Arc<EndpointSlice>> = slices.into_iter().cloned().collect();
                 let rendered = self.render(service, &slices);
                 self.replace(
@@ -119,7 +124,7 @@ impl State {
     /// The whole table from nothing, replacing whatever there is.
     pub fn rebuild(&self) -> Vec<Op> {
         let mut ops = rules::base(&self.config, self.family);
-        let balancers: BTreeSet<Balancer> = self.balancers.keys().copied().collect();
+        let balancers: BTreeSet<Balancer> = self.balancers.keys().cloned().collect();
         for balancer in &balancers {
             ops.extend(self.add_balancer(balancer));
         }
@@ -188,6 +193,7 @@ impl State {
         Arc::new(render::service(
             &self.config,
             self.family,
+            self.zone.as_deref(),
             &virtual_service,
             &slices,
         ))
@@ -218,15 +224,15 @@ impl State {
         }
         stale_udp(&old, &new, &mut edit.stale_udp);
         for balancer in new.balancers.difference(&old.balancers) {
-            let users = self.balancers.entry(*balancer).or_default();
-            edit.balancers.entry(*balancer).or_insert(*users > 0);
+            let users = self.balancers.entry(balancer.clone()).or_default();
+            edit.balancers.entry(balancer.clone()).or_insert(*users > 0);
             *users += 1;
         }
         for balancer in old.balancers.difference(&new.balancers) {
             if let Some(users) = self.balancers.get_mut(balancer) {
                 *users -= 1;
             }
-            edit.balancers.entry(*balancer).or_insert(true);
+            edit.balancers.entry(balancer.clone()).or_insert(true);
         }
         let kept: HashMap<(SetId, &Value), &Element> = new
             .elements
@@ -343,7 +349,8 @@ impl State {
         }
         ops.extend(deletes);
         ops.extend(adds);
-        ops.extend(obsolete);
+        // A chain that leads to another goes before it.
+        ops.extend(obsolete.into_iter().rev());
         Change {
             ops,
             stale_udp: edit.stale_udp,

@@ -119,6 +119,7 @@ impl World {
             services,
             slices,
             host_ports: Vec::new(),
+            ..Snapshot::default()
         })
     }
 
@@ -391,6 +392,7 @@ fn a_client_with_affinity_stays_until_its_endpoint_goes() {
         services: vec![sticky.clone()],
         slices: vec![one],
         host_ports: vec![],
+        ..Snapshot::default()
     });
     assert_eq!(
         world.tcp("10.244.1.9", VIP),
@@ -400,6 +402,7 @@ fn a_client_with_affinity_stays_until_its_endpoint_goes() {
         services: vec![sticky],
         slices: vec![both()],
         host_ports: vec![],
+        ..Snapshot::default()
     });
     assert_eq!(
         world.tcp("10.244.1.9", VIP),
@@ -413,6 +416,67 @@ fn external_addresses_lead_to_the_endpoints() {
     let world = World::with(vec![external], vec![both()]);
     let all = BTreeSet::from([at("10.244.1.2:8080", true), at("10.244.2.3:8080", true)]);
     assert_eq!(world.tcp("172.16.0.5", "203.0.113.9:80"), all);
+}
+
+#[test]
+fn only_some_sources_reach_a_load_balancers_address() {
+    let balanced = |ranges: Value| {
+        let mut service =
+            (*web(json!({"type": "LoadBalancer", "loadBalancerSourceRanges": ranges}))).clone();
+        let status = json!({"loadBalancer": {"ingress": [{"ip": "203.0.113.9"}]}});
+        service.status = Some(serde_json::from_value(status).unwrap());
+        Arc::new(service)
+    };
+    let snapshot = |ranges: Value| Snapshot {
+        services: vec![balanced(ranges)],
+        slices: vec![both()],
+        ..Snapshot::default()
+    };
+    let all = BTreeSet::from([at("10.244.1.2:8080", true), at("10.244.2.3:8080", true)]);
+    let mut world = World::new(&snapshot(json!(["172.16.0.0/24", "10.9.0.0/16"])));
+    assert_eq!(world.tcp("172.16.0.5", "203.0.113.9:80"), all);
+    assert_eq!(
+        world.tcp("172.16.1.5", "203.0.113.9:80"),
+        BTreeSet::from([Outcome::Dropped])
+    );
+    // Node ports and the virtual address are not the load balancer's.
+    assert_eq!(world.tcp("172.16.1.5", &format!("{NODE}:30080")), all);
+    // Other ranges, and none: chains come and go in an order that the kernel takes.
+    let _ = world.update(&snapshot(json!(["172.16.1.0/24"])));
+    assert_eq!(world.tcp("172.16.1.5", "203.0.113.9:80"), all);
+    let _ = world.update(&snapshot(json!([])));
+    assert_eq!(world.tcp("172.16.9.5", "203.0.113.9:80"), all);
+    let _ = world.update(&snapshot(json!(["172.16.1.0/24"])));
+    let _ = world.update(&Snapshot::default());
+    assert_eq!(world.held(), world.state.inventory());
+}
+
+#[test]
+fn traffic_stays_on_the_node_or_in_the_zone_that_endpoints_are_meant_for() {
+    let hinted = |a: Value, b: Value| {
+        let mut slice = (*both()).clone();
+        for (endpoint, hints) in slice.endpoints.iter_mut().zip([a, b]) {
+            endpoint.hints = serde_json::from_value(hints).unwrap();
+        }
+        Arc::new(slice)
+    };
+    let reached = |zone: Option<&str>, a: Value, b: Value| {
+        let world = World::new(&Snapshot {
+            services: vec![web(json!({}))],
+            slices: vec![hinted(a, b)],
+            zone: zone.map(str::to_owned),
+            ..Snapshot::default()
+        });
+        world.tcp("10.244.1.9", VIP).len()
+    };
+    let zone = |name: &str| json!({"forZones": [{"name": name}]});
+    let node = |name: &str| json!({"forNodes": [{"name": name}]});
+    assert_eq!(reached(Some("z1"), zone("z1"), zone("z2")), 1);
+    assert_eq!(reached(None, node("n1"), node("n2")), 1);
+    // Nobody near, no zone, or hints that are not complete: everybody.
+    assert_eq!(reached(Some("z3"), zone("z1"), zone("z2")), 2);
+    assert_eq!(reached(None, zone("z1"), zone("z2")), 2);
+    assert_eq!(reached(Some("z1"), zone("z1"), json!(null)), 2);
 }
 
 #[test]
@@ -434,6 +498,7 @@ fn a_new_endpoint_changes_elements_only_of_its_service() {
         services,
         slices: vec![both(), other_slice],
         host_ports: vec![],
+        ..Snapshot::default()
     });
     // The chain of two is there for the VIP already; node ports need theirs, and both chains of one go.
     let changed: usize = ops
@@ -472,6 +537,7 @@ fn two_services_with_one_external_address_do_not_break_the_node() {
         services: vec![b],
         slices,
         host_ports: vec![],
+        ..Snapshot::default()
     });
     assert_eq!(
         world.connect(6, "172.16.0.5", "203.0.113.9:80", 0),
@@ -573,6 +639,7 @@ async fn a_removed_table_comes_back() {
         services: vec![web(json!({}))],
         slices: vec![both()],
         host_ports: vec![],
+        ..Snapshot::default()
     });
     handle.settled().await;
     let table = config().table_name();
@@ -621,6 +688,7 @@ async fn a_udp_client_loses_its_flow_to_a_lost_endpoint() {
             services: vec![service],
             slices: vec![Arc::new(slice)],
             host_ports: vec![],
+            ..Snapshot::default()
         }
     };
     handle.update(udp(&[(POD_A, "n1", ready()), (POD_B, "n2", ready())]));

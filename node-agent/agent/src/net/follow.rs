@@ -82,6 +82,7 @@ fn peer(node: &Node) -> Option<Peer> {
 /// Keeps the proxy told of Services, endpoints and host ports.
 pub(super) fn services(
     proxy: balsa_proxy::Handle,
+    me: &str,
     watched: &Watched,
     slices: &Informer<EndpointSlice>,
     stop: &CancellationToken,
@@ -90,6 +91,8 @@ pub(super) fn services(
     wake(&watched.services, &changed, |_| true);
     wake(slices, &changed, |_| true);
     wake(&watched.pods, &changed, |delta| differs(delta, host_ports));
+    wake(&watched.nodes, &changed, |delta| differs(delta, zone));
+    let me = me.to_owned();
     let (watched, slices, stop) = (watched.clone(), slices.clone(), stop.clone());
     let task = async move {
         // An incomplete picture would take away what is in the kernel from before a restart.
@@ -105,6 +108,7 @@ pub(super) fn services(
             proxy.update(Snapshot {
                 services: watched.services.list(),
                 slices: slices.list(),
+                zone: watched.nodes.get("", &me).and_then(|node| zone(&node)),
                 host_ports: watched
                     .pods
                     .list()
@@ -115,6 +119,12 @@ pub(super) fn services(
         });
     };
     tokio::spawn(task.instrument(info_span!("network", part = "services")));
+}
+
+/// The zone that a node is in.
+fn zone(node: &Node) -> Option<String> {
+    let labels = node.metadata.labels.as_ref()?;
+    labels.get("topology.kubernetes.io/zone").cloned()
 }
 
 /// Ports of the node that lead to the pod. Pods in the node's own network need none.
