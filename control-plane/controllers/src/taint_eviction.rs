@@ -1,6 +1,6 @@
 //! Pods that do not tolerate their node's NoExecute taints (any longer) are evicted.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,8 +26,9 @@ const ADMISSION_SECONDS: i64 = 300;
 struct Controller {
     context: Shared,
     recorder: EventRecorder,
-    /// Pods whose eviction has a date, to tell when it is called off.
-    scheduled: Mutex<HashSet<Key>>,
+    /// Pods whose eviction has a date, and since when: to tell when it is called off, and to count from where
+    /// taints do not say when they were added (people's do not).
+    scheduled: Mutex<HashMap<Key, Timestamp>>,
 }
 
 pub(crate) async fn run(context: Shared) {
@@ -106,9 +107,11 @@ impl Controller {
             .and_then(|spec| spec.tolerations.as_deref())
             .unwrap_or_default();
         let fallback = self.context.config.failover.default_toleration();
-        match time_left(&no_execute(&node), tolerations, fallback, Timestamp::now()) {
+        let now = Timestamp::now();
+        let since = self.scheduled.lock().get(&key).copied().unwrap_or(now);
+        match time_left(&no_execute(&node), tolerations, fallback, since, now) {
             None => {
-                if self.scheduled.lock().remove(&key) {
+                if self.scheduled.lock().remove(&key).is_some() {
                     let message = format!("Cancelling deletion of Pod {key}");
                     self.recorder
                         .event(&*pod, EventType::Normal, "TaintManagerEviction", message);
@@ -116,7 +119,7 @@ impl Controller {
                 Ok(Outcome::Done)
             }
             Some(left) if !left.is_zero() => {
-                self.scheduled.lock().insert(key);
+                self.scheduled.lock().insert(key, since);
                 Ok(Outcome::After(left))
             }
             Some(_) => {
@@ -160,11 +163,13 @@ impl Controller {
 }
 
 /// How long a pod may stay: `None` for ever, zero not at all. Counted from when the taint was added, so that
-/// a new leader goes on where the old one stopped. `fallback` stands in for admission's 300 s.
+/// a new leader goes on where the old one stopped; from `noticed` if it does not say. `fallback` stands in for
+/// admission's 300 s.
 fn time_left(
     taints: &[Taint],
     tolerations: &[Toleration],
     fallback: Duration,
+    noticed: Timestamp,
     now: Timestamp,
 ) -> Option<Duration> {
     let mut shortest: Option<SignedDuration> = None;
@@ -176,7 +181,7 @@ fn time_left(
         if matching.is_empty() {
             return Some(Duration::ZERO);
         }
-        let since = taint.time_added.as_ref().map_or(now, |time| time.0);
+        let since = taint.time_added.as_ref().map_or(noticed, |time| time.0);
         // Of several tolerations for one taint the shortest counts, as upstream.
         let seconds = matching
             .iter()
@@ -226,7 +231,9 @@ mod tests {
 
     fn left(taints: &[Taint], tolerations: &[Toleration]) -> Option<u64> {
         let now = Timestamp::from_second(1010).unwrap();
-        time_left(taints, tolerations, Duration::from_secs(300), now).map(|left| left.as_secs())
+        let noticed = Timestamp::from_second(1005).unwrap();
+        time_left(taints, tolerations, Duration::from_secs(300), noticed, now)
+            .map(|left| left.as_secs())
     }
 
     #[test]
@@ -264,6 +271,14 @@ mod tests {
     }
 
     #[test]
+    fn time_counts_from_when_a_taint_without_a_time_was_noticed() {
+        let mut taint = taint("gpu", 0);
+        taint.time_added = None;
+        let tolerated = [toleration("gpu", Some(20))];
+        assert_eq!(left(&[taint], &tolerated), Some(15));
+    }
+
+    #[test]
     fn fast_failover_shortens_only_what_admission_added() {
         let now = Timestamp::from_second(1000).unwrap();
         let fast = |seconds| {
@@ -272,6 +287,7 @@ mod tests {
                 &[taint(UNREACHABLE, 1000)],
                 &tolerations,
                 Duration::from_secs(1),
+                now,
                 now,
             )
         };
