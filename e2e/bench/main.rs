@@ -5,8 +5,10 @@
 
 mod crud;
 mod drive;
+mod etcd;
 mod events;
 mod http;
+mod idle;
 mod loss;
 mod processes;
 mod rows;
@@ -65,6 +67,8 @@ enum Mode {
     Sched(sched::Scheduling),
     /// How long a pod takes to be Ready, and to be gone
     Startup(startup::Starting),
+    /// What pods that do nothing cost the agent of their node; for a local cluster
+    Idle(idle::Idling),
     /// The longest time without an acknowledged write
     Gap(loss::Gap),
     /// From the start of a killed server of the local cluster to its /readyz
@@ -74,7 +78,12 @@ enum Mode {
         rounds: u32,
     },
     /// Start etcd on loopback and measure its puts and reads with the same client
-    Store(store::Peer),
+    Etcd(etcd::Peer),
+    /// Measure the store, three members on loopback, beside as many of etcd
+    Store(store::Options),
+    /// A member of the store that the benchmark drives over its standard input
+    #[command(hide = true)]
+    StoreMember(store::Member),
     /// The budget table's rows, one after the other
     Table(table::Options),
 }
@@ -82,18 +91,28 @@ enum Mode {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    if let Mode::Store(peer) = &args.mode {
-        let figures = tokio::select! {
-            figures = store::measure(peer) => figures?,
-            stopped = stopped() => return stopped,
-        };
-        println!(
-            "{}: {} MB idle",
-            figures.version,
-            figures.idle_megabytes.round()
-        );
-        println!("put: {}\nlinearizable read: {}", figures.put, figures.get);
-        return Ok(());
+    match &args.mode {
+        Mode::Etcd(peer) => {
+            let figures = tokio::select! {
+                figures = etcd::measure(peer) => figures?,
+                stopped = stopped() => return stopped,
+            };
+            println!(
+                "{}: {} MB idle",
+                figures.version,
+                figures.idle_megabytes.round()
+            );
+            println!("put: {}\nlinearizable read: {}", figures.put, figures.get);
+            return Ok(());
+        }
+        Mode::Store(options) => {
+            return tokio::select! {
+                measured = store::measure(options) => measured,
+                stopped = stopped() => stopped,
+            };
+        }
+        Mode::StoreMember(member) => return store::member(member).await,
+        _ => {}
     }
     let endpoints = endpoints(&args.kubeconfig, &args.context).await?;
     // Whatever way it ends, what was made is removed.
@@ -158,6 +177,13 @@ async fn run(args: Args, endpoints: &[Endpoint]) -> anyhow::Result<()> {
             let (started, removed) = startup::measure(&scratch, &starting).await?;
             println!("create -> Ready: {started}\ndelete -> gone: {removed}");
         }
+        Mode::Idle(idling) => {
+            let cost = idle::measure(&scratch, endpoints, &idling).await?;
+            println!(
+                "create -> Ready: {}\nagent, pods idle: {:.1} MB, {:.1} % of a core",
+                cost.started, cost.megabytes, cost.percent
+            );
+        }
         Mode::Gap(gap) => println!(
             "gap: {}",
             loss::gap(&args.kubeconfig, &scratch.name, gap).await?
@@ -166,7 +192,7 @@ async fn run(args: Args, endpoints: &[Endpoint]) -> anyhow::Result<()> {
             "start -> /readyz: {:?}",
             loss::ready(endpoints, rounds).await?
         ),
-        Mode::Store(_) | Mode::Table(_) => {}
+        Mode::Etcd(_) | Mode::Store(_) | Mode::StoreMember(_) | Mode::Table(_) => {}
     }
     Ok(())
 }

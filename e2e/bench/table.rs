@@ -6,6 +6,7 @@ use anyhow::{Context, ensure};
 use balsa_e2e::NodeRow;
 
 use crate::crud::{self, Load};
+use crate::etcd::{self, Peer, PeerFigures};
 use crate::http::{Endpoint, Lines};
 use crate::loss::{self, Gap};
 use crate::processes;
@@ -13,7 +14,6 @@ use crate::rows::{Goal, Row, render};
 use crate::sched::{self, Scheduling};
 use crate::scratch::Scratch;
 use crate::startup::{self, Starting};
-use crate::store::{self, Peer, PeerFigures};
 use crate::watch::{self, Watching};
 
 /// Which rows, and how thoroughly.
@@ -163,7 +163,7 @@ impl Bench {
             size: 1024,
         };
         eprintln!("measuring the peer");
-        store::measure(&peer).await
+        etcd::measure(&peer).await
     }
 
     async fn scratch(&self, part: &str, connections: usize) -> anyhow::Result<Scratch> {

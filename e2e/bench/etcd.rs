@@ -66,41 +66,97 @@ const START: Duration = Duration::from_secs(20);
 const PUT: &str = "/etcdserverpb.KV/Put";
 const RANGE: &str = "/etcdserverpb.KV/Range";
 
+/// A running cluster and connections to its members.
+pub struct Etcd {
+    members: Members,
+    lines: Lines,
+    value: Bytes,
+}
+
+impl Etcd {
+    /// Starts the members and waits until each takes a put.
+    ///
+    /// # Errors
+    /// When etcd is not installed or does not work.
+    pub async fn start(peer: &Peer, connections: usize) -> anyhow::Result<Self> {
+        let members = start(peer)?;
+        members.serve().await?;
+        let lines = Lines::open(&members.endpoints, connections).await?;
+        let value = Bytes::from(vec![b'x'; peer.size as usize]);
+        Ok(Self {
+            members,
+            lines,
+            value,
+        })
+    }
+
+    /// The members' processes.
+    pub fn pids(&self) -> Vec<i32> {
+        let children = self.members.children.iter();
+        children.filter_map(|c| c.id()?.try_into().ok()).collect()
+    }
+
+    /// Puts keys, so many in flight; they are new unless there are more than `keys`.
+    ///
+    /// # Errors
+    /// When a put fails.
+    pub async fn put(
+        &self,
+        keys: usize,
+        count: usize,
+        in_flight: usize,
+    ) -> anyhow::Result<Outcome> {
+        let (lines, value) = (self.lines.clone(), self.value.clone());
+        let putting = drive(count, in_flight, move |index| {
+            let (lines, request) = (lines.clone(), frame(&[&key(index % keys), &value]));
+            async move { ask(lines.next(), PUT, request).await }
+        });
+        putting.await?.whole()
+    }
+
+    /// Reads keys, linearizably.
+    ///
+    /// # Errors
+    /// When a read fails.
+    pub async fn get(
+        &self,
+        keys: usize,
+        count: usize,
+        in_flight: usize,
+    ) -> anyhow::Result<Outcome> {
+        let lines = self.lines.clone();
+        let reading = drive(count, in_flight, move |index| {
+            let key = key(index.wrapping_mul(7919) % keys);
+            let (lines, request) = (lines.clone(), frame(&[&key]));
+            async move { ask(lines.next(), RANGE, request).await }
+        });
+        reading.await?.whole()
+    }
+
+    /// Ends the members.
+    ///
+    /// # Errors
+    /// When one cannot be ended.
+    pub async fn end(mut self) -> anyhow::Result<()> {
+        for child in &mut self.members.children {
+            child.kill().await.context("cannot end an etcd")?;
+        }
+        Ok(())
+    }
+}
+
 /// Starts the members, puts, reads, and takes everything away again.
 ///
 /// # Errors
 /// When etcd is not installed or does not work.
 pub async fn measure(peer: &Peer) -> anyhow::Result<PeerFigures> {
     let version = version(peer).await?;
-    let mut members = start(peer)?;
-    members.serve().await?;
-    let pids: Vec<i32> = members
-        .children
-        .iter()
-        .filter_map(|c| c.id()?.try_into().ok())
-        .collect();
-    let idle_megabytes = processes::largest_megabytes(&pids)?;
-    let lines = Lines::open(&members.endpoints, 8).await?;
+    let etcd = Etcd::start(peer, 8).await?;
+    let idle_megabytes = processes::largest_megabytes(&etcd.pids())?;
     let (count, in_flight) = (peer.count as usize, peer.in_flight as usize);
-    let (to, value) = (lines.clone(), Bytes::from(vec![b'x'; peer.size as usize]));
-    let put = drive(count, in_flight, move |index| {
-        let (lines, request) = (to.clone(), frame(&[&key(index), &value]));
-        async move { ask(lines.next(), PUT, request).await }
-    })
-    .await?
-    .whole()?;
-    let get = drive(count, in_flight, move |index| {
-        let (lines, request) = (
-            lines.clone(),
-            frame(&[&key(index.wrapping_mul(7919) % count)]),
-        );
-        async move { ask(lines.next(), RANGE, request).await }
-    })
-    .await?
-    .whole()?;
-    for child in &mut members.children {
-        child.kill().await.context("cannot end an etcd")?;
-    }
+    let put = etcd.put(count, count, in_flight).await?;
+    let get = etcd.get(count, count, in_flight).await?;
+    etcd.end().await?;
     Ok(PeerFigures {
         version,
         put,
@@ -109,7 +165,11 @@ pub async fn measure(peer: &Peer) -> anyhow::Result<PeerFigures> {
     })
 }
 
-async fn version(peer: &Peer) -> anyhow::Result<String> {
+/// What the program says of itself.
+///
+/// # Errors
+/// When it cannot be started.
+pub async fn version(peer: &Peer) -> anyhow::Result<String> {
     let output = Command::new(&peer.etcd).arg("--version").output().await;
     let output = output.with_context(|| format!("cannot start {}", peer.etcd.display()))?;
     Ok(String::from_utf8_lossy(&output.stdout)
