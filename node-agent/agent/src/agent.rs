@@ -28,7 +28,7 @@ use crate::net;
 use crate::node::facts::Pressure;
 use crate::node::{Keeper, facts};
 use crate::objects::Objects;
-use crate::pods::capacity::{Capacity, Gates, Offer};
+use crate::pods::capacity::{self, Capacity, Gates, Offer};
 use crate::pods::sandbox::parse_resolv_conf;
 use crate::pods::{Context, Manager, Routes};
 use crate::stats::Stats;
@@ -163,6 +163,7 @@ impl Agent {
         let gates = Gates {
             allowed_sysctls: config.allowed_unsafe_sysctls.clone(),
             strict_groups: facts.features.supplemental_groups_policy,
+            apparmor: capacity::apparmor_enabled(),
         };
         let context = Arc::new(Context {
             config: config.clone(),

@@ -1,7 +1,7 @@
 //! Checks of a pod that depend on nothing but the pod and the node's configuration: kernel settings, and what
 //! the runtime can't do.
 
-use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use k8s_openapi::api::core::v1::{AppArmorProfile, Pod, PodSpec};
 
 use super::Refusal;
 
@@ -31,6 +31,8 @@ pub(crate) struct Gates {
     pub(crate) allowed_sysctls: Vec<String>,
     /// The runtime can keep to the groups that a pod names.
     pub(crate) strict_groups: bool,
+    /// The kernel enforces AppArmor profiles.
+    pub(crate) apparmor: bool,
 }
 
 impl Gates {
@@ -53,6 +55,18 @@ impl Gates {
             return Err((
                 "SupplementalGroupsPolicyNotSupported".to_owned(),
                 "SupplementalGroupsPolicy=Strict is not supported in this node".to_owned(),
+            ));
+        }
+        if spec.os.as_ref().is_some_and(|os| os.name != "linux") {
+            return Err((
+                "PodOSNotSupported".to_owned(),
+                "Failed to admit pod as the OS field doesn't match node OS".to_owned(),
+            ));
+        }
+        if !self.apparmor && wants_apparmor(spec) {
+            return Err((
+                "AppArmor".to_owned(),
+                "Cannot enforce AppArmor: AppArmor is not enabled on the host".to_owned(),
             ));
         }
         Ok(())
@@ -83,6 +97,29 @@ impl Gates {
     }
 }
 
+/// Is any container to be confined by an AppArmor profile, in so many words?
+fn wants_apparmor(spec: &PodSpec) -> bool {
+    let confined = |profile: &AppArmorProfile| profile.type_ != "Unconfined";
+    let pod = spec
+        .security_context
+        .as_ref()
+        .and_then(|context| context.app_armor_profile.as_ref());
+    let containers = spec.init_containers.iter().flatten();
+    let own = containers.chain(&spec.containers).any(|container| {
+        let context = container.security_context.as_ref();
+        context
+            .and_then(|context| context.app_armor_profile.as_ref())
+            .is_some_and(confined)
+    });
+    own || pod.is_some_and(confined)
+}
+
+/// Does this machine's kernel enforce AppArmor profiles?
+pub(crate) fn apparmor_enabled() -> bool {
+    let enabled = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled");
+    enabled.is_ok_and(|text| text.starts_with('Y'))
+}
+
 /// `net/ipv4/x` as `net.ipv4.x`; with slashes as separators, dots are parts of names and stay.
 pub(crate) fn dotted(name: &str) -> String {
     match name.find(['.', '/']) {
@@ -111,6 +148,30 @@ mod tests {
             "securityContext": {"sysctls": [{"name": name, "value": "1"}]}}))
         .unwrap();
         gates.check(&Pod::default(), &spec)
+    }
+
+    #[test]
+    fn pods_that_the_machine_is_not_made_for_are_refused() {
+        let check = |spec: serde_json::Value, apparmor| {
+            let spec: PodSpec = serde_json::from_value(spec).unwrap();
+            let gates = Gates {
+                apparmor,
+                ..Gates::default()
+            };
+            gates
+                .check(&Pod::default(), &spec)
+                .map_err(|(reason, _)| reason)
+        };
+        let windows = json!({"containers": [], "os": {"name": "windows"}});
+        assert_eq!(check(windows, true), Err("PodOSNotSupported".to_owned()));
+        assert!(check(json!({"containers": [], "os": {"name": "linux"}}), false).is_ok());
+        let confined = json!({"containers": [{"name": "c",
+            "securityContext": {"appArmorProfile": {"type": "RuntimeDefault"}}}]});
+        assert_eq!(check(confined.clone(), false), Err("AppArmor".to_owned()));
+        assert!(check(confined, true).is_ok());
+        let free = json!({"containers": [],
+            "securityContext": {"appArmorProfile": {"type": "Unconfined"}}});
+        assert!(check(free, false).is_ok());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1::{Node, Pod, PodSpec};
 use parking_lot::Mutex;
 
 use super::Mailbox;
-pub(crate) use gates::{Gates, dotted};
+pub(crate) use gates::{Gates, apparmor_enabled, dotted};
 
 /// Annotation of pods that come from files of the node.
 pub(crate) const SOURCE: &str = "kubernetes.io/config.source";
