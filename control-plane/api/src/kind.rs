@@ -108,6 +108,11 @@ pub trait Strategy: Send + Sync {
     /// For an update through `/status`: everything but status (and what upstream lets through) from `old`.
     fn prepare_status_update(&self, object: &mut Value, old: &Value);
 
+    /// What everybody who reads or writes the kind is warned of, when it is deprecated.
+    fn deprecation(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Problems of a new object, in upstream's words and field paths.
     fn validate_create(&self, object: &Value) -> FieldErrors;
 

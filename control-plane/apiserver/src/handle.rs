@@ -6,7 +6,8 @@ use balsa_api::kind::Scope;
 use balsa_api::status::Status;
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::{HeaderValue, Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use hyper::upgrade::OnUpgrade;
 use tracing::Instrument;
 
 use crate::audit::{Notes, Opening};
@@ -25,6 +26,7 @@ use crate::seam::{
     Attributes, ConnectContext, Decision, Operation, Peer, RequestBody, ResponseBody, User,
 };
 use crate::server::{ApiServer, Core};
+use crate::streams::watch_ws;
 
 type Answer = Result<Response<ResponseBody>, Status>;
 
@@ -281,6 +283,11 @@ impl Core {
                 .stream(target, info, user, Request::from_parts(parts, body))
                 .await;
         }
+        let socket = if info.verb == "watch" && watch_ws::is_wanted(&parts.headers) {
+            parts.extensions.remove::<OnUpgrade>()
+        } else {
+            None
+        };
         let mut cx = Context::new(info, query, &mut parts, user);
         let kind = &target.kind;
         cx.protobuf = cx.info.subresource == "scale"
@@ -299,6 +306,9 @@ impl Core {
             .dispatch(&cx, &target, &body)
             .await
             .unwrap_or_else(|status| respond::status(&status));
+        if let (Some(socket), StatusCode::OK) = (socket, response.status()) {
+            response = watch_ws::upgraded(&cx.headers, socket, response)?;
+        }
         for warning in cx.take_warnings() {
             respond::warn(response.headers_mut(), &warning);
         }
@@ -486,7 +496,11 @@ impl Core {
         if let Some(computed) = self.computed.get(&key) {
             return self.compute(cx, target, &**computed, body).await;
         }
-        if let Some(text) = target.custom.as_ref().and_then(|c| c.deprecation()) {
+        let deprecation = match &target.custom {
+            Some(custom) => custom.deprecation(),
+            None => target.kind.strategy.deprecation(),
+        };
+        if let Some(text) = deprecation {
             cx.warn(text);
         }
         let registry = &self.registry;

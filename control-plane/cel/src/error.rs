@@ -23,6 +23,8 @@ impl Issue {
 pub struct CompileError {
     source_text: String,
     issues: Vec<Issue>,
+    /// It compiles, but gives a value of another type than is wanted.
+    result_only: bool,
 }
 
 impl CompileError {
@@ -32,6 +34,24 @@ impl CompileError {
         Self {
             source_text: source.to_owned(),
             issues,
+            result_only: false,
+        }
+    }
+
+    /// For an expression whose value has the wrong type.
+    pub(crate) fn of_result(source: &str, message: String) -> Self {
+        Self {
+            result_only: true,
+            ..Self::new(source, vec![Issue::new(0, message)])
+        }
+    }
+
+    /// What is wrong as API servers word it: `compilation failed: ERROR: ...`, or `must evaluate to bool` alone.
+    #[must_use]
+    pub fn complaint(&self) -> String {
+        match self.issues.first() {
+            Some(issue) if self.result_only => issue.message.clone(),
+            _ => format!("compilation failed: {self}"),
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::budget::Budget;
 use crate::check;
-use crate::error::{CompileError, EvalError, Issue};
+use crate::error::{CompileError, EvalError};
 use crate::eval::{self, Bindings};
 use crate::syntax::{ast::Node, parse};
 use crate::types::Type;
@@ -88,7 +88,7 @@ impl Environment {
             [one] => format!("must evaluate to {one}"),
             many => format!("must evaluate to one of {}", many.join(", ")),
         };
-        Err(CompileError::new(source, vec![Issue::new(0, message)]))
+        Err(CompileError::of_result(source, message))
     }
 }
 

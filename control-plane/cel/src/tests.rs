@@ -269,7 +269,7 @@ fn wrong_types_and_unknown_names_do_not_compile() {
         assert!(error.contains(wanted), "{source}:\n{error}");
     }
     let not_bool = env.compile_to("object.n", &[Type::Bool]).unwrap_err();
-    assert!(not_bool.to_string().contains("must evaluate to bool"));
+    assert_eq!(not_bool.complaint(), "must evaluate to bool");
 }
 
 #[test]

@@ -377,7 +377,7 @@ fn bad_configurations_are_refused() {
         message(&pods(json!([{"name": "a"}, {"name": "a"}])))
             .ends_with(".spec.template.spec.containers: duplicate entries for key [name=\"a\"]")
     );
-    assert!(message(&pods(json!([{"image": "a"}]))).contains("omits key field \"name\""));
+    assert!(message(&pods(json!([{"image": "a"}]))).contains("omits all key fields [\"name\"]"));
     let mut managed = config(json!({}));
     managed["metadata"]["managedFields"] = json!([]);
     assert_eq!(message(&managed), "metadata.managedFields must be nil");

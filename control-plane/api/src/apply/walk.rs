@@ -71,16 +71,16 @@ fn try_element(list: List<'_>, item: &Value) -> Result<String, String> {
                 .and_then(|f| f.key_default())
                 .map(Value::from)
         };
-        match item.get(key).cloned().or_else(default) {
-            Some(value) => {
-                keys.insert(key.to_owned(), value);
-            }
-            None => {
-                return Err(format!(
-                    "associative list with keys has an element that omits key field {key:?} (and doesn't have default value)"
-                ));
-            }
+        // Of several keys some may be left out (the share of a device).
+        if let Some(value) = item.get(key).cloned().or_else(default) {
+            keys.insert(key.to_owned(), value);
         }
+    }
+    if keys.is_empty() {
+        let names: Vec<&str> = list.keys().collect();
+        return Err(format!(
+            "associative list with keys has an element that omits all key fields {names:?} (and doesn't have default values for any key fields)"
+        ));
     }
     Ok(format!("k:{}", Value::Object(keys)))
 }

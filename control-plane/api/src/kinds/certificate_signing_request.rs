@@ -77,16 +77,15 @@ impl Strategy for Requests {
     fn prepare_status_update(&self, object: &mut Value, old: &Value) {
         carry_over(object, old, "spec");
         keep_generation(object, old);
-        let conditions = mixed(&old["status"], &object["status"]);
-        set_conditions(object, conditions);
+        keep_decisions(object, &old["status"]);
     }
 
-    /// The approver's part: nothing but the decision.
+    /// The approver's part: nothing but the conditions.
     fn prepare_subresource_update(&self, subresource: &str, object: &mut Value, old: &Value) {
         if subresource != "approval" {
             return self.prepare_status_update(object, old);
         }
-        let conditions = mixed(&object["status"], &old["status"]);
+        let conditions = object["status"]["conditions"].items().to_vec();
         carry_over(object, old, "spec");
         carry_over(object, old, "status");
         keep_generation(object, old);
@@ -118,6 +117,25 @@ impl Strategy for Requests {
 
     fn validate_update(&self, object: &Value, old: &Value) -> FieldErrors {
         self.validate_status_update(object, old)
+    }
+
+    fn validate_subresource_update(
+        &self,
+        subresource: &str,
+        object: &Value,
+        old: &Value,
+    ) -> FieldErrors {
+        let mut errors = self.validate_status_update(object, old);
+        let count = |from: &Value, type_| of_type(&from["status"], type_).count();
+        for type_ in DECISIONS {
+            if subresource == "status" && count(object, type_) > count(old, type_) {
+                errors.forbidden(
+                    Path::new("status").child("conditions"),
+                    format!("updates may not add a condition of type {type_:?}"),
+                );
+            }
+        }
+        errors
     }
 
     fn validate_status_update(&self, object: &Value, old: &Value) -> FieldErrors {
@@ -190,23 +208,30 @@ fn has(status: &Value, type_: &str) -> bool {
         .any(|c| c["type"] == type_)
 }
 
-/// Decisions of one status with the other conditions of another.
-fn mixed(decisions: &Value, others: &Value) -> Vec<Value> {
-    let is_decision = |c: &&Value| DECISIONS.contains(&c["type"].text());
-    let mut list: Vec<Value> = decisions["conditions"]
-        .items()
-        .iter()
-        .filter(is_decision)
-        .cloned()
-        .collect();
-    list.extend(
-        others["conditions"]
-            .items()
-            .iter()
-            .filter(|c| !is_decision(c))
-            .cloned(),
-    );
-    list
+fn of_type<'a>(status: &'a Value, type_: &'a str) -> impl Iterator<Item = &'a Value> {
+    let all = status["conditions"].items().iter();
+    all.filter(move |c| c["type"] == type_)
+}
+
+/// Puts the decisions of before in the place of the signer's. Ones that it added or left out are left for
+/// validation to refuse.
+fn keep_decisions(object: &mut Value, before: &Value) {
+    for type_ in DECISIONS {
+        let old: Vec<Value> = of_type(before, type_).cloned().collect();
+        if of_type(&object["status"], type_).count() != old.len() {
+            continue;
+        }
+        let conditions = object
+            .pointer_mut("/status/conditions")
+            .and_then(Value::as_array_mut);
+        let places = conditions
+            .into_iter()
+            .flatten()
+            .filter(|c| c["type"] == type_);
+        for (place, old) in places.zip(old) {
+            *place = old;
+        }
+    }
 }
 
 fn set_conditions(object: &mut Value, conditions: Vec<Value>) {
@@ -388,9 +413,40 @@ mod tests {
             approved["status"],
             json!({"conditions": [{"type": "Approved", "status": "True"}]})
         );
-        let mut signed = new;
-        Requests.prepare_subresource_update("status", &mut signed, &old);
-        assert_eq!(signed["status"], json!({"certificate": "QQ=="}));
+        let errors = Requests.validate_subresource_update("status", &new, &old);
+        assert_eq!(
+            errors.0[0].text(),
+            "status.conditions: Forbidden: updates may not add a condition of type \"Approved\""
+        );
+    }
+
+    #[test]
+    fn conditions_keep_their_order_whoever_writes_them() {
+        let condition =
+            |type_: &str, reason: &str| json!({"type": type_, "status": "True", "reason": reason});
+        let mut old = request();
+        old["status"] = json!({"conditions": [condition("Other", "a")]});
+        let mut approved = old.clone();
+        approved["status"]["conditions"] =
+            json!([condition("Other", "a"), condition("Approved", "a")]);
+        let wanted = approved.clone();
+        Requests.prepare_subresource_update("approval", &mut approved, &old);
+        assert_eq!(approved["status"], wanted["status"]);
+        let mut signed = approved.clone();
+        signed["status"]["conditions"] = json!([
+            condition("Other", "b"),
+            condition("Approved", "b"),
+            condition("Failed", "b")
+        ]);
+        Requests.prepare_subresource_update("status", &mut signed, &approved);
+        assert_eq!(
+            signed["status"]["conditions"],
+            json!([
+                condition("Other", "b"),
+                condition("Approved", "a"),
+                condition("Failed", "b")
+            ])
+        );
     }
 
     #[test]

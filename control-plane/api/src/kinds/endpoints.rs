@@ -21,6 +21,10 @@ pub(super) fn kind() -> Arc<Kind> {
 struct EndpointsLists;
 
 impl Strategy for EndpointsLists {
+    fn deprecation(&self) -> Option<&'static str> {
+        Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
+    }
+
     fn default(&self, object: &mut Value) {
         for subset in list_mut(object, "subsets") {
             for port in list_mut(subset, "ports") {

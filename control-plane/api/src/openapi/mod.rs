@@ -5,6 +5,7 @@
 //! and to merge lists on the client; old kubectl validates against v2. Documents are written straight to bytes:
 //! the API server builds one when it is asked for and may keep it, compressed.
 
+mod foreign;
 mod paths;
 mod proto;
 mod schemas;
@@ -21,6 +22,8 @@ use sha2::{Digest as _, Sha512};
 use crate::kind::Kind;
 use crate::object::join_api_version;
 use crate::schema::{Definition, Schema};
+
+pub use foreign::Foreign;
 
 /// Media type by which kubectl asks for the v2 document in protobuf. It is also written with a dot instead of `@`,
 /// as [`V2_PROTOBUF_ANSWER`]; accept both.
@@ -160,22 +163,17 @@ pub fn v3_document(kinds: &[Served<'_>], group: &str, version: &str) -> Option<V
     Some(out)
 }
 
-/// `GET /openapi/v2` as JSON.
+/// `GET /openapi/v2` as JSON, with what other servers serve put in.
 #[must_use]
-pub fn v2_document(kinds: &[Served<'_>]) -> Vec<u8> {
+pub fn v2_document(kinds: &[Served<'_>], foreign: &[&Foreign]) -> Vec<u8> {
     let mut out = Vec::with_capacity(4 << 20);
     out.extend_from_slice(br#"{"swagger":"2.0","info":{"title":"Kubernetes","version":""#);
     out.extend_from_slice(SERVED_VERSION.as_bytes());
     out.extend_from_slice(br#""},"paths":"#);
-    write_entries(&mut out, paths::of(kinds, Dialect::V2));
+    let (paths, definitions) = v2_parts(kinds, foreign);
+    write_entries(&mut out, paths);
     out.extend_from_slice(br#","definitions":"#);
-    let kinds_of = Names::of(kinds);
-    let used = schemas::used_by(kinds);
-    write_entries(
-        &mut out,
-        used.values()
-            .map(|d| (d.name(), define(*d, &kinds_of, Dialect::V2))),
-    );
+    write_entries(&mut out, definitions);
     out.extend_from_slice(
         br#","securityDefinitions":{"BearerToken":{"type":"apiKey","description":"Bearer Token authentication","name":"authorization","in":"header"}},"security":[{"BearerToken":[]}]}"#,
     );
@@ -184,13 +182,35 @@ pub fn v2_document(kinds: &[Served<'_>]) -> Vec<u8> {
 
 /// `GET /openapi/v2` in the protobuf form ([`V2_PROTOBUF`]).
 #[must_use]
-pub fn v2_protobuf(kinds: &[Served<'_>]) -> Vec<u8> {
-    let kinds_of = Names::of(kinds);
+pub fn v2_protobuf(kinds: &[Served<'_>], foreign: &[&Foreign]) -> Vec<u8> {
+    let (paths, definitions) = v2_parts(kinds, foreign);
+    proto::document(SERVED_VERSION, paths, definitions)
+}
+
+/// Paths and definitions of the v2 document. Our own definitions stand for others' of the same name.
+fn v2_parts<'a>(
+    kinds: &'a [Served<'a>],
+    foreign: &'a [&'a Foreign],
+) -> (
+    impl Iterator<Item = (String, Value)>,
+    impl Iterator<Item = (String, Value)>,
+) {
+    let names = Names::of(kinds);
     let used = schemas::used_by(kinds);
+    let mut known: BTreeSet<String> = used.values().map(|d| d.name().to_owned()).collect();
+    let theirs: Vec<(String, Value)> = foreign
+        .iter()
+        .flat_map(|part| &part.definitions)
+        .filter(|(name, _)| known.insert((*name).clone()))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
     let definitions = used
-        .values()
-        .map(|d| (d.name().to_owned(), define(*d, &kinds_of, Dialect::V2)));
-    proto::document(SERVED_VERSION, paths::of(kinds, Dialect::V2), definitions)
+        .into_values()
+        .map(move |d| (d.name().to_owned(), define(d, &names, Dialect::V2)))
+        .chain(theirs);
+    let more = foreign.iter().flat_map(|part| part.paths.clone());
+    let paths = paths::of(kinds, Dialect::V2).into_iter().chain(more);
+    (paths, definitions)
 }
 
 /// Writes a JSON object one entry at a time.

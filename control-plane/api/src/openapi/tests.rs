@@ -179,7 +179,8 @@ fn cluster_scoped_kinds_have_no_namespace_in_their_paths() {
 #[test]
 fn operation_ids_are_unique() {
     let kinds = kinds();
-    let document: Value = serde_json::from_slice(&v2_document(&Served::builtin(&kinds))).unwrap();
+    let document: Value =
+        serde_json::from_slice(&v2_document(&Served::builtin(&kinds), &[])).unwrap();
     let mut ids = std::collections::BTreeSet::new();
     for (path, item) in document["paths"].as_object().unwrap() {
         for (_, operation) in item
@@ -197,7 +198,8 @@ fn operation_ids_are_unique() {
 #[test]
 fn the_v2_document_is_closed() {
     let kinds = kinds();
-    let document: Value = serde_json::from_slice(&v2_document(&Served::builtin(&kinds))).unwrap();
+    let document: Value =
+        serde_json::from_slice(&v2_document(&Served::builtin(&kinds), &[])).unwrap();
     assert_closed(&document, &document);
     let spec = &document["definitions"]["io.k8s.api.core.v1.Pod"]["properties"]["spec"];
     assert_eq!(spec["$ref"], "#/definitions/io.k8s.api.core.v1.PodSpec");
@@ -235,8 +237,8 @@ fn fields(mut bytes: &[u8]) -> Vec<(u64, &[u8])> {
 fn the_protobuf_form_carries_every_definition_and_path() {
     let kinds = kinds();
     let served = Served::builtin(&kinds);
-    let document: Value = serde_json::from_slice(&v2_document(&served)).unwrap();
-    let bytes = v2_protobuf(&served);
+    let document: Value = serde_json::from_slice(&v2_document(&served, &[])).unwrap();
+    let bytes = v2_protobuf(&served, &[]);
     let top = fields(&bytes);
     let count = |number, inner| {
         let list = top.iter().find(|(n, _)| *n == number).unwrap().1;
@@ -288,7 +290,7 @@ fn every_builtin_kind_is_described_and_all_documents_are_closed() {
         let document: Value = serde_json::from_slice(&bytes).unwrap();
         assert_closed(&document, &document);
     }
-    let document: Value = serde_json::from_slice(&v2_document(&served)).unwrap();
+    let document: Value = serde_json::from_slice(&v2_document(&served, &[])).unwrap();
     assert_closed(&document, &document);
     let mut ids = std::collections::BTreeSet::new();
     for (path, item) in document["paths"].as_object().unwrap() {

@@ -13,6 +13,9 @@ use crate::seam::RequestBody;
 
 /// Largest request body, as upstream.
 pub const MAX_BODY: usize = 3 << 20;
+/// Of a body that is too large so much is read and dropped, so that the client comes to read the answer: many do not
+/// before they have sent all, and a closed connection would tell them nothing.
+const MAX_DRAINED: usize = 8 * MAX_BODY;
 
 /// Reads a whole body.
 ///
@@ -27,6 +30,7 @@ pub async fn read(mut body: RequestBody) -> Result<Bytes, Status> {
             continue;
         };
         if whole.len() + data.len() > MAX_BODY {
+            drain(body).await;
             return Err(Status::new(
                 413,
                 "RequestEntityTooLarge",
@@ -39,6 +43,16 @@ pub async fn read(mut body: RequestBody) -> Result<Bytes, Status> {
         whole.extend_from_slice(&data);
     }
     Ok(whole.freeze())
+}
+
+async fn drain(mut body: RequestBody) {
+    let mut drained = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        drained += frame.data_ref().map_or(0, Bytes::len);
+        if drained > MAX_DRAINED {
+            return;
+        }
+    }
 }
 
 /// Parses a body.

@@ -345,6 +345,11 @@ impl Core {
                 custom: served.custom.as_deref().map(|c| c.openapi()),
             })
             .collect();
+        let foreign: Vec<_> = set
+            .remote()
+            .iter()
+            .filter_map(|r| r.v2.as_deref())
+            .collect();
         let protobuf = accept_clauses(headers)
             .iter()
             .find_map(|c| match c.media.as_str() {
@@ -354,7 +359,7 @@ impl Core {
             .unwrap_or(false);
         let (document, content_type) = match path.strip_prefix("/openapi/") {
             Some("v2") if protobuf => {
-                let make = || Document::packed(&openapi::v2_protobuf(&kinds));
+                let make = || Document::packed(&openapi::v2_protobuf(&kinds, &foreign));
                 (
                     self.documents
                         .get_document(&set, "/openapi/v2 protobuf", make),
@@ -362,7 +367,7 @@ impl Core {
                 )
             }
             Some("v2") => {
-                let make = || Document::packed(&openapi::v2_document(&kinds));
+                let make = || Document::packed(&openapi::v2_document(&kinds, &foreign));
                 (self.documents.get_document(&set, path, make), JSON)
             }
             Some("v3") => (

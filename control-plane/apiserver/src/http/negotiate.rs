@@ -220,13 +220,31 @@ pub fn body_format(headers: &HeaderMap) -> Result<BodyFormat, Status> {
         "" | "application/json" => Ok(BodyFormat::Json),
         "application/yaml" => Ok(BodyFormat::Yaml),
         super::protobuf::MEDIA_TYPE => Ok(BodyFormat::Protobuf),
-        _ => Err(Status::new(
-            415,
-            "UnsupportedMediaType",
-            "the body of the request was in an unknown format - accepted media types include: \
-             application/json, application/yaml, application/vnd.kubernetes.protobuf",
-        )),
+        _ => Err(unknown_format(&[
+            "application/json",
+            "application/yaml",
+            super::protobuf::MEDIA_TYPE,
+        ])),
     }
+}
+
+/// As [`body_format`], for kinds that have no protobuf messages.
+///
+/// # Errors
+/// 415 for anything else than JSON and YAML. Clients that prefer protobuf send JSON then.
+pub fn plain_body_format(headers: &HeaderMap) -> Result<BodyFormat, Status> {
+    match body_format(headers) {
+        Ok(format @ (BodyFormat::Json | BodyFormat::Yaml)) => Ok(format),
+        _ => Err(unknown_format(&["application/json", "application/yaml"])),
+    }
+}
+
+fn unknown_format(accepted: &[&str]) -> Status {
+    let message = format!(
+        "the body of the request was in an unknown format - accepted media types include: {}",
+        accepted.join(", ")
+    );
+    Status::new(415, "UnsupportedMediaType", message)
 }
 
 #[cfg(test)]
@@ -294,6 +312,17 @@ mod tests {
         );
         let table = format!("{only};as=Table;g=meta.k8s.io;v=v1,application/json");
         assert_eq!(accept(&table, true).unwrap(), Accepted::PLAIN_JSON);
+    }
+
+    #[test]
+    fn custom_resources_have_no_protobuf_bodies() {
+        let mut headers = HeaderMap::new();
+        headers.insert(
+            http::header::CONTENT_TYPE,
+            super::super::protobuf::MEDIA_TYPE.parse().unwrap(),
+        );
+        assert_eq!(body_format(&headers), Ok(BodyFormat::Protobuf));
+        assert_eq!(plain_body_format(&headers).unwrap_err().code, 415);
     }
 
     #[test]

@@ -112,6 +112,7 @@ impl MetricsApi {
             available: true,
             resources: self.kinds.resource_list()["resources"].clone(),
             openapi: Some(self.kinds.openapi_url()),
+            v2: None,
         }
     }
 

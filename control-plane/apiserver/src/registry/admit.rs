@@ -17,7 +17,12 @@ use crate::seam::{AdmissionRequest, Operation, User};
 /// # Errors
 /// 400 (syntax, wrong kind, wrong type, unknown fields under Strict), 415.
 pub fn object_of(cx: &Context, target: &Target, body: &Bytes) -> Result<Value, Status> {
-    let parsed = decode::parse(body, negotiate::body_format(&cx.headers)?)?;
+    let format = if target.custom.is_some() {
+        negotiate::plain_body_format(&cx.headers)
+    } else {
+        negotiate::body_format(&cx.headers)
+    };
+    let parsed = decode::parse(body, format?)?;
     conform(cx, target, parsed)
 }
 

@@ -16,6 +16,7 @@ mod remote_ws;
 mod spdy;
 mod tunnel;
 mod upgrade;
+pub(crate) mod watch_ws;
 mod websocket;
 
 use std::future::Future;
@@ -36,6 +37,7 @@ use tracing::Instrument as _;
 use crate::seam::{
     Connect, ConnectContext, NodeStream, NodeStreams, ObjectReader, RequestBody, ResponseBody,
 };
+pub(crate) use proxy::splice;
 use upgrade::Wish;
 
 /// How long a node may take to open a stream.

@@ -470,7 +470,7 @@ fn rewrite_location(headers: &mut HeaderMap, base: &str) {
 }
 
 /// Joins two upgraded connections until both have closed.
-async fn splice(client: hyper::upgrade::OnUpgrade, node: hyper::upgrade::OnUpgrade) {
+pub(crate) async fn splice(client: hyper::upgrade::OnUpgrade, node: hyper::upgrade::OnUpgrade) {
     let both = async {
         let (client, node) = tokio::try_join!(client, node).map_err(io::Error::other)?;
         tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(node)).await

@@ -222,6 +222,44 @@ async fn values_are_checked_defaults_filled_in_and_patches_of_go_types_refused()
 }
 
 #[tokio::test]
+async fn an_apply_patch_names_what_the_schema_does_not_declare_and_what_is_there_twice() {
+    let running = Running::new().await;
+    running
+        .define(definition(
+            spec(json!({"size": {"type": "integer"}})),
+            json!({}),
+        ))
+        .await;
+    let apply = async |spec: &str| {
+        let body =
+            format!("apiVersion: example.com/v1\nkind: Widget\nmetadata:\n  name: a\n{spec}");
+        let path = format!("{WIDGETS}/a?fieldManager=me&fieldValidation=Strict");
+        running
+            .server
+            .ask(Method::PATCH, &path)
+            .header("content-type", "application/apply-patch+yaml")
+            .bytes(body.into_bytes())
+            .send()
+            .await
+    };
+    let unknown = apply("mast: 1\nspec:\n  size: 1\n").await;
+    assert_eq!(unknown.code, 400);
+    let message = unknown.body["message"].as_str().unwrap();
+    assert!(
+        message.ends_with(".mast: field not declared in schema"),
+        "{message}"
+    );
+    let twice = apply("spec:\n  size: 1\n  size: 2\n").await;
+    assert_eq!(twice.code, 400);
+    assert_eq!(
+        twice.body["message"],
+        "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  line 7: key \"size\" already set in map"
+    );
+    let made = apply("spec:\n  size: 1\n").await;
+    assert_eq!(made.code, 201, "{}", made.body);
+}
+
+#[tokio::test]
 async fn status_and_scale_are_parts_of_their_own() {
     let running = Running::new().await;
     let server = &running.server;

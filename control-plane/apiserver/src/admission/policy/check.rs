@@ -84,8 +84,7 @@ impl Checker {
         match compiled {
             Ok(program) => Some(program.result_type().clone()),
             Err(error) => {
-                self.errors
-                    .invalid(path, text, format!("compilation failed: {error}"));
+                self.errors.invalid(path, text, error.complaint());
                 None
             }
         }

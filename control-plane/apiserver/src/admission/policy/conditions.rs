@@ -39,7 +39,7 @@ impl Conditions {
             let expression = condition["expression"].as_str().unwrap_or_default();
             let program = environment
                 .compile_to(expression, &[Type::Bool])
-                .map_err(|error| format!("compilation failed: {error}"));
+                .map_err(|error| error.complaint());
             (name.to_owned(), program)
         });
         Self {

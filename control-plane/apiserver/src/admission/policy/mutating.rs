@@ -76,7 +76,7 @@ impl Policy {
             let expression = mutation[field]["expression"].as_str().unwrap_or_default();
             let program = environment
                 .compile_to(expression, &[result_type(patch_type)])
-                .map_err(|error| format!("compilation failed: {error}"))?;
+                .map_err(|error| error.complaint())?;
             mutations.push(match patch_type {
                 "JSONPatch" => Mutation::Patch(program),
                 _ => Mutation::Apply(program),

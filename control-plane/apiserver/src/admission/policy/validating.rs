@@ -48,7 +48,7 @@ impl Policy {
         let compile = |expression: &Value, wanted: &[Type]| {
             environment
                 .compile_to(expression.as_str().unwrap_or_default(), wanted)
-                .map_err(|error| format!("compilation failed: {error}"))
+                .map_err(|error| error.complaint())
         };
         let mut validations = Vec::new();
         for validation in spec["validations"].as_array().into_iter().flatten() {

@@ -1,8 +1,10 @@
 //! Keeping what other servers say of their resources, for our discovery documents.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use balsa_api::kinds::walk::Walk;
+use balsa_api::openapi::Foreign;
 use tokio_util::sync::CancellationToken;
 
 use super::{Aggregator, GROUP, PLURAL, Remote, RemoteVersion};
@@ -83,6 +85,7 @@ impl Aggregator {
             available: remote.available,
             resources: known.map(|k| k.resources.clone()).unwrap_or_default(),
             openapi: known.and_then(|k| k.openapi.clone()),
+            v2: known.and_then(|k| k.v2.clone()),
         };
         if !remote.available {
             return version;
@@ -97,6 +100,10 @@ impl Aggregator {
             let path = format!("apis/{}/{}", remote.group, remote.version);
             let url = index["paths"][path]["serverRelativeURL"].text();
             version.openapi = (!url.is_empty()).then(|| url.to_owned());
+        }
+        if let Ok((200, document)) = self.ask(remote, "/openapi/v2").await {
+            let part = Foreign::of(&document, &remote.group, &remote.version);
+            version.v2 = (!part.is_empty()).then(|| Arc::new(part));
         }
         version
     }

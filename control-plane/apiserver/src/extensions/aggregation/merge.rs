@@ -1,7 +1,10 @@
 //! Discovery documents with what other servers serve put in.
 
+use std::sync::Arc;
+
 use balsa_api::kinds::walk::Walk;
 use balsa_api::object::join_api_version;
+use balsa_api::openapi::Foreign;
 use serde_json::{Map, Value, json};
 
 /// What is known of one group version of another server.
@@ -21,6 +24,8 @@ pub struct RemoteVersion {
     pub resources: Value,
     /// Where its OpenAPI v3 document is, with a hash, when it has one.
     pub openapi: Option<String>,
+    /// Its part of the server's OpenAPI v2 document, when it has one.
+    pub v2: Option<Arc<Foreign>>,
 }
 
 /// Groups of other servers with their versions, in the order of preference.
@@ -187,6 +192,7 @@ mod tests {
             resources: json!([{"name": "nodes", "kind": "NodeMetrics", "namespaced": false, "verbs": ["get"]},
                 {"name": "nodes/x", "kind": "X", "group": "g", "version": "v9", "verbs": ["get"]}]),
             openapi: None,
+            v2: None,
         }
     }
 

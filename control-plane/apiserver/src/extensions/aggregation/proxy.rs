@@ -5,7 +5,7 @@ use std::sync::Arc;
 use balsa_api::status::Status;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderName, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -22,6 +22,7 @@ use super::{Aggregator, Outside, PATIENCE, Remote};
 use crate::http::respond::full;
 use crate::seam::{RequestBody, ResponseBody, User};
 use crate::streams::proxy_tls::Anybody;
+use crate::streams::splice;
 use crate::webhook_client::Place;
 
 /// Largest answer to a question of ours.
@@ -83,6 +84,21 @@ fn identify(headers: &mut HeaderMap, user: &User) -> Result<(), Status> {
     Ok(())
 }
 
+/// The client's headers as the server behind gets them, before the identity is put in.
+fn passed_on(sent: &HeaderMap) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in sent {
+        if !DROPPED.contains(name) && !is_identity(name) {
+            headers.append(name.clone(), value.clone());
+        }
+    }
+    if let Some(wish) = sent.get(UPGRADE) {
+        headers.insert(UPGRADE, wish.clone());
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    }
+    headers
+}
+
 fn tls_config(remote: &Remote, outside: &Outside) -> Result<ClientConfig, String> {
     let provider = balsa_identity::tls::provider();
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -126,7 +142,7 @@ impl Aggregator {
         let span = tracing::debug_span!("aggregated API", service = %remote.name);
         // Ends with the exchange: the sender and the answer's body are its only users.
         let run = async move {
-            if let Err(error) = connection.await {
+            if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "connection failed");
             }
         };
@@ -134,7 +150,7 @@ impl Aggregator {
         Ok(sender)
     }
 
-    /// Passes a request on, and the answer back.
+    /// Passes a request on, and the answer back. What is upgraded (an exec, say) becomes a stream in between.
     ///
     /// # Errors
     /// 503 when the server cannot be reached.
@@ -142,21 +158,16 @@ impl Aggregator {
         &self,
         remote: &Remote,
         user: &User,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
     ) -> Result<Response<ResponseBody>, Status> {
         if !remote.available {
             return Err(unavailable("service unavailable"));
         }
+        let client = hyper::upgrade::on(&mut request);
         let (mut parts, body) = request.into_parts();
-        let mut headers = HeaderMap::new();
-        for (name, value) in &parts.headers {
-            if !DROPPED.contains(name) && !is_identity(name) {
-                headers.append(name.clone(), value.clone());
-            }
-        }
-        identify(&mut headers, user)?;
-        parts.headers = headers;
-        let response = self
+        parts.headers = passed_on(&parts.headers);
+        identify(&mut parts.headers, user)?;
+        let mut response = self
             .send(remote, Request::from_parts(parts, body))
             .await
             .map_err(|why| {
@@ -167,6 +178,12 @@ impl Aggregator {
                 );
                 unavailable(&format!("error trying to reach service: {why}"))
             })?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let server = hyper::upgrade::on(&mut response);
+            let span = tracing::debug_span!("aggregated stream", service = %remote.name);
+            tokio::spawn(splice(client, server).instrument(span));
+            return Ok(response.map(|_| full(Bytes::new())));
+        }
         let (mut parts, body) = response.into_parts();
         for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE] {
             parts.headers.remove(name);
@@ -251,5 +268,25 @@ mod tests {
         for forged in ["x-remote-user", "X-Remote-Group", "impersonate-user"] {
             assert!(is_identity(&HeaderName::try_from(forged).unwrap()));
         }
+    }
+
+    #[test]
+    fn only_the_wish_for_another_protocol_is_passed_on_of_the_connections_headers() {
+        let mut sent = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "keep-alive, Upgrade"),
+            ("upgrade", "websocket"),
+            ("authorization", "Bearer x"),
+            ("x-remote-user", "root"),
+            ("sec-websocket-key", "k"),
+        ] {
+            sent.insert(name, HeaderValue::from_static(value));
+        }
+        let headers = passed_on(&sent);
+        assert_eq!(headers.len(), 3);
+        assert_eq!(headers["connection"], "Upgrade");
+        assert_eq!(headers["upgrade"], "websocket");
+        sent.remove("upgrade");
+        assert!(!passed_on(&sent).contains_key("connection"));
     }
 }

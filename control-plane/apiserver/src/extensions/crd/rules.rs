@@ -135,11 +135,7 @@ fn one(
     let program = match env.compile_to(&rule.rule, &[Type::Bool]) {
         Ok(program) => program,
         Err(error) => {
-            errors.invalid(
-                path.child("rule"),
-                rule.rule.as_str(),
-                format!("compilation failed: {error}"),
-            );
+            errors.invalid(path.child("rule"), rule.rule.as_str(), error.complaint());
             return None;
         }
     };
@@ -175,7 +171,7 @@ fn one(
             Err(error) => errors.invalid(
                 path.child("messageExpression"),
                 rule.message_expression.as_str(),
-                format!("messageExpression compilation failed: {error}"),
+                format!("messageExpression {}", error.complaint()),
             ),
         }
     }

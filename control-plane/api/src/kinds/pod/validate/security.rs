@@ -118,15 +118,22 @@ fn sysctls(list: &Value, path: &Path, errors: &mut FieldErrors) {
     for (i, sysctl) in list.items().iter().enumerate() {
         let path = path.index(i).child("name");
         let name = sysctl["name"].text();
-        let shape = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_./".contains(c);
         if name.is_empty() {
             errors.required(path, "");
-        } else if name.len() > 253 || !name.chars().all(shape) {
+        } else if name.len() > 253 || !name.split(['.', '/']).all(is_sysctl_segment) {
             errors.invalid(path, name, "must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$");
         } else if !seen.insert(name.replace('/', ".")) {
             errors.duplicate(path, name);
         }
     }
+}
+
+fn is_sysctl_segment(segment: &str) -> bool {
+    let edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    !segment.is_empty()
+        && segment.starts_with(edge)
+        && segment.ends_with(edge)
+        && segment.chars().all(|c| edge(c) || c == '-' || c == '_')
 }
 
 /// A container's security context.
@@ -173,5 +180,22 @@ pub(super) fn validate_container(context: &Value, path: &Path, errors: &mut Fiel
     if !user.is_empty() {
         let path = path.child("windowsOptions").child("gmsaCredentialSpecName");
         each_invalid(&path, user, names::dns1123_subdomain(user), errors);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn names_of_sysctls_are_made_of_segments() {
+        let mut errors = FieldErrors::default();
+        let list = json!([{"name": "foo-"}, {"name": "kernel.shmmax"}, {"name": "safe-and_unsafe"},
+            {"name": "net/ipv4/conf.eth0"}, {"name": "bar.."}]);
+        sysctls(&list, &Path::new("sysctls"), &mut errors);
+        let fields: Vec<&str> = errors.0.iter().map(|e| e.field.as_str()).collect();
+        assert_eq!(fields, ["sysctls[0].name", "sysctls[4].name"]);
     }
 }
