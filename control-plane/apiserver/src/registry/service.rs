@@ -3,6 +3,8 @@
 //!
 //! Rules: `registry/core/service/storage/alloc.go`.
 
+mod ranges;
+
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
@@ -18,6 +20,7 @@ use super::{Allocator, Plan, Target};
 use crate::backend::{Backend, Compare, Op};
 use crate::cache::Cache;
 use crate::cache::stored::encode_for_store;
+use crate::seam::ObjectReader as _;
 
 const ADDRESSES: &str = "/balsa/allocated/addresses/";
 const PORTS: &str = "/balsa/allocated/nodeports/";
@@ -79,10 +82,23 @@ impl ServiceAllocator {
         }
     }
 
-    /// A free address: by chance at first, in the part above those that people choose themselves.
+    /// The ranges that addresses may be from, the cluster's own first.
+    fn ranges(&self) -> Vec<Ipv4Net> {
+        let all = self.cache.list("networking.k8s.io", "servicecidrs", None);
+        ranges::ready(self.cidr, all.iter().map(|range| &**range))
+    }
+
+    /// A free address, from a further range when the cluster's own is full.
     fn address(&self, attempt: usize) -> Option<Ipv4Addr> {
-        let network = u32::from(self.cidr.network());
-        let size = u64::from(u32::from(self.cidr.broadcast()) - network) + 1;
+        self.ranges()
+            .into_iter()
+            .find_map(|range| self.address_in(range, attempt))
+    }
+
+    /// A free address of a range: by chance at first, in the part above those that people choose themselves.
+    fn address_in(&self, range: Ipv4Net, attempt: usize) -> Option<Ipv4Addr> {
+        let network = u32::from(range.network());
+        let size = u64::from(u32::from(range.broadcast()) - network) + 1;
         let size = u32::try_from(size).unwrap_or(u32::MAX);
         let reserved = (size / 16).clamp(16, 256).min(size / 2).max(2);
         // Neither the network's own address nor the broadcast address.
@@ -190,7 +206,8 @@ impl ServiceAllocator {
             Status::invalid("Service", "", object::name(service), &errors)
         };
         let parsed: Option<IpAddr> = address.parse().ok();
-        let inside = matches!(parsed, Some(IpAddr::V4(ip)) if self.cidr.contains(&ip));
+        let inside =
+            matches!(parsed, Some(IpAddr::V4(ip)) if self.ranges().iter().any(|r| r.contains(&ip)));
         if !inside {
             let why = format!(
                 "the provided IP ({address}) is not in the valid range. The range of valid IPs is {}",
