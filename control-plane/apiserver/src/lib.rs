@@ -10,6 +10,7 @@ pub mod authn;
 pub mod authz;
 pub mod backend;
 pub mod cache;
+pub mod encryption;
 pub mod extensions;
 pub mod flow;
 mod handle;

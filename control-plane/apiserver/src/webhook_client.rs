@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use base64::Engine as _;
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, HOST, USER_AGENT};
 use http::{HeaderValue, Method, Request, Uri};
@@ -103,6 +104,41 @@ impl WebhookClient {
             Ok(answer) => answer,
             Err(_) => Err(CallError::Timeout { url }),
         }
+    }
+
+    /// Reads a JSON document from an https URL, on a connection of its own. `ca_bundle` is PEM; empty for the roots
+    /// that the machine trusts.
+    ///
+    /// # Errors
+    /// Why not, for people.
+    pub async fn get(
+        &self,
+        url: &str,
+        ca_bundle: &[u8],
+        timeout: Duration,
+    ) -> Result<Value, String> {
+        let ca = base64::engine::general_purpose::STANDARD.encode(ca_bundle);
+        let config = ClientConfig::from_json(&serde_json::json!({"url": url, "caBundle": ca}))
+            .map_err(|e| e.to_string())?;
+        let work = async {
+            let mut sender = pool::connect(&*self.dialer, &config, &self.stop).await?;
+            let mut request =
+                request(&config, url, Bytes::new(), sender.is_h2()).map_err(|e| e.to_string())?;
+            *request.method_mut() = Method::GET;
+            request.headers_mut().remove(CONTENT_TYPE);
+            let response = sender.send(request).await.map_err(|e| shown(&e))?;
+            let status = response.status();
+            if !status.is_success() {
+                return Err(format!("it answered {status}"));
+            }
+            let body = Limited::new(response.into_body(), MAX_ANSWER).collect();
+            let body = body.await.map_err(|e| e.to_string())?.to_bytes();
+            serde_json::from_slice(&body).map_err(|e| format!("the answer is not JSON: {e}"))
+        };
+        tokio::time::timeout(timeout, work)
+            .await
+            .map_err(|_| "it did not answer in time".to_owned())?
+            .map_err(|why| format!("Get {url:?}: {why}"))
     }
 
     async fn exchange(

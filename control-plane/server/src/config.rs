@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use balsa_apiserver::authn::OidcSettings;
 use balsa_identity::join::check_node_name;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -59,6 +60,14 @@ pub struct Settings {
     /// The audit log, `-` for standard output; `audit.log` in the data folder. A new file is begun at 100 MB, ten
     /// old ones are kept.
     pub audit_log_path: Option<PathBuf>,
+    /// How objects are encrypted in the store (apiserver.config.k8s.io/v1 EncryptionConfiguration); without it they
+    /// are not.
+    pub encryption_provider_config: Option<PathBuf>,
+    /// Issuers of tokens whose users may log in, and who may come without credentials
+    /// (apiserver.config.k8s.io/v1 AuthenticationConfiguration).
+    pub authentication_config: Option<PathBuf>,
+    /// One such issuer by a few settings, instead of `authenticationConfig`.
+    pub oidc: Option<OidcSettings>,
     /// `default` or `fast`.
     pub failover: Option<Failover>,
     /// Do not run a node agent on this server.
@@ -95,6 +104,9 @@ impl Settings {
             local_path_root,
             audit_policy_file,
             audit_log_path,
+            encryption_provider_config,
+            authentication_config,
+            oidc,
             failover,
             no_agent,
         )
@@ -132,6 +144,9 @@ impl Settings {
                 .unwrap_or_else(|| "/var/lib/balsa/storage".to_owned()),
             audit_policy_file: self.audit_policy_file,
             audit_log_path: self.audit_log_path,
+            encryption_provider_config: self.encryption_provider_config,
+            authentication_config: self.authentication_config,
+            oidc: self.oidc,
             failover: self.failover.unwrap_or_default(),
             no_agent: self.no_agent.unwrap_or(false),
         };
@@ -187,6 +202,12 @@ pub struct Config {
     pub audit_policy_file: Option<PathBuf>,
     /// See [`Settings`].
     pub audit_log_path: Option<PathBuf>,
+    /// See [`Settings`].
+    pub encryption_provider_config: Option<PathBuf>,
+    /// See [`Settings`].
+    pub authentication_config: Option<PathBuf>,
+    /// See [`Settings`].
+    pub oidc: Option<OidcSettings>,
     /// See [`Settings`].
     pub failover: Failover,
     /// See [`Settings`].
@@ -276,6 +297,12 @@ impl Config {
                 self.cluster_dns(),
                 self.service_cidr
             ));
+        }
+        if self.oidc.is_some() && self.authentication_config.is_some() {
+            problems.push(
+                "oidc: cannot be set together with authenticationConfig; name the issuer there"
+                    .to_owned(),
+            );
         }
         if !self.join.is_empty() && self.token.is_none() {
             problems.push("token: to join a cluster a token is needed (--token)".to_owned());

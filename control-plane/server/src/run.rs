@@ -7,8 +7,9 @@ use std::time::Duration;
 use anyhow::Context;
 use balsa_apiserver::admission::{AdmissionConfig, Chain, webhook};
 use balsa_apiserver::audit::{AuditConfig, LogConfig};
-use balsa_apiserver::authn::{Authn, IssuerDiscovery, issuer};
+use balsa_apiserver::authn::{Authn, IssuerDiscovery, Oidc, issuer};
 use balsa_apiserver::authz::{Authz, bootstrap_objects};
+use balsa_apiserver::encryption::{Encryption, Sealed, SealedCache};
 use balsa_apiserver::extensions::aggregation::Outside;
 use balsa_apiserver::metrics_api::MetricsApi;
 use balsa_apiserver::registry::csr::Signer;
@@ -53,14 +54,24 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let (identity, member) = identity::obtain(&config).await?;
     let kinds = Arc::new(Kinds::new(balsa_api::kinds::builtin()));
     let cache = Cache::new(kinds.all());
-    let store = open_store(&config, &identity, member.id, Arc::clone(&cache)).await?;
+    let encryption = Arc::new(match &config.encryption_provider_config {
+        Some(path) => Encryption::load(path)?,
+        None => Encryption::default(),
+    });
+    let observer = SealedCache::new(Arc::clone(&cache), Arc::clone(&encryption));
+    let store = open_store(&config, &identity, member.id, observer).await?;
+    if let Err(problem) = encryption.check() {
+        store.shutdown().await;
+        anyhow::bail!(problem);
+    }
+    let sealed = Arc::new(Sealed::new(Arc::new(store.clone()), encryption));
     let nodes = Nodes::default();
     // What is started from here on is stopped by this token, so that a failed start leaves nothing behind.
     let running = CancellationToken::new();
     let api = api_server(
         &config,
         &identity,
-        &store,
+        (&store, &sealed),
         &nodes,
         kinds,
         cache,
@@ -105,6 +116,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
                 api: api.clone(),
                 links: links.clone(),
                 store: store_handle.clone(),
+                sealed: Arc::clone(&sealed),
                 term,
             };
             job.run(stop)
@@ -140,7 +152,7 @@ async fn open_store(
     config: &Config,
     identity: &Identity,
     id: u64,
-    cache: Arc<Cache>,
+    observer: SealedCache,
 ) -> anyhow::Result<Store> {
     let tls = identity.raft_tls()?;
     let address = config.raft_address();
@@ -156,14 +168,14 @@ async fn open_store(
         address,
         Some(tls),
     );
-    Ok(Store::open(settings, cache).await?)
+    Ok(Store::open(settings, Arc::new(observer)).await?)
 }
 
 /// Everything that answers requests, put together.
 fn api_server(
     config: &Config,
     identity: &Arc<Identity>,
-    store: &Store,
+    (store, sealed): (&Store, &Arc<Sealed>),
     nodes: &Nodes,
     kinds: Arc<Kinds>,
     cache: Arc<Cache>,
@@ -211,9 +223,11 @@ fn api_server(
         Arc::clone(&reader),
         Arc::new(Links(nodes.clone())),
     ));
+    let oidc = oidc(config, &webhooks)?;
+    let authn = Authn::new(Arc::clone(&keys), Arc::clone(&reader)).with_oidc(oidc.clone());
     let served_kinds = Arc::clone(&kinds);
-    let mut builder = ApiServer::builder(settings, kinds, cache, Arc::new(store.clone()))
-        .authenticator(Arc::new(Authn::new(Arc::clone(&keys), Arc::clone(&reader))))
+    let mut builder = ApiServer::builder(settings, kinds, cache, Arc::clone(sealed) as _)
+        .authenticator(Arc::new(authn))
         .authorizer(Arc::clone(&authz) as _)
         .allocator(Arc::new(Signer::new(Arc::clone(identity))))
         .admission(Arc::clone(&chain));
@@ -237,7 +251,7 @@ fn api_server(
         Arc::clone(&reader),
         Arc::new(Links(nodes.clone())),
     )));
-    for served in reviews::all(&authz, &keys, &reader) {
+    for served in reviews::all(&authz, &keys, &reader, oidc) {
         builder = builder.computed(
             served.group,
             served.resource,
@@ -263,6 +277,17 @@ fn api_server(
         builder = builder.extension(path, false, Arc::new(discovery));
     }
     Ok(builder.extension("/balsa/", true, Arc::new(own)).build()?)
+}
+
+/// Issuers whose users may log in, as configured.
+fn oidc(config: &Config, webhooks: &Arc<WebhookClient>) -> anyhow::Result<Option<Arc<Oidc>>> {
+    let fetch = Arc::clone(webhooks) as _;
+    let oidc = match (&config.authentication_config, &config.oidc) {
+        (Some(path), _) => Oidc::load(path, fetch)?,
+        (None, Some(settings)) => Oidc::from_settings(settings, fetch)?,
+        (None, None) => return Ok(None),
+    };
+    Ok(Some(Arc::new(oidc)))
 }
 
 /// Makes this server a member of its cluster, and tells the others where it is. Returns when it is done.
@@ -405,6 +430,7 @@ struct LeaderWork {
     api: ApiServer,
     links: Links,
     store: Store,
+    sealed: Arc<Sealed>,
     term: Term,
 }
 
@@ -441,7 +467,11 @@ impl LeaderWork {
             });
         };
         // Beside it: some of the roles are in namespaces that this makes.
-        tokio::join!(self.api.keep(addresses, stop.clone()), controlling);
+        tokio::join!(
+            self.api.keep(addresses, stop.clone()),
+            self.sealed.renew(self.term, stop.clone()),
+            controlling
+        );
     }
 
     /// A client in this process that is `name`, and whose writes are refused once this term has passed.

@@ -61,6 +61,12 @@ pub struct Args {
     /// The audit log, - for standard output [default: audit.log in the data folder].
     #[arg(long, env = "BALSA_AUDIT_LOG_PATH")]
     audit_log_path: Option<PathBuf>,
+    /// How objects are encrypted in the store, a file with an EncryptionConfiguration; they are not without it.
+    #[arg(long, env = "BALSA_ENCRYPTION_PROVIDER_CONFIG")]
+    encryption_provider_config: Option<PathBuf>,
+    /// Issuers whose tokens let people in, a file with an AuthenticationConfiguration.
+    #[arg(long, env = "BALSA_AUTHENTICATION_CONFIG")]
+    authentication_config: Option<PathBuf>,
     /// Folder on nodes for volumes of the built-in storage class [default: /var/lib/balsa/storage].
     #[arg(long, env = "BALSA_LOCAL_PATH_ROOT")]
     local_path_root: Option<String>,
@@ -105,6 +111,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         local_path_root: args.local_path_root,
         audit_policy_file: args.audit_policy_file,
         audit_log_path: args.audit_log_path,
+        encryption_provider_config: args.encryption_provider_config,
+        authentication_config: args.authentication_config,
         failover: args.failover,
         no_agent: args.no_agent,
         ..Settings::default()

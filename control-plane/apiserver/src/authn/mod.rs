@@ -1,8 +1,9 @@
-//! Authentication: client certificates, ServiceAccount tokens, bootstrap tokens, anonymous.
+//! Authentication: client certificates, ServiceAccount tokens, bootstrap tokens, tokens of other issuers, anonymous.
 
 pub mod bootstrap_token;
 pub mod impersonate;
 pub mod issuer;
+pub mod oidc;
 pub mod token;
 
 use std::collections::{BTreeMap, HashMap};
@@ -20,6 +21,7 @@ use crate::seam::{Authenticator, ObjectReader, Peer, User};
 
 pub use impersonate::impersonate;
 pub use issuer::IssuerDiscovery;
+pub use oidc::{Oidc, OidcSettings};
 pub use token::TokenVerifier;
 
 /// Group of everybody who has shown credentials.
@@ -41,6 +43,8 @@ pub fn unauthorized() -> Status {
 pub struct Authn {
     tokens: TokenVerifier,
     reader: Arc<dyn ObjectReader>,
+    /// Users of other systems, when the configuration knows any.
+    oidc: Option<Arc<Oidc>>,
     /// Users of certificates that were read, and when they end.
     certificates: Mutex<HashMap<Fingerprint, Arc<(User, i64)>>>,
 }
@@ -57,13 +61,29 @@ impl Authn {
         Self {
             tokens: TokenVerifier::new(keys, Arc::clone(&reader)),
             reader,
+            oidc: None,
             certificates: Mutex::default(),
         }
     }
 
-    fn by_token(&self, token: &str, now: Timestamp) -> Result<User, Status> {
+    /// With the issuers and the rule for anonymous requests of a configuration.
+    #[must_use]
+    pub fn with_oidc(mut self, oidc: Option<Arc<Oidc>>) -> Self {
+        self.oidc = oidc;
+        self
+    }
+
+    async fn by_token(&self, token: &str, now: Timestamp) -> Result<User, Status> {
         if let Some(parts) = bootstrap_token::split(token) {
             return bootstrap_token::verify(&*self.reader, parts, now).ok_or_else(unauthorized);
+        }
+        if let Some(oidc) = &self.oidc
+            && let Some(answer) = oidc.authenticate(token, now).await
+        {
+            return answer.map_err(|reason| {
+                tracing::debug!(%reason, "token refused");
+                unauthorized()
+            });
         }
         self.tokens.verify(token, &[], now).map_err(|reason| {
             tracing::debug!(%reason, "token refused");
@@ -131,7 +151,7 @@ impl Authenticator for Authn {
         let known = match self.by_certificate(peer, now)? {
             Some(user) => Some(user),
             None => match bearer(parts) {
-                Some(token) => Some(self.by_token(token, now)?),
+                Some(token) => Some(self.by_token(token, now).await?),
                 None => None,
             },
         };
@@ -141,6 +161,13 @@ impl Authenticator for Authn {
                     user.groups.push(AUTHENTICATED.to_owned());
                 }
                 user
+            }
+            None if self
+                .oidc
+                .as_ref()
+                .is_some_and(|oidc| !oidc.anonymous().allows(parts.uri.path())) =>
+            {
+                return Err(unauthorized());
             }
             None => User {
                 name: ANONYMOUS.to_owned(),

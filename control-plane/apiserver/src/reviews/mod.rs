@@ -11,7 +11,7 @@ use std::sync::Arc;
 use balsa_identity::ServiceAccountKeys;
 use serde_json::{Value, json};
 
-use crate::authn::TokenVerifier;
+use crate::authn::{Oidc, TokenVerifier};
 use crate::authz::Authz;
 use crate::seam::{Computed, ObjectReader, User};
 
@@ -33,6 +33,7 @@ pub fn all(
     authz: &Arc<Authz>,
     keys: &Arc<ServiceAccountKeys>,
     reader: &Arc<dyn ObjectReader>,
+    oidc: Option<Arc<Oidc>>,
 ) -> Vec<Served> {
     const AUTHORIZATION: &str = "authorization.k8s.io";
     const AUTHENTICATION: &str = "authentication.k8s.io";
@@ -81,7 +82,7 @@ pub fn all(
             AUTHENTICATION,
             "tokenreviews",
             "",
-            Arc::new(tokens::TokenReview::new(verifier)),
+            Arc::new(tokens::TokenReview::new(verifier, oidc)),
         ),
         serve("", "serviceaccounts", "token", Arc::new(request)),
     ]

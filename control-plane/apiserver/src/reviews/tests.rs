@@ -45,7 +45,7 @@ fn cluster() -> Cluster {
     let keys = Arc::new(ServiceAccountKeys::generate().unwrap());
     let authz = Arc::new(Authz::new(Arc::clone(&reader)));
     Cluster {
-        served: all(&authz, &keys, &reader),
+        served: all(&authz, &keys, &reader, None),
         verifier: TokenVerifier::new(keys, reader),
     }
 }

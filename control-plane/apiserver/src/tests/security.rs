@@ -42,7 +42,7 @@ impl Cluster {
             .authorizer(Arc::clone(&authz) as _)
             .admission(Arc::new(chain))
             .extension(issuer::KEYS, false, Arc::new(discovery));
-        for served in crate::reviews::all(&authz, &keys, &reader) {
+        for served in crate::reviews::all(&authz, &keys, &reader, None) {
             builder = builder.computed(
                 served.group,
                 served.resource,
