@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod refusals;
+mod settings;
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -116,7 +116,7 @@ async fn what_cannot_be_read_makes_the_server_unready_and_says_why() {
 
     let blind = Arc::new(Encryption::default());
     let blind_cache = SealedCache::new(Arc::clone(&cache), Arc::clone(&blind));
-    balsa_store::Observer::applied(&blind_cache, 2, &[event.clone()]);
+    balsa_store::Observer::applied(&blind_cache, 2, std::slice::from_ref(&event));
     assert!(secrets.get("d/a").is_none());
     let reader = Sealed::new(memory, Arc::clone(&blind));
     let why = reader.health().unwrap_err();
