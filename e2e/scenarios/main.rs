@@ -15,6 +15,7 @@ mod network;
 mod node;
 mod node_static;
 mod platform;
+mod pod_life;
 mod pods;
 mod seeds;
 mod workloads;
