@@ -9,6 +9,8 @@ use k8s_openapi::api::discovery::v1::{EndpointHints, EndpointSlice};
 
 /// Label that hands a Service to another proxy.
 const LABEL_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+/// Services with this label are treated as if they had no virtual address.
+const LABEL_HEADLESS: &str = "service.kubernetes.io/headless";
 /// Label that ties an EndpointSlice to its Service.
 const LABEL_SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Kubernetes' default for `sessionAffinityConfig.clientIP.timeoutSeconds`.
@@ -116,7 +118,7 @@ pub(crate) fn virtual_service(service: &Service) -> Option<VirtualService> {
         .metadata
         .labels
         .as_ref()
-        .is_some_and(|l| l.contains_key(LABEL_PROXY_NAME))
+        .is_some_and(|l| l.contains_key(LABEL_PROXY_NAME) || l.contains_key(LABEL_HEADLESS))
     {
         return None;
     }

@@ -419,6 +419,22 @@ fn external_addresses_lead_to_the_endpoints() {
 }
 
 #[test]
+fn services_that_say_so_are_left_to_others() {
+    for label in [
+        "service.kubernetes.io/headless",
+        "service.kubernetes.io/service-proxy-name",
+    ] {
+        let mut labelled = (*web(json!({}))).clone();
+        labelled.metadata.labels = Some([(label.to_owned(), "x".to_owned())].into());
+        let world = World::with(vec![Arc::new(labelled)], vec![both()]);
+        assert_eq!(
+            world.tcp("10.244.1.9", VIP),
+            BTreeSet::from([Outcome::Refused])
+        );
+    }
+}
+
+#[test]
 fn only_some_sources_reach_a_load_balancers_address() {
     let balanced = |ranges: Value| {
         let mut service =

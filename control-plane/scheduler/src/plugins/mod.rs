@@ -1,6 +1,7 @@
 //! The plugins, one file per concern.
 
 pub mod affinity;
+pub mod devices;
 pub mod images;
 pub mod pod_affinity;
 pub mod ports;
@@ -19,6 +20,7 @@ use crate::framework::{Filter, Score};
 pub fn filters() -> Vec<Box<dyn Filter>> {
     vec![
         Box::new(unschedulable::NodeUnschedulable),
+        Box::new(devices::DynamicResources),
         Box::new(taints::TaintToleration),
         Box::new(affinity::NodeAffinity),
         Box::new(ports::NodePorts),
