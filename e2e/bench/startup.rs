@@ -76,42 +76,94 @@ impl Waiting {
 /// # Errors
 /// When the pods cannot be watched.
 pub async fn measure(scratch: &Scratch, starting: &Starting) -> anyhow::Result<(Outcome, Outcome)> {
-    let waiting = Arc::new(Waiting::default());
-    let path = scratch.path("pods");
-    let from = version(scratch.lines.next(), &path).await?;
-    let watch = observe(scratch.lines.clone(), path.clone(), from, waiting.clone()).await?;
-    let (pods, in_flight) = (starting.pods as usize, starting.in_flight as usize);
-    let (lines, wait, template) = (scratch.lines.clone(), waiting.clone(), starting.clone());
-    let into = path.clone();
-    let started = drive(pods, in_flight, move |index| {
-        let (lines, path, waiting) = (lines.clone(), into.clone(), wait.clone());
-        let body = pod(index, &template);
-        async move {
-            let ready = waiting.expect(&name(index), Stage::Ready);
-            lines.next().post(&path, body).await?;
-            reached(ready, "Ready").await
-        }
-    })
-    .await?;
-    let (lines, waiting) = (scratch.lines.clone(), waiting.clone());
-    let removed = drive(pods, in_flight, move |index| {
-        let (lines, path, waiting) = (
-            lines.clone(),
-            format!("{path}/{}", name(index)),
-            waiting.clone(),
-        );
-        async move {
-            let gone = waiting.expect(&name(index), Stage::Gone);
-            lines
-                .next()
-                .call(Method::DELETE, &path, JSON, Bytes::new())
-                .await?;
-            reached(gone, "gone").await
-        }
-    })
-    .await?;
-    watch.abort();
+    let pods = Pods::watch(scratch, starting).await?;
+    let started = pods.start().await?;
+    let removed = pods.remove().await?;
     Ok((started, removed))
+}
+
+/// The pods of a measurement, watched until this is dropped.
+pub struct Pods {
+    starting: Starting,
+    lines: Lines,
+    path: String,
+    waiting: Arc<Waiting>,
+    watch: JoinHandle<()>,
+}
+
+impl Drop for Pods {
+    fn drop(&mut self) {
+        self.watch.abort();
+    }
+}
+
+impl Pods {
+    /// Begins to watch; no pod is made yet.
+    ///
+    /// # Errors
+    /// When the pods cannot be watched.
+    pub async fn watch(scratch: &Scratch, starting: &Starting) -> anyhow::Result<Self> {
+        let waiting = Arc::new(Waiting::default());
+        let path = scratch.path("pods");
+        let from = version(scratch.lines.next(), &path).await?;
+        let watch = observe(scratch.lines.clone(), path.clone(), from, waiting.clone()).await?;
+        Ok(Self {
+            starting: starting.clone(),
+            lines: scratch.lines.clone(),
+            path,
+            waiting,
+            watch,
+        })
+    }
+
+    /// Makes them; how long each took to be Ready.
+    ///
+    /// # Errors
+    /// When one cannot be made.
+    pub async fn start(&self) -> anyhow::Result<Outcome> {
+        let (pods, in_flight) = self.numbers();
+        let (lines, waiting) = (self.lines.clone(), self.waiting.clone());
+        let (path, template) = (self.path.clone(), self.starting.clone());
+        drive(pods, in_flight, move |index| {
+            let (lines, path, waiting) = (lines.clone(), path.clone(), waiting.clone());
+            let body = pod(index, &template);
+            async move {
+                let ready = waiting.expect(&name(index), Stage::Ready);
+                lines.next().post(&path, body).await?;
+                reached(ready, "Ready").await
+            }
+        })
+        .await
+    }
+
+    /// Deletes them; how long each took to be gone.
+    ///
+    /// # Errors
+    /// When one cannot be deleted.
+    pub async fn remove(&self) -> anyhow::Result<Outcome> {
+        let (pods, in_flight) = self.numbers();
+        let (lines, waiting, path) = (self.lines.clone(), self.waiting.clone(), self.path.clone());
+        drive(pods, in_flight, move |index| {
+            let (lines, waiting) = (lines.clone(), waiting.clone());
+            let path = format!("{path}/{}", name(index));
+            async move {
+                let gone = waiting.expect(&name(index), Stage::Gone);
+                lines
+                    .next()
+                    .call(Method::DELETE, &path, JSON, Bytes::new())
+                    .await?;
+                reached(gone, "gone").await
+            }
+        })
+        .await
+    }
+
+    fn numbers(&self) -> (usize, usize) {
+        (
+            self.starting.pods as usize,
+            self.starting.in_flight as usize,
+        )
+    }
 }
 
 async fn reached(stage: oneshot::Receiver<()>, what: &str) -> anyhow::Result<()> {
