@@ -162,6 +162,10 @@ fn an_agent_killed_at_any_moment_ends_with_each_container_once() -> anyhow::Resu
             delete.extend(names[..3].iter().map(String::as_str));
             kubectl.ok(&delete)?;
         }
+        // A killed process is not gone at once, and a running one is not started again.
+        eventually("the agent's end", 10, || {
+            Ok(local.node(&node)?.pid.is_none())
+        })?;
         local.ok(&["start", &node])?;
         let wanted: &[String] = if round % 2 == 1 { &names[3..] } else { &names };
         eventually("the pods that are wanted, and no others", 90, || {
