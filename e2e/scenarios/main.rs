@@ -17,5 +17,7 @@ mod node_static;
 mod platform;
 mod pod_life;
 mod pods;
+mod scheduling;
 mod seeds;
+mod services;
 mod workloads;
