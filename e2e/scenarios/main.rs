@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod clients;
+mod extensions;
 mod first_app;
 mod helm;
 mod kubectl;
