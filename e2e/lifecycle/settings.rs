@@ -196,6 +196,8 @@ impl Issuer {
                 "/CN=localhost",
                 "-addext",
                 "subjectAltName=DNS:localhost",
+                "-addext",
+                "basicConstraints=critical,CA:FALSE",
             ],
         )?;
         openssl(folder, &["genrsa", "-out", "sign.key", "2048"])?;

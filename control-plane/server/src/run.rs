@@ -60,7 +60,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     });
     let observer = SealedCache::new(Arc::clone(&cache), Arc::clone(&encryption));
     let store = open_store(&config, &identity, member.id, observer).await?;
-    if let Err(problem) = encryption.check() {
+    if let Err(problem) = readable(&encryption).await {
         store.shutdown().await;
         anyhow::bail!(problem);
     }
@@ -146,6 +146,19 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     }
     store.shutdown().await;
     started
+}
+
+/// Whether all that the store holds can be decrypted. After a crash its state may be older than its log, and have values
+/// of keys that are gone since: the log is given time to be carried out.
+async fn readable(encryption: &Encryption) -> Result<(), String> {
+    const ROUNDS: usize = 100;
+    for _ in 0..ROUNDS {
+        if encryption.check().is_ok() {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    encryption.check()
 }
 
 async fn open_store(
