@@ -122,15 +122,14 @@ fn a_service_changes_its_type_and_its_name_follows() -> anyhow::Result<()> {
     let client = client_on(&ns, &Local.agents()?[0])?;
     kubectl.apply("{apiVersion: v1, kind: Service, metadata: {name: s}, spec: {type: ExternalName, externalName: foo.example.com}}")?;
     ensure!(kubectl.field("service/s", "{.spec.clusterIP}")?.is_empty());
-    let patch =
-        format!("{{spec: {{type: NodePort, externalName: null, selector: {{app: s}}, {HTTP}}}}}");
-    kubectl.ok(&["patch", "service", "s", "-p", &patch])?;
+    let patch = r#"{"spec": {"type": "NodePort", "externalName": null, "selector": {"app": "s"}, "ports": [{"port": 80, "targetPort": 8080}]}}"#;
+    kubectl.ok(&["patch", "service", "s", "-p", patch])?;
     eventually("an answer by name", 15, || {
         Ok(answers(kubectl, &client, "http://s", 1)?.contains("s0"))
     })?;
     let port = kubectl.field("service/s", "{.spec.ports[0].nodePort}")?;
     let away = format!(
-        "{{spec: {{type: ExternalName, externalName: t.{}.svc.cluster.local}}}}",
+        r#"{{"spec": {{"type": "ExternalName", "externalName": "t.{}.svc.cluster.local"}}}}"#,
         ns.name()
     );
     kubectl.ok(&["patch", "service", "s", "-p", &away])?;
