@@ -40,7 +40,7 @@ impl Watcher {
         }
         // SAFETY: checked to be a descriptor, owned by nobody else.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        let folder = path.parent().unwrap_or(Path::new("/"));
+        let folder = path.parent().unwrap_or_else(|| Path::new("/"));
         add(&fd, folder, FOLDER_EVENTS | libc::IN_ONLYDIR)?;
         // SAFETY: an owned descriptor gives the same number until it is dropped, and this one is ours.
         let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?;
