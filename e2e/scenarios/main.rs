@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod autoscaling;
 mod bad_input;
 mod clients;
 mod extensions;
