@@ -114,12 +114,12 @@ impl Members {
     /// The leader, once a member knows it.
     pub async fn leader(&mut self) -> anyhow::Result<usize> {
         for _ in 0..500 {
-            for process in self.running.iter_mut().flatten() {
-                let leader: usize = process.ask("leader").await?.parse()?;
-                if leader > 0 && self.running[leader - 1].is_some() {
-                    return Ok(leader);
-                }
-                break;
+            let leader: usize = match self.running.iter_mut().flatten().next() {
+                Some(process) => process.ask("leader").await?.parse()?,
+                None => 0,
+            };
+            if leader > 0 && self.running[leader - 1].is_some() {
+                return Ok(leader);
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
