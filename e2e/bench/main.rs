@@ -107,11 +107,11 @@ async fn main() -> anyhow::Result<()> {
         }
         Mode::Store(options) => {
             return tokio::select! {
-                measured = store::measure(options) => measured,
+                measured = Box::pin(store::measure(options)) => measured,
                 stopped = stopped() => stopped,
             };
         }
-        Mode::StoreMember(member) => return store::member(member).await,
+        Mode::StoreMember(member) => return Box::pin(store::member(member)).await,
         _ => {}
     }
     let endpoints = endpoints(&args.kubeconfig, &args.context).await?;

@@ -48,7 +48,8 @@ pub async fn member(member: &Member) -> anyhow::Result<()> {
         }
     });
     while let Some(line) = lines.recv().await {
-        say(&obey(&store, &line, &member.addresses).await?)?;
+        let answer = Box::pin(obey(&store, &line, &member.addresses)).await?;
+        say(&answer)?;
     }
     store.shutdown().await;
     Ok(())
