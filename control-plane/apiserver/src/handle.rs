@@ -159,7 +159,7 @@ impl Course {
         });
         Self {
             id,
-            notes: Notes::default(),
+            notes: Notes::new(audited),
             opening,
         }
     }

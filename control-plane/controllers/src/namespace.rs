@@ -141,16 +141,16 @@ async fn empty_resource(
     } else {
         format!("{}.{}", resource.plural, resource.group)
     };
-    match delete_all(&api, collection).await {
-        Ok(left) if left.is_empty() => {}
-        Ok(left) => {
+    match delete_all(&context.client, &api, collection).await {
+        Ok((left, _)) if left.is_empty() => {}
+        Ok((left, count)) => {
             for finalizer in left
                 .iter()
                 .flat_map(|meta| meta.finalizers.iter().flatten())
             {
                 *found.finalizers.entry(finalizer.clone()).or_default() += 1;
             }
-            found.remaining.insert(label, left.len());
+            found.remaining.insert(label, count);
         }
         Err(error) => {
             found.content_errors.push(error.to_string());
@@ -161,41 +161,65 @@ async fn empty_resource(
 
 type Metas = Vec<kube::api::ObjectMeta>;
 
-/// Deletes all objects and returns those still there.
-async fn delete_all(api: &Api<DynamicObject>, collection: bool) -> kube::Result<Metas> {
-    let list = ListParams::default();
+/// How many objects of a kind are looked at in one round: a namespace may hold more than fits in memory.
+const ROUND: u32 = 500;
+
+/// Deletes all objects and returns those still there (the first [`ROUND`] of them) and their number.
+async fn delete_all(
+    client: &kube::Client,
+    api: &Api<DynamicObject>,
+    collection: bool,
+) -> kube::Result<(Metas, usize)> {
+    let list = ListParams::default().limit(ROUND);
     // Most namespaces have nothing of most kinds.
     let before = match api.list_metadata(&list).await {
-        Err(error) if matches!(error.code(), 404 | 405) => return Ok(Vec::new()),
+        Err(error) if matches!(error.code(), 404 | 405) => return Ok((Vec::new(), 0)),
         other => other?,
     };
     if before.items.is_empty() {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), 0));
     }
-    let params = DeleteParams::background();
-    let deleted = if collection {
-        api.delete_collection(&params, &list).await.map(|_| ())
-    } else {
-        Err(kube::Error::Api(
-            kube::core::Status::failure("", "").with_code(405).boxed(),
-        ))
-    };
-    match deleted {
-        Err(error) if matches!(error.code(), 404 | 405) => {
-            for object in &before.items {
-                if object.metadata.deletion_timestamp.is_none() {
-                    unless_gone(api.delete(&object.name_any(), &params).await)?;
-                }
+    let all_at_once = collection && delete_collection(client, api.resource_url()).await?;
+    if !all_at_once {
+        let params = DeleteParams::background();
+        for object in &before.items {
+            if object.metadata.deletion_timestamp.is_none() {
+                unless_gone(api.delete(&object.name_any(), &params).await)?;
             }
         }
-        other => other?,
     }
     let after = api.list_metadata(&list).await?;
-    Ok(after
-        .items
-        .into_iter()
-        .map(|object| object.metadata)
-        .collect())
+    let further = after.metadata.remaining_item_count.unwrap_or_default();
+    let count = after.items.len() + usize::try_from(further).unwrap_or_default();
+    let metas = after.items.into_iter().map(|object| object.metadata);
+    Ok((metas.collect(), count))
+}
+
+/// Deletes a collection; false when its server cannot. The answer, all that was deleted, is not read: it may be large,
+/// and nobody needs it.
+async fn delete_collection(client: &kube::Client, url: &str) -> kube::Result<bool> {
+    let body = br#"{"apiVersion":"v1","kind":"DeleteOptions","propagationPolicy":"Background"}"#;
+    let request = Request::delete(url)
+        .header("content-type", "application/json")
+        .header(
+            "accept",
+            "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json",
+        )
+        .body(kube::client::Body::from(body.to_vec()))
+        .map_err(kube::Error::HttpError)?;
+    let answer = client.send(request).await?;
+    let code = answer.status();
+    if code.is_success() {
+        return Ok(true);
+    }
+    if matches!(code.as_u16(), 404 | 405) {
+        return Ok(false);
+    }
+    let said = answer.into_body().collect_bytes().await?;
+    let status = serde_json::from_slice(&said).unwrap_or_else(|_| {
+        kube::core::Status::failure(&format!("deleting {url}: {code}"), "").with_code(code.as_u16())
+    });
+    Err(kube::Error::Api(Box::new(status)))
 }
 
 async fn write_conditions(

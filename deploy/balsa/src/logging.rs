@@ -4,8 +4,10 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
-/// What nodes log unless told otherwise.
-pub const NODE: &str = "info,openraft=warn,quinn=warn,hyper=warn,h2=warn,kube=warn";
+/// What nodes log unless told otherwise. A heartbeat that takes longer than until the next one is no news on a busy
+/// machine; the store tells itself when a member cannot be reached.
+pub const NODE: &str =
+    "info,openraft=warn,openraft::core::heartbeat=error,quinn=warn,hyper=warn,h2=warn,kube=warn";
 /// What commands that people type log: they say themselves what went wrong, and asking servers that do not answer
 /// yet is no news.
 pub const COMMAND: &str = "warn,kube_client=off";

@@ -7,9 +7,11 @@ use clap::{Parser, Subcommand};
 
 mod admin;
 mod agent;
+mod allocator;
 mod local;
 mod logging;
 mod members;
+mod memory;
 mod recover;
 mod server;
 mod settings;

@@ -130,6 +130,7 @@ where
         let stop = tokio_util::sync::CancellationToken::new();
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        tokio::spawn(crate::memory::keep_small(stop.clone()));
         let token = stop.clone();
         tokio::spawn(async move {
             loop {

@@ -23,7 +23,6 @@ use crate::error::Error;
 use crate::eviction::Evictor;
 use crate::images::{Collector, Images};
 use crate::logs::Rotator;
-use crate::memory;
 use crate::net;
 use crate::node::facts::Pressure;
 use crate::node::{Keeper, facts};
@@ -85,7 +84,6 @@ impl Agent {
         let _guard = stop.clone().drop_guard();
         let config = &self.config;
         let paths = config.paths();
-        tokio::spawn(memory::keep_small(stop.clone()).instrument(info_span!("memory")));
 
         let nodes: Informer<Node> = Informer::start(
             Api::all(self.client.clone()),

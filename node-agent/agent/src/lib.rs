@@ -13,7 +13,6 @@ mod eviction;
 mod http;
 mod images;
 mod logs;
-pub mod memory;
 mod net;
 mod node;
 mod objects;

@@ -85,9 +85,11 @@ impl AuditConfig {
     }
 }
 
-/// What is noted of a request while it is worked on.
-#[derive(Default)]
-pub(crate) struct Notes(Mutex<Noted>);
+/// What is noted of a request while it is worked on: next to nothing where there is no audit log.
+pub(crate) struct Notes {
+    audited: bool,
+    noted: Mutex<Noted>,
+}
 
 #[derive(Default)]
 struct Noted {
@@ -99,35 +101,50 @@ struct Noted {
 }
 
 impl Notes {
+    /// Nothing is noted yet.
+    pub fn new(audited: bool) -> Self {
+        Self {
+            audited,
+            noted: Mutex::default(),
+        }
+    }
+
+    fn note(&self, add: impl FnOnce(&mut Noted)) {
+        if self.audited {
+            add(&mut self.noted.lock());
+        }
+    }
+
     /// Who asks.
     pub fn user(&self, user: &User) {
-        self.0.lock().user = user.clone();
+        self.note(|noted| noted.user = user.clone());
     }
 
     /// As whom.
     pub fn impersonated(&self, user: &User) {
-        self.0.lock().impersonated = Some(user.clone());
+        self.note(|noted| noted.impersonated = Some(user.clone()));
     }
 
     /// Adds an annotation; the first value of a key stays.
     pub fn annotate(&self, key: &str, value: String) {
-        let mut noted = self.0.lock();
-        noted.annotations.entry(key.to_owned()).or_insert(value);
+        self.note(|noted| {
+            noted.annotations.entry(key.to_owned()).or_insert(value);
+        });
     }
 
     /// The body of the request.
     pub fn request(&self, body: &Bytes, format: Option<BodyFormat>) {
-        self.0.lock().request = Some((body.clone(), format));
+        self.note(|noted| noted.request = Some((body.clone(), format)));
     }
 
-    /// UIDs of the request's FlowSchema and priority level.
+    /// UIDs of the request's FlowSchema and priority level; kept in any case, responses tell them.
     pub fn flow(&self, uids: (Arc<str>, Arc<str>)) {
-        self.0.lock().flow = Some(uids);
+        self.noted.lock().flow = Some(uids);
     }
 
     /// See [`Notes::flow`].
     pub fn take_flow(&self) -> Option<(Arc<str>, Arc<str>)> {
-        self.0.lock().flow.take()
+        self.noted.lock().flow.take()
     }
 }
 
@@ -228,7 +245,7 @@ impl Audit {
     }
 
     fn verdict(&self, opening: &Opening, notes: &Notes) -> Verdict {
-        self.policy.decide(&opening.info, &notes.0.lock().user)
+        self.policy.decide(&opening.info, &notes.noted.lock().user)
     }
 
     fn write(&self, event: &Value) {
@@ -240,7 +257,7 @@ impl Audit {
 }
 
 fn event(opening: &Opening, notes: &Notes, verdict: &Verdict, stage: Stage) -> Value {
-    let noted = notes.0.lock();
+    let noted = notes.noted.lock();
     let mut event = json!({
         "kind": "Event", "apiVersion": "audit.k8s.io/v1",
         "level": verdict.level.name(), "auditID": opening.id, "stage": stage.name(),

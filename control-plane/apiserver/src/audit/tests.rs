@@ -55,7 +55,7 @@ async fn a_create_is_recorded_with_its_objects_and_without_managed_fields() {
         folder.path(),
         "- level: RequestResponse\n  omitManagedFields: true",
     );
-    let notes = Notes::default();
+    let notes = Notes::new(true);
     notes.user(&User {
         name: "ann".into(),
         groups: vec!["g".into()],
@@ -95,7 +95,7 @@ fn respond_with(code: u16, body: &Value) -> Response<ResponseBody> {
 async fn a_watch_is_recorded_at_its_beginning_and_its_end() {
     let folder = tempfile::tempdir().unwrap();
     let audit = audit(folder.path(), "- level: Metadata");
-    let notes = Notes::default();
+    let notes = Notes::new(true);
     let response = respond_with(200, &json!({}));
     let response = audit.answered(opening("watch"), &notes, response).await;
     assert_eq!(
@@ -116,7 +116,7 @@ async fn what_the_policy_leaves_out_leaves_no_trace() {
         folder.path(),
         "- level: None\n  verbs: [get]\n- level: Metadata",
     );
-    let notes = Notes::default();
+    let notes = Notes::new(true);
     let _ = audit
         .answered(opening("get"), &notes, respond_with(200, &json!({})))
         .await;

@@ -60,7 +60,7 @@ impl Filter {
             None => stored.field(field),
         };
         (self.fields.is_everything() || self.fields.matches(lookup))
-            && (self.labels.is_everything() || self.labels.matches(&stored.labels))
+            && (self.labels.is_everything() || self.labels.matches(&*stored.labels))
     }
 
     /// The name that an object must have to match.

@@ -1,6 +1,6 @@
-//! Keeps a long-running process small: gives back code that only the start needed, and memory that was freed.
+//! Keeps a long-running process small: gives back code that only the start needed.
 //!
-//! Most of an idle agent's resident set is its own program file: code for joining, set-up and rare requests that
+//! Most of an idle node's resident set is its own program file: code for joining, set-up and rare requests that
 //! ran once. The kernel would take those pages back only when memory is short, so small nodes look fuller than
 //! they are. Nothing is lost: a page that is needed again comes from the page cache.
 
@@ -59,7 +59,6 @@ pub async fn keep_small(stop: CancellationToken) {
 
 /// Gives back what is not in use; answers with the bytes of file pages dropped.
 fn trim() -> u64 {
-    free_heap();
     let Ok(text) = std::fs::read_to_string("/proc/self/smaps") else {
         return 0;
     };
@@ -81,15 +80,6 @@ fn trim() -> u64 {
         }
     }
     resident
-}
-
-/// Has the allocator return free memory to the kernel.
-fn free_heap() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: a plain call of the C library, which takes its own locks.
-    unsafe {
-        libc::malloc_trim(0);
-    }
 }
 
 fn parse(smaps: &str) -> Vec<Mapping> {
