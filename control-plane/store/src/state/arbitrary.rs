@@ -102,7 +102,9 @@ fn open(dir: &TempDir, member: u64) -> Arc<State> {
     State::open(dir.path(), context, Arc::new(())).unwrap()
 }
 
-fn everything(state: &State) -> Vec<(Box<[u8]>, Box<[u8]>)> {
+type KeyAndValue = (Box<[u8]>, Box<[u8]>);
+
+fn everything(state: &State) -> Vec<KeyAndValue> {
     let generation = state.generation();
     let all = generation.db.iterator(IteratorMode::Start);
     all.map(Result::unwrap).collect()
