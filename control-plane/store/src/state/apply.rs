@@ -154,17 +154,21 @@ impl<'a> Draft<'a> {
                 .delete(schema::batch(origin.member, *entry.key()));
             entry.remove();
         }
+        let before = (state.life, state.settled);
         if origin.life > state.life {
             *state = OriginState {
                 life: origin.life,
                 ..OriginState::default()
             };
-            self.batch.put(
-                schema::numbered(schema::ORIGINS, origin.member),
-                schema::to_bytes(&origin.life),
-            );
         }
         state.settled = state.settled.max(settled);
+        // On disk as well: a late copy of a settled batch must not count as new on a member that was started again.
+        if (state.life, state.settled) != before {
+            self.batch.put(
+                schema::numbered(schema::ORIGINS, origin.member),
+                schema::origin(state.life, state.settled),
+            );
+        }
         if fault::broken(Break::ApplyAgain) {
             return true;
         }

@@ -500,7 +500,8 @@ fn load_working(generation: &Generation, meta: Meta) -> Result<Working, Damaged>
         Ok(())
     })?;
     scan(generation, schema::ORIGINS, |member, _, value| {
-        work.origins.entry(member).or_default().life = schema::from_bytes(value)?;
+        let origin = work.origins.entry(member).or_default();
+        (origin.life, origin.settled) = schema::read_origin(value)?;
         Ok(())
     })?;
     scan(generation, schema::BATCHES, |member, seq, value| {

@@ -7,7 +7,7 @@
 //! H revision n                     the n-th change of a revision: Change (which key, what it replaced)
 //! L lease                          when it ends
 //! A lease key                      keys of a lease
-//! O member                         the life of a member that its batches are remembered of
+//! O member                         the life of a member that its batches are remembered of, and what is settled
 //! B member seq                     what came of a batch
 //! ```
 //!
@@ -265,6 +265,22 @@ pub(super) fn to_bytes(value: &impl Serialize) -> Vec<u8> {
 
 pub(super) fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Damaged> {
     postcard::from_bytes(bytes).map_err(|error| Damaged(error.to_string()))
+}
+
+/// The value of an `O` record.
+pub(super) fn origin(life: u64, settled: u64) -> Vec<u8> {
+    to_bytes(&(life, settled))
+}
+
+/// See [`origin`]. Records of earlier versions end after the life.
+pub(super) fn read_origin(bytes: &[u8]) -> Result<(u64, u64), Damaged> {
+    let (life, rest) = split(bytes)?;
+    let settled = if rest.is_empty() {
+        0
+    } else {
+        from_bytes(rest)?
+    };
+    Ok((life, settled))
 }
 
 fn split<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, &[u8]), Damaged> {

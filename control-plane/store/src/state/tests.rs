@@ -370,6 +370,9 @@ fn what_is_settled_is_forgotten_and_still_not_repeated() {
     );
     f.apply(&[batch(1, 1), batch(2, 1), batch(3, 1)]);
     assert_eq!(f.state.revision(), 4);
+    let mut f = f.reopen();
+    f.apply(&[batch(1, 1), batch(2, 1), batch(3, 1)]);
+    assert_eq!(f.state.revision(), 4, "after a start as well");
 }
 
 #[test]
