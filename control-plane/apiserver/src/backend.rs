@@ -202,14 +202,17 @@ impl balsa_store::Observer for crate::cache::Cache {
     }
 
     fn reset(&self, reader: &balsa_store::Reader) {
-        Self::reset(self, reader.revision(), |prefix| {
-            match reader.range(prefix.as_bytes(), None, 0, None) {
-                Ok(outcome) => outcome.kvs,
-                Err(error) => {
-                    tracing::error!(prefix, %error, "the store's state could not be read; this resource looks empty");
-                    Vec::new()
-                }
-            }
-        });
+        Self::reset(self, reader.revision(), |prefix| all_under(reader, prefix));
+    }
+}
+
+/// Everything under a prefix, for a cache that begins anew; nothing, and a message, where it cannot be read.
+pub(crate) fn all_under(reader: &balsa_store::Reader, prefix: &str) -> Vec<KeyValue> {
+    match reader.range(prefix.as_bytes(), None, 0, None) {
+        Ok(outcome) => outcome.kvs,
+        Err(error) => {
+            tracing::error!(prefix, %error, "the store's state could not be read; this resource looks empty");
+            Vec::new()
+        }
     }
 }

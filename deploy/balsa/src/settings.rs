@@ -7,6 +7,7 @@ use balsa_server::Settings;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use tracing::Instrument as _;
 
 /// Where settings are looked for when `--config` is not given.
 pub const FILE: &str = "/etc/balsa/config.yaml";
@@ -130,7 +131,8 @@ where
         let stop = tokio_util::sync::CancellationToken::new();
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        tokio::spawn(crate::memory::keep_small(stop.clone()));
+        let small = crate::memory::keep_small(stop.clone());
+        tokio::spawn(small.instrument(tracing::info_span!("memory")));
         let token = stop.clone();
         tokio::spawn(async move {
             loop {

@@ -7,10 +7,11 @@ use async_trait::async_trait;
 use balsa_store::{Observer, Reader, Term};
 use tokio_util::sync::CancellationToken;
 
+use super::seal::ENCRYPTED;
 use super::{Encryption, State};
 use crate::backend::{
     Backend, BackendError, Compare, Event, KeyValue, Lead, LeaseId, Op, Page, Revision, Txn,
-    TxnOutcome,
+    TxnOutcome, all_under,
 };
 use crate::cache::Cache;
 
@@ -58,7 +59,7 @@ impl SealedCache {
 impl Observer for SealedCache {
     fn applied(&self, revision: Revision, events: &[Event]) {
         let sealed = |event: &Event| match event {
-            Event::Put { kv, .. } => kv.value.starts_with(b"k8s:enc:"),
+            Event::Put { kv, .. } => kv.value.starts_with(ENCRYPTED),
             Event::Delete { .. } => false,
         };
         // Most batches have nothing that is encrypted, and are not copied.
@@ -72,13 +73,7 @@ impl Observer for SealedCache {
     fn reset(&self, reader: &Reader) {
         self.encryption.problems.lock().clear();
         self.cache.reset(reader.revision(), |prefix| {
-            let mut kvs = match reader.range(prefix.as_bytes(), None, 0, None) {
-                Ok(outcome) => outcome.kvs,
-                Err(error) => {
-                    tracing::error!(prefix, %error, "the store's state could not be read; this resource looks empty");
-                    return Vec::new();
-                }
-            };
+            let mut kvs = all_under(reader, prefix);
             kvs.retain_mut(|kv| match self.encryption.open_pair(kv) {
                 Ok(()) => true,
                 Err(error) => {

@@ -5,7 +5,7 @@ use rand::RngCore as _;
 use ring::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 
 /// What all encrypted values begin with.
-const ENCRYPTED: &[u8] = b"k8s:enc:";
+pub(super) const ENCRYPTED: &[u8] = b"k8s:enc:";
 /// What values of this kind begin with.
 const PREFIX: &[u8] = b"k8s:enc:aesgcm:v1:";
 

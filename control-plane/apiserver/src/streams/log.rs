@@ -1,7 +1,6 @@
 //! `pods/log`: the container's log as it comes from the node, flushed as it comes.
 
 use std::io;
-use std::time::Duration;
 
 use balsa_api::status::Status;
 use balsa_link::protocol::StreamRequest;
@@ -18,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio_util::io::ReaderStream;
 
 use super::query::Query;
-use super::websocket::{Message, NORMAL, Reader, Writer};
+use super::websocket::{self, Message, NORMAL, Reader, Writer};
 use super::{open, pod, upgrade};
 use crate::seam::{NodeStream, NodeStreams, ResponseBody};
 
@@ -57,8 +56,6 @@ pub(super) async fn open_log(
 pub(super) const PROTOCOLS: [&str; 3] = ["binary.k8s.io", "base64.binary.k8s.io", ""];
 const BASE64: &str = "base64.binary.k8s.io";
 const PIECE: usize = 16 * 1024;
-/// Time for a client to answer that the session is over.
-const GOODBYE: Duration = Duration::from_secs(5);
 
 /// Sends a log as messages, until it ends or the client goes.
 pub(super) async fn over_websocket<C>(
@@ -101,15 +98,7 @@ where
         }
         Ok(())
     };
-    tokio::pin!(sending, leaving);
-    tokio::select! {
-        sent = &mut sending => {
-            sent?;
-            // What it says until it closes is read, or the connection's end would overtake ours.
-            tokio::time::timeout(GOODBYE, leaving).await.unwrap_or(Ok(()))
-        }
-        left = &mut leaving => left,
-    }
+    websocket::one_way(sending, leaving).await
 }
 
 fn text(body: ResponseBody) -> Response<ResponseBody> {

@@ -1,7 +1,6 @@
 //! Watches over WebSocket, as browsers ask for them: one event in JSON per text message.
 
 use std::io;
-use std::time::Duration;
 
 use balsa_api::status::Status;
 use bytes::BytesMut;
@@ -15,7 +14,7 @@ use tokio::sync::Mutex;
 use tracing::Instrument as _;
 
 use super::upgrade::{self, Wish};
-use super::websocket::{Message, NORMAL, Reader, Writer};
+use super::websocket::{self, Message, NORMAL, Reader, Writer};
 use crate::http::respond::JSON;
 use crate::seam::ResponseBody;
 
@@ -26,8 +25,6 @@ const PROTOCOLS: [&str; 4] = [
     "base64.channel.k8s.io",
     "",
 ];
-/// Time for a client to answer that the watch is over.
-const GOODBYE: Duration = Duration::from_secs(5);
 
 /// Whether a request wants to become a WebSocket.
 pub(crate) fn is_wanted(headers: &HeaderMap) -> bool {
@@ -92,14 +89,7 @@ where
         }
         Ok(())
     };
-    tokio::pin!(sending, leaving);
-    tokio::select! {
-        sent = &mut sending => {
-            sent?;
-            tokio::time::timeout(GOODBYE, leaving).await.unwrap_or(Ok(()))
-        }
-        left = &mut leaving => left,
-    }
+    websocket::one_way(sending, leaving).await
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! WebSocket (RFC 6455), the server's side, over an upgraded connection. The client's side only for tests.
 
 use std::io;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -18,6 +19,9 @@ const BINARY: u8 = 2;
 const CLOSE: u8 = 8;
 const PING: u8 = 9;
 const PONG: u8 = 10;
+
+/// Time for a client to answer that the session is over.
+const GOODBYE: Duration = Duration::from_secs(5);
 
 /// Close code of an orderly end.
 pub(crate) const NORMAL: u16 = 1000;
@@ -238,6 +242,25 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
         }
         self.io.write_all(&bytes).await?;
         self.io.flush().await
+    }
+}
+
+/// A session in which only the server has something to say: it ends with `sending`, or when the client leaves.
+///
+/// # Errors
+/// What either of both ended with.
+pub(crate) async fn one_way(
+    sending: impl Future<Output = io::Result<()>>,
+    leaving: impl Future<Output = io::Result<()>>,
+) -> io::Result<()> {
+    tokio::pin!(sending, leaving);
+    tokio::select! {
+        sent = &mut sending => {
+            sent?;
+            // What it says until it closes is read, or the connection's end would overtake ours.
+            tokio::time::timeout(GOODBYE, leaving).await.unwrap_or(Ok(()))
+        }
+        left = &mut leaving => left,
     }
 }
 
