@@ -53,7 +53,7 @@ fn kubectl_top_shows_what_nodes_and_pods_use() -> anyhow::Result<()> {
         "sleep",
         "100000",
     ])?;
-    kubectl.ok(&["wait", "--for=condition=Ready", "pod/p", "--timeout=40s"])?;
+    kubectl.wait_ready("p", 40)?;
     eventually("the pod to be measured", 40, || {
         let pods = kubectl.run(&[
             "top",

@@ -260,12 +260,7 @@ spec:
   containers: [{name: c, image: busybox, imagePullPolicy: IfNotPresent, command: [sleep, "1000"], stdin: true}]
 "#,
     )?;
-    kubectl.ok(&[
-        "wait",
-        "--for=condition=Ready",
-        "pod/sleeper",
-        "--timeout=30s",
-    ])?;
+    kubectl.wait_ready("sleeper", 30)?;
     let named = |kind: &str, hooks: Value| {
         json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind,
             "metadata": {"name": ns.name()}, "webhooks": hooks})

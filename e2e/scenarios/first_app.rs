@@ -66,12 +66,7 @@ spec:
   containers: [{{name: c, image: nginx, imagePullPolicy: IfNotPresent, command: [sleep, "100000"]}}]
 "#
     ))?;
-    ns.kubectl().ok(&[
-        "wait",
-        "--for=condition=Ready",
-        &format!("pod/{name}"),
-        "--timeout=30s",
-    ])?;
+    ns.kubectl().wait_ready(&name, 30)?;
     Ok(name)
 }
 

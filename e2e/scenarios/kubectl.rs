@@ -231,7 +231,7 @@ fn works_with(variable: &str, namespace: &str) -> anyhow::Result<()> {
     };
     ensure!(old.ok(&["version"])?.contains("v1.35"));
     old.apply(POD)?;
-    old.ok(&["wait", "--for=condition=Ready", "pod/p", "--timeout=30s"])?;
+    old.wait_ready("p", 30)?;
     ensure!(old.apply(POD)?.contains("unchanged"));
     ensure!(old.ok(&["exec", "p", "--", "echo", "hi"])?.trim() == "hi");
     ensure!(old.ok(&["get", "pods", "-o", "wide"])?.contains("Running"));
@@ -290,7 +290,7 @@ fn cp_carries_a_file_both_ways() -> anyhow::Result<()> {
     let ns = Namespace::new("cp")?;
     let kubectl = ns.kubectl();
     kubectl.apply(POD)?;
-    kubectl.ok(&["wait", "--for=condition=Ready", "pod/p", "--timeout=30s"])?;
+    kubectl.wait_ready("p", 30)?;
     let dir = std::env::temp_dir().join(format!("balsa-cp-{}", std::process::id()));
     std::fs::create_dir_all(&dir)?;
     let (there, back) = (dir.join("there"), dir.join("back"));

@@ -5,13 +5,6 @@ use anyhow::{Context, ensure};
 use balsa_e2e::{Kubectl, Namespace, eventually};
 use serde_json::Value;
 
-fn wait_ready(kubectl: &Kubectl, pod: &str) -> anyhow::Result<()> {
-    let pod = format!("pod/{pod}");
-    kubectl
-        .ok(&["wait", "--for=condition=Ready", &pod, "--timeout=40s"])
-        .map(|_| ())
-}
-
 /// Waits until a check holds.
 fn until(what: &str, mut check: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<()> {
     eventually(what, 40, || check().map(|()| true)).map(|_| ())
@@ -40,7 +33,7 @@ fn a_running_pod_is_debugged_with_another_image() -> anyhow::Result<()> {
     let ns = Namespace::new("debug")?;
     let kubectl = ns.kubectl();
     kubectl.apply(&sleeper("app", ""))?;
-    wait_ready(kubectl, "app")?;
+    kubectl.wait_ready("app", 40)?;
     kubectl.ok(&[
         "debug",
         "app",
@@ -76,7 +69,7 @@ fn a_running_pod_is_given_more_without_a_restart() -> anyhow::Result<()> {
         )
     };
     kubectl.apply(&sleeper("app", &limits("100m")))?;
-    wait_ready(kubectl, "app")?;
+    kubectl.wait_ready("app", 40)?;
     let patch = r#"{"spec":{"containers":[{"name":"c","resources":{"limits":{"cpu":"200m"}}}]}}"#;
     kubectl.ok(&["patch", "pod", "app", "--subresource=resize", "-p", patch])?;
     until("the container runs with the new limit", || {
@@ -136,7 +129,7 @@ spec:
         Ok(())
     })?;
     kubectl.ok(&["annotate", "pod", "app", "part=one"])?;
-    wait_ready(kubectl, "app")?;
+    kubectl.wait_ready("app", 40)?;
     let text = kubectl.ok(&["exec", "app", "--", "cat", "/whole/one/file"])?;
     ensure!(text.trim() == "here", "{text}");
     Ok(())
@@ -275,7 +268,7 @@ fn a_node_tells_what_its_pods_use() -> anyhow::Result<()> {
     let ns = Namespace::new("stats")?;
     let kubectl = ns.kubectl();
     kubectl.apply(&sleeper("app", ""))?;
-    wait_ready(kubectl, "app")?;
+    kubectl.wait_ready("app", 40)?;
     let node = kubectl.field("pod/app", "{.spec.nodeName}")?;
     let get =
         |path: &str| kubectl.ok(&["get", "--raw", &format!("/api/v1/nodes/{node}/proxy{path}")]);

@@ -9,13 +9,6 @@ fn sleeper(name: &str, extra: &str) -> String {
     )
 }
 
-fn wait_ready(kubectl: &Kubectl, pod: &str) -> anyhow::Result<()> {
-    let pod = format!("pod/{pod}");
-    kubectl
-        .ok(&["wait", "--for=condition=Ready", &pod, "--timeout=40s"])
-        .map(|_| ())
-}
-
 #[test]
 fn a_stateful_set_keeps_names_order_and_data() -> anyhow::Result<()> {
     let ns = Namespace::new("stateful")?;
@@ -66,7 +59,7 @@ spec:
         ])?;
         Ok(pod.stdout.ends_with("Running") && !pod.stdout.starts_with(&uid))
     })?;
-    wait_ready(kubectl, "db-0")?;
+    kubectl.wait_ready("db-0", 40)?;
     ensure!(
         kubectl
             .ok(&["exec", "db-0", "--", "cat", "/data/x"])?
@@ -139,7 +132,7 @@ spec: {minAvailable: 1, selector: {matchLabels: {app: p}}}
 "#,
     )?;
     kubectl.apply(&sleeper("p", ""))?;
-    wait_ready(kubectl, "p")?;
+    kubectl.wait_ready("p", 40)?;
     eventually("the budget to count", 20, || {
         Ok(kubectl.field(
             "pdb/b",
@@ -234,9 +227,9 @@ fn a_pod_of_higher_priority_takes_the_place_of_a_lower_one() -> anyhow::Result<(
         )
     };
     kubectl.apply(&pod("low", ""))?;
-    wait_ready(kubectl, "low")?;
+    kubectl.wait_ready("low", 40)?;
     kubectl.apply(&pod("high", &format!("priorityClassName: {class},")))?;
-    wait_ready(kubectl, "high")?;
+    kubectl.wait_ready("high", 40)?;
     let low = kubectl.run(&["get", "pod", "low"])?;
     ensure!(low.code != 0, "both run: {}", low.stdout);
     let events = kubectl.ok(&["get", "events"])?;
@@ -329,7 +322,7 @@ fn a_running_pod_is_debugged_and_resized() -> anyhow::Result<()> {
     let ns = Namespace::new("debug")?;
     let kubectl = ns.kubectl();
     kubectl.apply(&sleeper("p", ""))?;
-    wait_ready(kubectl, "p")?;
+    kubectl.wait_ready("p", 40)?;
     let debug = kubectl.run(&[
         "debug",
         "p",
@@ -352,7 +345,7 @@ fn a_running_pod_is_debugged_and_resized() -> anyhow::Result<()> {
         "command:",
         "resources: {requests: {cpu: 100m, memory: 32Mi}, limits: {cpu: 200m, memory: 64Mi}}, command:",
     ))?;
-    wait_ready(kubectl, "r")?;
+    kubectl.wait_ready("r", 40)?;
     let patch = "{\"spec\": {\"containers\": [{\"name\": \"c\", \"resources\": {\"requests\": {\"cpu\": \"150m\"}, \"limits\": {\"cpu\": \"300m\"}}}]}}";
     kubectl.ok(&["patch", "pod", "r", "--subresource=resize", "-p", patch])?;
     eventually("the new limit", 20, || {

@@ -103,7 +103,7 @@ spec:
     lifecycle: {stopSignal: SIGUSR1}
 ",
     )?;
-    kubectl.ok(&["wait", "pod/app", "--for=condition=Ready", "--timeout=40s"])?;
+    kubectl.wait_ready("app", 40)?;
     kubectl.ok(&["delete", "pod", "app", "--wait=false"])?;
     let ended = field_is(
         kubectl,
@@ -177,7 +177,7 @@ spec:
         container("one"),
         container("two")
     ))?;
-    kubectl.ok(&["wait", "pod/app", "--for=condition=Ready", "--timeout=40s"])?;
+    kubectl.wait_ready("app", 40)?;
     kubectl.ok(&[
         "exec",
         "app",

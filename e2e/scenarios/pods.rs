@@ -4,17 +4,6 @@
 use anyhow::ensure;
 use balsa_e2e::{Kubectl, Namespace, eventually};
 
-fn wait_ready(kubectl: &Kubectl, pod: &str) -> anyhow::Result<()> {
-    kubectl
-        .ok(&[
-            "wait",
-            "--for=condition=Ready",
-            &format!("pod/{pod}"),
-            "--timeout=40s",
-        ])
-        .map(|_| ())
-}
-
 #[test]
 fn environment_comes_from_values_fields_resources_and_references() -> anyhow::Result<()> {
     let ns = Namespace::new("env")?;
@@ -56,7 +45,7 @@ spec:
     - {name: MEMORY, valueFrom: {resourceFieldRef: {resource: limits.memory, divisor: 1Ki}}}
 "#,
     )?;
-    wait_ready(kubectl, "envar-demo")?;
+    kubectl.wait_ready("envar-demo", 40)?;
     let env = kubectl.ok(&["exec", "envar-demo", "--", "env"])?;
     let (ip, node) = (
         kubectl.field("pod/envar-demo", "{.status.podIP}")?,
@@ -125,7 +114,7 @@ spec:
   - {name: memory, emptyDir: {medium: Memory}}
 "#,
     )?;
-    wait_ready(kubectl, "v")?;
+    kubectl.wait_ready("v", 40)?;
     let sh = |container: &str, script: &str| {
         kubectl.ok(&["exec", "v", "-c", container, "--", "sh", "-c", script])
     };
@@ -194,7 +183,7 @@ spec:
   volumes: [{name: work, emptyDir: {}}]
 "#,
     )?;
-    wait_ready(kubectl, "multi")?;
+    kubectl.wait_ready("multi", 40)?;
     let side = |args: &[&str]| {
         let mut all = vec!["exec", "multi", "-c", "side", "--"];
         all.extend(args);
@@ -315,7 +304,7 @@ spec:
     lifecycle: {preStop: {exec: {command: [sh, -c, "echo pre > /proc/1/fd/1"]}}}
 "#,
     )?;
-    wait_ready(kubectl, "g")?;
+    kubectl.wait_ready("g", 40)?;
     let mut logs = kubectl.command(&["logs", "-f", "g"]);
     let logs = logs.stdout(std::process::Stdio::piped()).spawn()?;
     std::thread::sleep(std::time::Duration::from_millis(500));

@@ -10,12 +10,6 @@ fn sleeper(name: &str, extra: &str) -> String {
     )
 }
 
-fn ready(kubectl: &Kubectl, pod: &str) -> anyhow::Result<()> {
-    let wait = format!("pod/{pod}");
-    kubectl.ok(&["wait", "--for=condition=Ready", &wait, "--timeout=30s"])?;
-    Ok(())
-}
-
 /// Why a pod has no node; empty while it is not said.
 fn obstacle(kubectl: &Kubectl, pod: &str) -> anyhow::Result<String> {
     let path = "{.status.conditions[?(@.type==\"PodScheduled\")].message}";
@@ -38,7 +32,7 @@ fn a_gated_pod_waits_until_its_last_gate_is_gone() -> anyhow::Result<()> {
     gates("{\"spec\": {\"schedulingGates\": [{\"name\": \"e2e.example/b\"}]}}")?;
     ensure!(kubectl.field("pod/g", "{.spec.nodeName}")?.is_empty());
     gates("{\"spec\": {\"schedulingGates\": null}}")?;
-    ready(kubectl, "g")
+    kubectl.wait_ready("g", 30)
 }
 
 #[test]
@@ -51,13 +45,13 @@ fn a_claim_for_one_pod_keeps_the_second_waiting() -> anyhow::Result<()> {
     )?;
     let volume = "volumes: [{name: v, persistentVolumeClaim: {claimName: c}}],";
     kubectl.apply(&sleeper("first", volume))?;
-    ready(kubectl, "first")?;
+    kubectl.wait_ready("first", 30)?;
     kubectl.apply(&sleeper("second", volume))?;
     eventually("why the second waits", 10, || {
         Ok(obstacle(kubectl, "second")?.contains("ReadWriteOncePod"))
     })?;
     kubectl.ok(&["delete", "pod", "first", "--now"])?;
-    ready(kubectl, "second")
+    kubectl.wait_ready("second", 30)
 }
 
 /// Takes a taint from a node even if the test fails.
@@ -101,7 +95,7 @@ fn a_taint_evicts_at_once_after_a_time_or_never_as_pods_tolerate() -> anyhow::Re
     kubectl.apply(&sleeper("awhile", &toleration(", tolerationSeconds: 3")))?;
     kubectl.apply(&sleeper("always", &toleration("")))?;
     for pod in ["never", "awhile", "always"] {
-        ready(kubectl, pod)?;
+        kubectl.wait_ready(pod, 30)?;
     }
     let gone = |pod: &str| -> anyhow::Result<bool> {
         let names = kubectl.ok(&["get", "pods", "-o", "name"])?;

@@ -124,6 +124,16 @@ impl Kubectl {
         self.run_with(&["apply", "-f", "-"], manifest)?.ok()
     }
 
+    /// Waits until a pod is Ready, at most that many seconds (less than a minute).
+    ///
+    /// # Errors
+    /// If it is not Ready in time.
+    pub fn wait_ready(&self, pod: &str, seconds: u32) -> anyhow::Result<()> {
+        let (pod, timeout) = (format!("pod/{pod}"), format!("--timeout={seconds}s"));
+        self.ok(&["wait", "--for=condition=Ready", &pod, &timeout])
+            .map(|_| ())
+    }
+
     /// An object, or a list, as JSON.
     ///
     /// # Errors

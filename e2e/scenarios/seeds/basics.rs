@@ -3,8 +3,6 @@
 use anyhow::ensure;
 use balsa_e2e::{Namespace, eventually};
 
-use super::wait_ready;
-
 const SIMPLE_POD: &str = r#"
 apiVersion: v1
 kind: Pod
@@ -20,7 +18,7 @@ fn a_simple_pod_runs_and_tells_what_happened_to_it() -> anyhow::Result<()> {
     let ns = Namespace::new("simple")?;
     let kubectl = ns.kubectl();
     ensure!(kubectl.apply(SIMPLE_POD)?.trim() == "pod/nginx created");
-    wait_ready(kubectl, "nginx")?;
+    kubectl.wait_ready("nginx", 40)?;
     ensure!(kubectl.apply(SIMPLE_POD)?.trim() == "pod/nginx unchanged");
     let wide = kubectl.ok(&["get", "pods", "-o", "wide"])?;
     for column in ["IP", "NODE", "NOMINATED NODE", "READINESS GATES", "10.244."] {
@@ -70,7 +68,7 @@ fn kubectl_run_makes_a_pod_with_the_fields_of_its_flags() -> anyhow::Result<()> 
         "--port=8080",
     ])?;
     ensure!(said.trim() == "pod/nginx created", "{said}");
-    wait_ready(kubectl, "nginx")?;
+    kubectl.wait_ready("nginx", 40)?;
     let fields = kubectl.field(
         "pod/nginx",
         "{.spec.containers[0].image} {.spec.containers[0].imagePullPolicy} {.spec.containers[0].ports[0].containerPort} {.metadata.labels.run}",

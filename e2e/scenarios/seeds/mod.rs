@@ -4,12 +4,3 @@
 mod basics;
 mod pods;
 mod probes;
-
-use balsa_e2e::Kubectl;
-
-fn wait_ready(kubectl: &Kubectl, pod: &str) -> anyhow::Result<()> {
-    let pod = format!("pod/{pod}");
-    kubectl
-        .ok(&["wait", "--for=condition=Ready", &pod, "--timeout=40s"])
-        .map(|_| ())
-}

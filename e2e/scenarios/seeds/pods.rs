@@ -3,8 +3,6 @@
 use anyhow::ensure;
 use balsa_e2e::{Namespace, eventually};
 
-use super::wait_ready;
-
 #[test]
 fn a_writer_and_a_web_server_share_a_volume_and_the_network() -> anyhow::Result<()> {
     let ns = Namespace::new("multi")?;
@@ -30,7 +28,7 @@ spec:
     volumeMounts: [{name: html, mountPath: /usr/share/nginx/html}]
 "#,
     )?;
-    wait_ready(kubectl, "multi-container-pod")?;
+    kubectl.wait_ready("multi-container-pod", 40)?;
     ensure!(
         kubectl
             .ok(&["get", "pods"])?
@@ -91,7 +89,7 @@ fn an_init_container_runs_first_and_the_exec_form_expands_no_wildcards() -> anyh
             .ok(&["get", "pod", "literal"])?
             .contains("Init:Error"))
     })?;
-    wait_ready(kubectl, "shell")?;
+    kubectl.wait_ready("shell", 40)?;
     let files = kubectl.ok(&["exec", "shell", "--", "ls", "/usr/share/nginx/html"])?;
     ensure!(files.contains("nginx.conf"), "{files}");
     Ok(())
@@ -144,7 +142,7 @@ spec:
         "{nameless}"
     );
     kubectl.apply(manifest)?;
-    wait_ready(kubectl, "downward")?;
+    kubectl.wait_ready("downward", 40)?;
     let read = |file: &str| {
         kubectl.ok(&[
             "exec",
@@ -188,7 +186,7 @@ spec:
         ))?;
     }
     for (name, seen) in [("private", false), ("shared", true)] {
-        wait_ready(kubectl, name)?;
+        kubectl.wait_ready(name, 40)?;
         let processes = kubectl.ok(&["exec", name, "-c", "a", "--", "ps"])?;
         ensure!(
             processes.contains("54321") == seen,
@@ -230,7 +228,7 @@ spec:
   containers: [{name: c, image: busybox, imagePullPolicy: IfNotPresent, command: [sleep, "100000"]}]
 "#,
     )?;
-    wait_ready(kubectl, "limited")?;
+    kubectl.wait_ready("limited", 40)?;
     let shell = |script: &str| kubectl.run(&["exec", "limited", "--", "sh", "-c", script]);
     let id = shell("id -u; id -g; id -G")?.ok()?;
     ensure!(

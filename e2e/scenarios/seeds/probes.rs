@@ -3,7 +3,6 @@
 use anyhow::ensure;
 use balsa_e2e::{Local, Namespace, eventually};
 
-use super::wait_ready;
 use crate::first_app::ready_pods;
 
 #[test]
@@ -95,7 +94,7 @@ spec:
     livenessProbe: {exec: {command: [cat, /tmp/healthy]}, initialDelaySeconds: 1, periodSeconds: 1}
 "#,
     )?;
-    wait_ready(kubectl, "test-liveness-exec")?;
+    kubectl.wait_ready("test-liveness-exec", 40)?;
     let before = kubectl.field(
         "pod/test-liveness-exec",
         "{.status.containerStatuses[0].containerID}",
@@ -147,7 +146,7 @@ spec:
     livenessProbe: {tcpSocket: {port: 9000}, periodSeconds: 1}
 "#,
     )?;
-    wait_ready(kubectl, "probed")?;
+    kubectl.wait_ready("probed", 40)?;
     std::thread::sleep(std::time::Duration::from_secs(4));
     let restarts = kubectl.field("pod/probed", "{.status.containerStatuses[*].restartCount}")?;
     ensure!(
@@ -186,7 +185,7 @@ spec:
             "{.status.conditions[?(@.type==\"Ready\")].status}",
         )
     };
-    wait_ready(kubectl, "nodedelayed")?;
+    kubectl.wait_ready("nodedelayed", 40)?;
     kubectl.ok(&[
         "exec",
         "nodedelayed",
