@@ -19,6 +19,7 @@ use crate::cgroups::Cgroups;
 use crate::cluster::KubeCluster;
 use crate::config::{AgentConfig, RuntimeChoice};
 use crate::containerd::{Supervisor, import_pause};
+use crate::devices::Devices;
 use crate::error::Error;
 use crate::eviction::Evictor;
 use crate::images::{Collector, Images};
@@ -125,6 +126,9 @@ impl Agent {
         let (obstacle, obstacle_rx) =
             watch::channel(Some("the node's network is being set up".to_owned()));
         let (pressure, pressure_rx) = watch::channel(Pressure::default());
+        let devices = Devices::new(paths.device_plugins());
+        let serve = Arc::clone(&devices).serve(stop.clone());
+        tokio::spawn(serve.instrument(info_span!("device-plugins")));
         let keeper = Keeper {
             config: config.clone(),
             client: self.client.clone(),
@@ -132,6 +136,7 @@ impl Agent {
             facts: facts.clone(),
             recorder: recorder.clone(),
             nodes: nodes.clone(),
+            devices: Arc::clone(&devices),
             obstacle: obstacle_rx,
             pressure: pressure_rx,
         };
@@ -180,6 +185,7 @@ impl Agent {
             memory: facts.memory,
             capacity: Capacity::new(Offer::default(), gates),
             cgroups: Cgroups::new(&config.cgroup_root),
+            devices,
         });
         if let Err(error) = context.cgroups.make_classes() {
             warn!(%error, "cannot set up the control groups of pods");

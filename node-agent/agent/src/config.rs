@@ -30,6 +30,9 @@ pub struct AgentConfig {
     pub node_ip: IpAddr,
     /// Folder for everything that the agent keeps: at most 80 bytes long, as sockets lie in it.
     pub data_dir: PathBuf,
+    /// Where pods expect the agent's folders: hostPath volumes at or below it are those of `data_dir`, so that the
+    /// manifests of volume drivers and device plugins work as they are. It need not be there.
+    pub kubelet_dir: PathBuf,
     /// Which runtime.
     pub runtime: RuntimeChoice,
     /// Cgroup (below each controller's root) that pods are made in, for example `/balsa` or `/balsa-local/a1`.
@@ -124,6 +127,7 @@ impl AgentConfig {
             node_ip,
             static_pods: Some(data_dir.join("manifests")),
             data_dir,
+            kubelet_dir: PathBuf::from("/var/lib/kubelet"),
             runtime: RuntimeChoice::Supervised {
                 containerd: PathBuf::from("containerd"),
             },
@@ -159,6 +163,11 @@ impl AgentConfig {
     /// How long the Lease is good for.
     pub fn lease_seconds(&self) -> i32 {
         if self.fast_failover { 4 } else { 40 }
+    }
+
+    /// The data folder under both of its names.
+    pub(crate) fn layout(&self) -> crate::csi::Layout {
+        crate::csi::Layout::new(&self.data_dir, &self.kubelet_dir)
     }
 
     /// Where things lie in the data folder.
@@ -224,6 +233,11 @@ impl Paths {
     /// Sockets and volumes of CSI drivers.
     pub fn plugins(&self) -> PathBuf {
         self.root.join("plugins")
+    }
+
+    /// Sockets of device plugins.
+    pub fn device_plugins(&self) -> PathBuf {
+        self.root.join("device-plugins")
     }
 
     /// Logs of containers, in `namespace_name_uid/container/attempt.log`.

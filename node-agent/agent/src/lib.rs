@@ -8,6 +8,8 @@ mod cgroups;
 mod cluster;
 mod config;
 mod containerd;
+mod csi;
+mod devices;
 mod error;
 mod eviction;
 mod http;

@@ -360,6 +360,8 @@ pub struct ContainerConfig {
     pub mounts: Vec<Mount>,
     /// Devices.
     pub devices: Vec<Device>,
+    /// Devices that the runtime knows by name (`vendor.com/gpu=0`, Container Device Interface).
+    pub cdi_devices: Vec<String>,
     /// Labels.
     pub labels: Map,
     /// Annotations.

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
 use crate::config::AgentConfig;
+use crate::devices::Devices;
 use facts::{Facts, Pressure};
 
 /// How often conditions are looked at.
@@ -44,6 +45,7 @@ pub(crate) struct Keeper {
     pub(crate) facts: Facts,
     pub(crate) recorder: EventRecorder,
     pub(crate) nodes: Informer<Node>,
+    pub(crate) devices: Arc<Devices>,
     /// Why the node can't run pods yet; `None` when it can.
     pub(crate) obstacle: watch::Receiver<Option<String>>,
     /// What the node is short of.
@@ -153,6 +155,7 @@ impl Keeper {
                 () = tokio::time::sleep(pause) => {}
                 told = self.obstacle.changed(), if listening => listening = told.is_ok(),
                 () = changed.notified() => {}
+                () = self.devices.changed() => {}
             }
         }
     }
@@ -195,12 +198,15 @@ impl Keeper {
         let pressure = *self.pressure.borrow();
         let known = self.known();
         object::status(
-            &self.config,
-            &self.facts,
-            &pressure,
+            object::Seen {
+                config: &self.config,
+                facts: &self.facts,
+                pressure: &pressure,
+                devices: &self.devices.amounts(),
+                images,
+                known: &known,
+            },
             obstacle,
-            images,
-            &known,
         )
     }
 

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::facts::{Facts, Pressure};
 use crate::config::AgentConfig;
+use crate::devices::Amount;
 
 /// Version of Kubernetes whose node this is.
 const VERSION: &str = "v1.35.0";
@@ -73,12 +74,15 @@ pub(super) fn node(config: &AgentConfig, facts: &Facts) -> Node {
             ..NodeSpec::default()
         }),
         status: Some(status(
-            config,
-            facts,
-            &Pressure::default(),
+            Seen {
+                config,
+                facts,
+                pressure: &Pressure::default(),
+                devices: &BTreeMap::new(),
+                images: &[],
+                known: &NodeStatus::default(),
+            },
             obstacle,
-            &[],
-            &NodeStatus::default(),
         )),
     }
 }
@@ -98,18 +102,36 @@ fn taint(text: &str) -> Option<Taint> {
     })
 }
 
-/// The status to report.
-pub(super) fn status(
-    config: &AgentConfig,
-    facts: &Facts,
-    pressure: &Pressure,
-    obstacle: Option<String>,
-    images: &[Image],
-    known: &NodeStatus,
-) -> NodeStatus {
+/// What a status is made from.
+pub(super) struct Seen<'a> {
+    pub(super) config: &'a AgentConfig,
+    pub(super) facts: &'a Facts,
+    pub(super) pressure: &'a Pressure,
+    /// Devices of plugins, by resource.
+    pub(super) devices: &'a BTreeMap<String, Amount>,
+    pub(super) images: &'a [Image],
+    /// The status as the API has it.
+    pub(super) known: &'a NodeStatus,
+}
+
+/// The status to report; `obstacle` is why the node can't run pods.
+pub(super) fn status(seen: Seen<'_>, obstacle: Option<String>) -> NodeStatus {
+    let Seen {
+        config,
+        facts,
+        pressure,
+        devices,
+        images,
+        known,
+    } = seen;
     let old = known.conditions.as_deref().unwrap_or_default();
-    let capacity = capacity(config, facts);
+    let mut capacity = capacity(config, facts);
     let mut allocatable = allocatable(config, facts);
+    for (name, amount) in devices {
+        let count = |count: usize| Quantity(count.to_string());
+        capacity.insert(name.clone(), count(amount.capacity));
+        allocatable.insert(name.clone(), count(amount.allocatable));
+    }
     allocatable.extend(extended(known.capacity.as_ref(), &capacity));
     let address = |kind: &str, address: String| NodeAddress {
         type_: kind.to_owned(),
@@ -370,16 +392,21 @@ mod tests {
         AgentConfig::new("a1", [10, 0, 0, 1].into(), "/d")
     }
 
+    fn told(devices: &BTreeMap<String, Amount>, known: &NodeStatus) -> NodeStatus {
+        let seen = Seen {
+            config: &config(),
+            facts: &Facts::default(),
+            pressure: &Pressure::default(),
+            devices,
+            images: &[],
+            known,
+        };
+        status(seen, None)
+    }
+
     #[test]
     fn a_ready_node_says_so_in_kubelets_words() {
-        let status = status(
-            &config(),
-            &Facts::default(),
-            &Pressure::default(),
-            None,
-            &[],
-            &NodeStatus::default(),
-        );
+        let status = told(&BTreeMap::new(), &NodeStatus::default());
         assert!(is_ready(&status));
         let ready = status.conditions.unwrap().pop().unwrap();
         assert_eq!(ready.reason.as_deref(), Some("KubeletReady"));
@@ -418,12 +445,19 @@ mod tests {
             capacity: list("example.com/dongle", "4"),
             ..NodeStatus::default()
         };
-        let of = |known: &NodeStatus| {
-            let (facts, pressure) = (Facts::default(), Pressure::default());
-            status(&config(), &facts, &pressure, None, &[], known)
+        let of = |known: &NodeStatus| told(&BTreeMap::new(), known);
+        let status = of(&entered);
+        assert_eq!(status.allocatable.unwrap()["example.com/dongle"].0, "4");
+        // A plugin knows better.
+        let (capacity, allocatable) = (2, 1);
+        let amount = Amount {
+            capacity,
+            allocatable,
         };
-        let told = of(&entered);
-        assert_eq!(told.allocatable.unwrap()["example.com/dongle"].0, "4");
+        let devices = BTreeMap::from([("example.com/dongle".to_owned(), amount)]);
+        let status = told(&devices, &entered);
+        assert_eq!(status.capacity.unwrap()["example.com/dongle"].0, "2");
+        assert_eq!(status.allocatable.unwrap()["example.com/dongle"].0, "1");
         let removed = NodeStatus {
             allocatable: list("example.com/dongle", "4"),
             ..NodeStatus::default()

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use super::env::expand_all;
 use super::sandbox::labels;
 use super::{resources, sandbox, security};
+use crate::devices::Extras;
 
 /// Where a container may write why it ended, unless it says otherwise.
 const DEFAULT_MESSAGE_PATH: &str = "/dev/termination-log";
@@ -30,6 +31,8 @@ pub(crate) struct Ingredients<'a> {
     pub(crate) profiles: &'a Path,
     /// Devices of its volumes.
     pub(crate) devices: Vec<Device>,
+    /// What comes with devices of plugins.
+    pub(crate) extras: Extras,
     /// The running instance whose processes it is to see.
     pub(crate) target: Option<String>,
 }
@@ -55,12 +58,13 @@ pub(crate) fn config(from: Ingredients<'_>) -> Result<ContainerConfig, String> {
         container,
         attempt,
         image,
-        env,
+        mut env,
         mut mounts,
         pod_dir,
         node_memory,
         profiles,
-        devices,
+        mut devices,
+        extras,
         target,
     } = from;
     let mut security = security::container(spec, container, image, profiles)?;
@@ -94,6 +98,25 @@ pub(crate) fn config(from: Ingredients<'_>) -> Result<ContainerConfig, String> {
             ..Mount::default()
         });
     }
+    mounts.extend(extras.mounts.into_iter().map(|mount| Mount {
+        container_path: mount.container_path,
+        host_path: mount.host_path,
+        readonly: mount.read_only,
+        ..Mount::default()
+    }));
+    devices.extend(extras.devices.into_iter().map(|device| Device {
+        container_path: device.container_path,
+        host_path: device.host_path,
+        permissions: device.permissions,
+    }));
+    let (command, args) = (
+        expand_all(container.command.as_ref(), &env),
+        expand_all(container.args.as_ref(), &env),
+    );
+    // The container's own variables come later, and so prevail.
+    env.splice(0..0, extras.envs);
+    let mut annotations = annotations(container, attempt, message_file);
+    annotations.extend(extras.annotations);
     let mut labels = sandbox::pod_labels(pod);
     labels.insert(labels::CONTAINER_NAME.to_owned(), container.name.clone());
     Ok(ContainerConfig {
@@ -101,13 +124,14 @@ pub(crate) fn config(from: Ingredients<'_>) -> Result<ContainerConfig, String> {
         attempt,
         image: image.id.clone(),
         user_image: container.image.clone().unwrap_or_default(),
-        command: expand_all(container.command.as_ref(), &env),
-        args: expand_all(container.args.as_ref(), &env),
+        command,
+        args,
         working_dir: container.working_dir.clone().unwrap_or_default(),
         mounts,
         devices,
+        cdi_devices: extras.cdi,
         labels,
-        annotations: annotations(container, attempt, message_file),
+        annotations,
         log_path: log_path(&container.name, attempt),
         stdin: container.stdin.unwrap_or(false),
         stdin_once: container.stdin_once.unwrap_or(false),
@@ -162,10 +186,18 @@ mod tests {
             node_memory: 1 << 30,
             profiles: Path::new("/d/seccomp"),
             devices: Vec::new(),
+            extras: Extras {
+                envs: [("A", "0"), ("B", "2")]
+                    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                    .into(),
+                ..Extras::default()
+            },
             target: None,
         })
         .unwrap();
         assert_eq!(config.command, ["echo", "1"]);
+        assert_eq!(config.env.last(), Some(&("A".to_owned(), "1".to_owned())));
+        assert_eq!(config.env.len(), 3);
         assert_eq!(config.log_path, "c/2.log");
         let paths: Vec<_> = config
             .mounts

@@ -14,6 +14,7 @@ use super::fields::Facts;
 use crate::cgroups::Cgroups;
 use crate::cluster::Cluster;
 use crate::config::{AgentConfig, Paths};
+use crate::devices::Devices;
 use crate::images::Images;
 
 /// What all pod workers share.
@@ -38,6 +39,8 @@ pub(crate) struct Context {
     /// What has been granted to pods.
     pub(crate) capacity: Capacity,
     pub(crate) cgroups: Cgroups,
+    /// Devices of plugins.
+    pub(crate) devices: Arc<Devices>,
 }
 
 impl Context {

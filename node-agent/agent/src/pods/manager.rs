@@ -28,6 +28,25 @@ const RELIST: Duration = Duration::from_secs(30);
 /// Least time between two looks that workers asked for.
 const RELIST_PAUSE: Duration = Duration::from_millis(500);
 
+/// Whether a pod may run on the node.
+enum Admission {
+    /// Or why not.
+    Decided(Option<Rejection>),
+    /// It may if it gets its devices.
+    WantsDevices,
+}
+
+/// Tells of a refusal by an event, and answers what the pod's status tells.
+fn reject(context: &Context, pod: &Pod, (reason, message): capacity::Refusal) -> Rejection {
+    context.event(pod, EventType::Warning, &reason, message.clone());
+    Rejection {
+        reason,
+        message,
+        disruption: false,
+        grace: None,
+    }
+}
+
 /// The workers of all pods.
 pub(crate) struct Manager {
     context: Arc<Context>,
@@ -79,6 +98,9 @@ impl Manager {
         for pod in known.iter().filter(|pod| !statics::is_mirror(pod)) {
             self.take_on(pod, snapshots.remove(uid(pod)).unwrap_or_default());
         }
+        self.context
+            .devices
+            .retain(|uid| self.workers.lock().contains_key(uid));
         self.clean_up_strays(&snapshots).await;
         let manager = Arc::clone(&self);
         self.pods.on_change(move |delta| manager.pod_changed(delta));
@@ -186,11 +208,23 @@ impl Manager {
         {
             warn!(uid, "a pod was taken on twice");
         }
-        let refused = self.refuse(pod, &snapshot);
-        let mut worker = Worker::new(Arc::clone(&self.context), mailbox, Arc::clone(pod), refused);
+        let admission = self.admission(pod, &snapshot);
+        let (context, pod) = (Arc::clone(&self.context), Arc::clone(pod));
         let (workers, stop) = (Arc::clone(&self.workers), self.stop.clone());
-        let span = info_span!("pod", pod = balsa_pod::spec::display_name(pod), uid);
+        let span = info_span!("pod", pod = balsa_pod::spec::display_name(&pod), uid);
         let run = async move {
+            let refused = match admission {
+                Admission::Decided(refused) => refused,
+                // Plugins are asked for devices: others do not wait for that.
+                Admission::WantsDevices => tokio::select! {
+                    () = stop.cancelled() => return,
+                    given = context.devices.admit(&pod) => given.err().map(|why| {
+                        context.capacity.release(&uid);
+                        reject(&context, &pod, why)
+                    }),
+                },
+            };
+            let mut worker = Worker::new(context, mailbox, pod, refused);
             worker.adopt(snapshot).await;
             worker.run(stop).await;
             workers.lock().remove(&uid);
@@ -199,9 +233,9 @@ impl Manager {
     }
 
     /// Enters a pod that is new to the node into its books, or refuses it.
-    fn refuse(&self, pod: &Pod, snapshot: &Snapshot) -> Option<Rejection> {
+    fn admission(&self, pod: &Pod, snapshot: &Snapshot) -> Admission {
         if capacity::ended(pod) {
-            return None;
+            return Admission::Decided(None);
         }
         let status = pod.status.as_ref();
         let begun = status.is_some_and(|status| status.start_time.is_some())
@@ -209,17 +243,14 @@ impl Manager {
         let books = &self.context.capacity;
         if begun || pod.metadata.deletion_timestamp.is_some() {
             books.adopt(pod);
-            return None;
+            return Admission::Decided(None);
         }
-        let (reason, message) = books.admit(pod).err()?;
-        self.context
-            .event(pod, EventType::Warning, &reason, message.clone());
-        Some(Rejection {
-            reason,
-            message,
-            disruption: false,
-            grace: None,
-        })
+        books.leave_out(self.context.devices.names());
+        match books.admit(pod) {
+            Err(why) => Admission::Decided(Some(reject(&self.context, pod, why))),
+            Ok(()) if self.context.devices.wanted_by(pod) => Admission::WantsDevices,
+            Ok(()) => Admission::Decided(None),
+        }
     }
 
     /// Brings workers in line with the files of static pods, and mirrors in line with both, until stopped.

@@ -24,6 +24,7 @@ use super::{Context, Mailbox, Routes};
 use crate::cgroups::Cgroups;
 use crate::cluster::{ApiError, Bound, Cluster, Token};
 use crate::config::AgentConfig;
+use crate::devices::Devices;
 use crate::images::Images;
 use crate::objects::Sources;
 use crate::volumes::payload::TokenWant;
@@ -184,6 +185,7 @@ impl Rig {
             memory: 1 << 30,
             capacity: Capacity::new(offer, Gates::default()),
             cgroups: Cgroups::at(dir.path(), "/balsa"),
+            devices: Devices::new(dir.path().join("device-plugins")),
         });
         Self {
             runtime,

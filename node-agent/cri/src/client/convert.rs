@@ -285,7 +285,11 @@ pub(super) fn container_config(config: &ContainerConfig) -> cri::ContainerConfig
             security_context: Some(container_security(&config.security)),
         }),
         windows: None,
-        cdi_devices: Vec::new(),
+        cdi_devices: config
+            .cdi_devices
+            .iter()
+            .map(|name| cri::CdiDevice { name: name.clone() })
+            .collect(),
     }
 }
 

@@ -3,7 +3,7 @@
 
 mod gates;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 
 use balsa_api::kinds::amounts::Amounts;
@@ -63,6 +63,8 @@ pub(crate) struct Capacity {
 struct Books {
     offer: Offer,
     held: HashMap<String, Held>,
+    /// Resources whose amounts are counted elsewhere: those of device plugins.
+    elsewhere: BTreeSet<String>,
     /// Pods whose resize waits for room.
     waiting: HashMap<String, Weak<Mailbox>>,
 }
@@ -98,6 +100,11 @@ impl Capacity {
     /// The node runs short of something, or no longer.
     pub(crate) fn pressure_is(&self, conditions: Vec<&'static str>) {
         self.books.lock().offer.pressure = conditions;
+    }
+
+    /// These resources are counted elsewhere.
+    pub(crate) fn leave_out(&self, resources: BTreeSet<String>) {
+        self.books.lock().elsewhere = resources;
     }
 
     /// An allocatable amount of the node, for containers that set no limit.
@@ -292,7 +299,7 @@ impl Books {
         }
         for name in held.amounts.keys() {
             // What the node does not know it cannot count: extended resources of others.
-            if !self.offer.amounts.contains_key(name) {
+            if !self.offer.amounts.contains_key(name) || self.elsewhere.contains(name) {
                 continue;
             }
             let requested = number(name, &held.amounts);

@@ -16,6 +16,8 @@ const FINISH_RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration
 impl Ops {
     /// The pod's end: reports, removes it from the API, and cleans up, however often it takes.
     pub(crate) async fn finish(self, pod: Pod, api: PodStatus, in_api: bool) -> Done {
+        // Before a successor can be sent here for them.
+        self.context.devices.release(&self.uid);
         let report = async {
             if in_api {
                 retry("remove the pod from the API", || {

@@ -135,6 +135,7 @@ impl Ops {
         let links = spec.enable_service_links.unwrap_or(true);
         let services = context.cluster.service_variables(namespace, links).await;
         let facts = context.facts(spec, &wish.ips);
+        let extras = context.devices.prepare(&self.uid, &wish.name).await?;
         let env = env::build(&env::Given {
             pod,
             container,
@@ -167,6 +168,7 @@ impl Ops {
             node_memory: context.memory,
             profiles: &context.paths.seccomp(),
             devices,
+            extras,
             target: wish.target.clone(),
         })
     }

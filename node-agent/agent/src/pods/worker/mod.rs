@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use balsa_client::EventType;
 use balsa_cri::Nanos;
-use balsa_pod::{Action, Input, Local, Observed, Rejection, reasons, reduce};
+use balsa_pod::{Action, Input, Instance, Local, Observed, Rejection, reasons, reduce};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
 use tokio::time::Instant;
@@ -174,6 +174,9 @@ impl Worker {
         self.pod.status = Some(plan.status);
         if capacity::ended(&self.pod) {
             self.context.capacity.release(&self.ops.uid);
+            if !self.observed.instances.iter().any(Instance::running) {
+                self.context.devices.release(&self.ops.uid);
+            }
         }
         self.report_back_offs();
         for action in plan.actions {

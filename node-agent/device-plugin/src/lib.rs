@@ -1,0 +1,17 @@
+//! The protocol between nodes and the plugins that offer their devices to pods: messages, clients and servers,
+//! for the agent and for plugins.
+
+/// Version v1beta1, the only one there is.
+#[allow(missing_docs, clippy::pedantic, clippy::all)]
+pub mod v1beta1 {
+    tonic::include_proto!("v1beta1");
+}
+
+/// What both sides call this version.
+pub const VERSION: &str = "v1beta1";
+
+/// Name of the node's socket, in the folder that the plugins' lie in.
+pub const NODE_SOCKET: &str = "kubelet.sock";
+
+/// How a plugin calls a device that may be used.
+pub const HEALTHY: &str = "Healthy";
