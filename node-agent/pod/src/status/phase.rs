@@ -96,6 +96,8 @@ fn count(spec: &PodSpec, statuses: &Statuses, verdict: &Verdict, stopped: bool) 
     match () {
         () if waiting > 0 && !final_end => PENDING,
         () if alive > 0 => RUNNING,
+        // Jobs that replace only failed pods wait for the end of one that never ran, too.
+        () if ended == 0 && final_end => FAILED,
         () if ended == 0 => PENDING,
         () if again > 0 && !final_end => RUNNING,
         // Sidecars end after the others; the pod runs as long as they do.

@@ -225,6 +225,16 @@ fn deletion_kills_stops_and_finishes_in_that_order() {
 }
 
 #[test]
+fn a_pod_that_is_deleted_before_it_ran_has_failed() {
+    let mut world =
+        World::new(json!({"initContainers": [{"name": "i"}], "containers": [{"name": "c"}]}));
+    world.plan();
+    world.delete(30);
+    world.settle_under_way();
+    assert_eq!((world.finished, world.phase()), (1, "Failed"));
+}
+
+#[test]
 fn a_shorter_grace_kills_again() {
     let mut world = World::new(one());
     world.settle();
