@@ -16,9 +16,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
 use crate::cgroups::Cgroups;
-use crate::cluster::KubeCluster;
+use crate::cluster::{Cluster, KubeCluster};
 use crate::config::{AgentConfig, RuntimeChoice};
-use crate::containerd::{Supervisor, import_pause};
+use crate::containerd::{Supervisor, end_forgotten_shims, import_pause};
+use crate::csi::{self, Csi};
 use crate::devices::Devices;
 use crate::error::Error;
 use crate::eviction::Evictor;
@@ -68,6 +69,8 @@ impl Agent {
         ] {
             std::fs::create_dir_all(&dir).map_err(Error::file("make the folder", &dir))?;
         }
+        let folders = csi::make_folders(&config.layout());
+        folders.map_err(Error::file("share the mounts below", &config.data_dir))?;
         Ok(Self {
             config,
             client,
@@ -158,11 +161,19 @@ impl Agent {
                 manager.objects_changed(uids);
             }
         };
-        let cluster = KubeCluster {
+        let cluster: Arc<dyn Cluster> = Arc::new(KubeCluster {
             client: self.client.clone(),
             objects: Objects::new(self.client.clone(), Arc::new(on_change)),
             services: services.clone(),
-        };
+        });
+        let csi = Csi::start(
+            config,
+            &self.client,
+            nodes.clone(),
+            Arc::clone(&cluster),
+            recorder.clone(),
+            &stop,
+        );
         let gates = Gates {
             allowed_sysctls: config.allowed_unsafe_sysctls.clone(),
             strict_groups: facts.features.supplemental_groups_policy,
@@ -172,7 +183,8 @@ impl Agent {
             config: config.clone(),
             paths: paths.clone(),
             runtime: Arc::clone(&engine.runtime),
-            cluster: Arc::new(cluster),
+            cluster,
+            csi,
             recorder,
             images: Images::new(Arc::clone(&engine.runtime), config.max_pulls),
             sandbox_slots: Semaphore::new(config.max_sandbox_creates.max(1)),
@@ -264,6 +276,8 @@ impl Agent {
                 let kept = stop.clone();
                 let keep = async move { supervisor.keep(process, kept).await };
                 tokio::spawn(keep.instrument(info_span!("containerd")));
+                let shims = end_forgotten_shims(runtime.clone(), paths.socket(), stop.clone());
+                tokio::spawn(shims.instrument(info_span!("shims")));
                 let imported = import_pause(&runtime, &paths.containerd()).await;
                 imported.map_err(|source| Error::Runtime {
                     what: "import the sandbox image",

@@ -14,6 +14,7 @@ use super::fields::Facts;
 use crate::cgroups::Cgroups;
 use crate::cluster::Cluster;
 use crate::config::{AgentConfig, Paths};
+use crate::csi::Csi;
 use crate::devices::Devices;
 use crate::images::Images;
 
@@ -39,6 +40,8 @@ pub(crate) struct Context {
     /// What has been granted to pods.
     pub(crate) capacity: Capacity,
     pub(crate) cgroups: Cgroups,
+    /// Volumes of CSI drivers.
+    pub(crate) csi: Arc<Csi>,
     /// Devices of plugins.
     pub(crate) devices: Arc<Devices>,
 }

@@ -420,6 +420,11 @@ impl Manager {
             }
         }
         for (uid, (namespace, name)) in strays {
+            if self.context.csi.has_volumes(&uid) && !snapshots.contains_key(&uid) {
+                // Drivers may take long; the rest is cleaned up when they are through.
+                self.context.csi.abandon(&uid);
+                continue;
+            }
             info!(
                 uid,
                 namespace, name, "cleaning up after a pod that is no more"

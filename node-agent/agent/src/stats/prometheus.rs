@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::node;
 use super::{ContainerUse, PodUse, Stats, names};
+use crate::csi::VolumeUse;
 
 /// Text in Prometheus' format.
 #[derive(Default)]
@@ -231,6 +232,7 @@ impl Stats {
             page.family(name, "gauge", "Resident memory of the agent in bytes");
             page.sample(name, &[], (rss * 1024) as f64, None);
         }
+        volume_stats(&mut page, &self.context.csi.usage());
         let version = env!("CARGO_PKG_VERSION");
         let name = "kubernetes_build_info";
         page.family(name, "gauge", "What was built; the value is always 1");
@@ -241,6 +243,41 @@ impl Stats {
             None,
         );
         page.text
+    }
+}
+
+/// How full the volumes of claims are; pods that share one tell the same, and it is told once.
+fn volume_stats(page: &mut Page, volumes: &[VolumeUse]) {
+    type Read = fn(&VolumeUse) -> Option<i64>;
+    let families: [(&str, &str, Read); 7] = [
+        ("capacity_bytes", "Capacity of a volume in bytes", |v| Some(v.bytes?.total)),
+        ("available_bytes", "Free bytes of a volume", |v| Some(v.bytes?.available)),
+        ("used_bytes", "Used bytes of a volume", |v| Some(v.bytes?.used)),
+        ("inodes", "Most inodes of a volume", |v| Some(v.inodes?.total)),
+        ("inodes_free", "Free inodes of a volume", |v| Some(v.inodes?.available)),
+        ("inodes_used", "Used inodes of a volume", |v| Some(v.inodes?.used)),
+        (
+            "health_status_abnormal",
+            "1 if a volume's driver says that something is wrong with it",
+            |v| Some(i64::from(v.abnormal.is_some())),
+        ),
+    ];
+    for (name, help, read) in families {
+        let name = format!("kubelet_volume_stats_{name}");
+        let mut told = std::collections::BTreeSet::new();
+        for volume in volumes {
+            let (Some(claim), Some(value)) = (&volume.claim, read(volume)) else {
+                continue;
+            };
+            if told.is_empty() {
+                page.family(&name, "gauge", help);
+            }
+            if told.insert(claim) {
+                let (namespace, claim) = claim;
+                let labels = [("namespace", &**namespace), ("persistentvolumeclaim", claim)];
+                page.sample(&name, &labels, value as f64, None);
+            }
+        }
     }
 }
 
@@ -297,7 +334,26 @@ fn network(page: &mut Page, pods: &[PodUse], at: Option<i64>) {
 
 #[cfg(test)]
 mod tests {
-    use super::Page;
+    use super::*;
+
+    #[test]
+    fn a_claims_volume_is_told_once_however_many_pods_have_it() {
+        let volume = |pod: &str| VolumeUse {
+            pod: pod.into(),
+            claim: Some(("shop".into(), "data".into())),
+            bytes: Some(crate::csi::Amounts {
+                total: 10,
+                used: 4,
+                available: 6,
+            }),
+            ..VolumeUse::default()
+        };
+        let mut page = Page::default();
+        volume_stats(&mut page, &[volume("1"), volume("2")]);
+        let line = "kubelet_volume_stats_used_bytes{namespace=\"shop\",persistentvolumeclaim=\"data\"} 4\n";
+        assert_eq!(page.text.matches(line).count(), 1);
+        assert!(!page.text.contains("kubelet_volume_stats_inodes"));
+    }
 
     #[test]
     fn samples_have_labels_value_and_time() {

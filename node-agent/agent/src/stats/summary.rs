@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::node::{self, Filesystem, Traffic};
 use super::{ContainerUse, DiskUse, PodUse, Stats, names};
 use crate::cgroups::Usage;
+use crate::csi::VolumeUse;
 
 impl Stats {
     /// The summary.
@@ -24,9 +25,10 @@ impl Stats {
             .iter()
             .map(|usage| usage.used_bytes)
             .sum();
+        let outside = self.context.csi.usage();
         let pods: Vec<Value> = pods
             .iter()
-            .map(|pod| pod_summary(pod, &disk, &now))
+            .map(|pod| pod_summary(pod, &outside, &disk, &now))
             .collect();
         let used = disk.capacity.saturating_sub(disk.available);
         Ok(json!({
@@ -65,14 +67,14 @@ impl Stats {
     }
 }
 
-fn pod_summary(pod: &PodUse, disk: &Filesystem, now: &str) -> Value {
+fn pod_summary(pod: &PodUse, outside: &[VolumeUse], disk: &Filesystem, now: &str) -> Value {
     let (namespace, name) = names(&pod.pod);
     let containers: Vec<Value> = pod
         .containers
         .iter()
         .map(|container| container_summary(container, disk, now))
         .collect();
-    let volumes: Vec<Value> = pod
+    let mut volumes: Vec<Value> = pod
         .volumes
         .iter()
         .map(|(name, used)| {
@@ -81,6 +83,8 @@ fn pod_summary(pod: &PodUse, disk: &Filesystem, now: &str) -> Value {
             volume
         })
         .collect();
+    let outside = outside.iter().filter(|usage| usage.pod == pod.uid);
+    volumes.extend(outside.map(|usage| outside_summary(usage, now)));
     let started = pod
         .pod
         .status
@@ -97,6 +101,25 @@ fn pod_summary(pod: &PodUse, disk: &Filesystem, now: &str) -> Value {
         "ephemeral-storage": files(disk, pod.ephemeral(), now),
         "process_stats": {"process_count": pod.usage.pids},
     })
+}
+
+/// A volume that does not lie on the node's disk.
+fn outside_summary(usage: &VolumeUse, now: &str) -> Value {
+    let mut value = json!({"time": now, "name": usage.volume});
+    if let Some(bytes) = usage.bytes {
+        value["availableBytes"] = json!(bytes.available);
+        value["capacityBytes"] = json!(bytes.total);
+        value["usedBytes"] = json!(bytes.used);
+    }
+    if let Some(inodes) = usage.inodes {
+        value["inodesFree"] = json!(inodes.available);
+        value["inodes"] = json!(inodes.total);
+        value["inodesUsed"] = json!(inodes.used);
+    }
+    if let Some((namespace, name)) = &usage.claim {
+        value["pvcRef"] = json!({"name": name, "namespace": namespace});
+    }
+    value
 }
 
 fn container_summary(container: &ContainerUse, disk: &Filesystem, now: &str) -> Value {

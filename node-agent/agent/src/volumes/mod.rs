@@ -248,6 +248,11 @@ pub(crate) fn release(pod_dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Unmounts the parts of volumes that containers of a pod had. Again is fine. Blocking.
+pub(crate) fn unpin(pod_dir: &Path) -> io::Result<()> {
+    table::unmount_below(&pod_dir.join(SUBPATHS))
+}
+
 /// Unmounts and removes everything of a pod. Again is fine. Blocking.
 pub(crate) fn cleanup(pod_dir: &Path) -> io::Result<()> {
     table::unmount_below(pod_dir)?;

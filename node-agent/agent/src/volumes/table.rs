@@ -28,6 +28,28 @@ pub(crate) fn is_mounted(dir: &Path) -> io::Result<bool> {
     Ok(below(dir)?.contains(&real))
 }
 
+/// Do mounts below a folder show wherever the folder is mounted too?
+pub(crate) fn is_shared(dir: &Path) -> io::Result<bool> {
+    let dir = std::fs::canonicalize(dir)?;
+    Ok(shared(&std::fs::read(TABLE)?, &dir))
+}
+
+/// Is the mount that a path is on a shared one?
+fn shared(text: &[u8], path: &Path) -> bool {
+    let lines = text.split(|byte| *byte == b'\n');
+    let around = lines.filter_map(|line| {
+        let mut fields = line.split(|byte| *byte == b' ');
+        let point = unescape(fields.nth(4)?);
+        // Options, then tags until a hyphen.
+        let mut tags = fields.skip(1).take_while(|tag| *tag != b"-");
+        let shared = tags.any(|tag| tag.starts_with(b"shared:"));
+        path.starts_with(&point).then_some((point, shared))
+    });
+    // Of several at one place the last is on top, and so is the last one that `max_by_key` finds.
+    let top = around.max_by_key(|(point, _)| point.as_os_str().len());
+    top.is_some_and(|(_, shared)| shared)
+}
+
 /// Unmounts everything at or below a folder, and fails if something is left: whoever removes the folder next
 /// would remove what is mounted.
 pub(super) fn unmount_below(dir: &Path) -> io::Result<()> {
@@ -90,6 +112,15 @@ fn unescape(text: &[u8]) -> PathBuf {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn the_innermost_mount_says_whether_a_folder_is_shared() {
+        let text = b"1 0 8:1 / / rw - ext4 /dev/x rw\n2 1 8:1 /d /d rw shared:7 - ext4 /dev/x rw\n\
+            3 2 8:1 /d/e /d/e rw master:7 - ext4 /dev/x rw\n";
+        let is = |path: &str| shared(text, Path::new(path));
+        assert!(is("/d") && is("/d/x/y"));
+        assert!(!is("/") && !is("/dx") && !is("/d/e/f"));
+    }
 
     #[test]
     fn mount_points_are_read_with_their_blanks() {

@@ -18,6 +18,10 @@ impl Ops {
     pub(crate) async fn finish(self, pod: Pod, api: PodStatus, in_api: bool) -> Done {
         // Before a successor can be sent here for them.
         self.context.devices.release(&self.uid);
+        // As upstream, a pod is gone when its volumes are: whoever waits for that may move them elsewhere.
+        if self.context.csi.has_volumes(&self.uid) {
+            retry("take back the pod's volumes", || self.take_back_volumes()).await;
+        }
         let report = async {
             if in_api {
                 retry("remove the pod from the API", || {
@@ -33,13 +37,19 @@ impl Ops {
         self.context.cluster.release(&self.uid);
         self.context.routes.forget(&self.uid);
         self.context.capacity.release(&self.uid);
+        self.context.csi.forget(&self.uid);
         Done::Finished
+    }
+
+    async fn take_back_volumes(&self) -> Result<(), String> {
+        take_back_volumes(&self.context, &self.uid).await
     }
 
     /// Gives back what a pod held that has ended and stays in the API: its logs and ended containers are kept.
     pub(crate) async fn release(self) -> Done {
         self.context.capacity.release(&self.uid);
         let give_back = || async {
+            self.take_back_volumes().await?;
             unmount_images(&self.context, &self.uid).await?;
             let (pod_dir, uid) = (self.pod_dir(), self.uid.clone());
             let cgroups = self.context.cgroups.clone();
@@ -104,6 +114,7 @@ pub(crate) async fn clean_up(
             .map_err(|error| error.to_string())?;
     }
     unmount_images(context, uid).await?;
+    take_back_volumes(context, uid).await?;
     let pod_dir = context.paths.pod(uid);
     let logs = context.paths.pod_logs(namespace, name, uid);
     let (cgroups, uid) = (context.cgroups.clone(), uid.to_owned());
@@ -116,6 +127,17 @@ pub(crate) async fn clean_up(
         cgroups.remove_pod(&uid)
     })
     .await
+}
+
+/// Has CSI drivers take back what they mounted for a pod whose containers have ended.
+async fn take_back_volumes(context: &Context, uid: &str) -> Result<(), String> {
+    if !context.csi.has_volumes(uid) {
+        return Ok(());
+    }
+    // A mounted part of a volume would keep its device busy.
+    let pod_dir = context.paths.pod(uid);
+    blocking(move || volumes::unpin(&pod_dir)).await?;
+    context.csi.tear_down(uid).await
 }
 
 /// Has the runtime take back the images that it mounted as volumes.

@@ -9,6 +9,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Volume};
 
 use super::{CONFIG_RETRY, Done, Ops, after};
+use crate::cluster::Bound;
+use crate::csi::Wish;
 use crate::images::Want;
 use crate::objects::Sources;
 use crate::volumes::outside::{self, Outside, Source};
@@ -150,10 +152,11 @@ impl Ops {
             let placed = outside::of_persistent(&bound.volume, &node, read_only).map_err(failed)?;
             return match placed {
                 Some(placed) => Ok(Some(placed)),
-                None => Err(failed(
-                    "the volume needs a CSI driver, and none is registered on this node".to_owned(),
-                )),
+                None => self.ask_driver(pod, volume, Some((&bound, read_only))).await,
             };
+        }
+        if volume.csi.is_some() {
+            return self.ask_driver(pod, volume, None).await;
         }
         if let Some(source) = &volume.image {
             let want = Want {
@@ -164,7 +167,41 @@ impl Ops {
             };
             return self.mount_image(pod, volume, &want).await.map(Some);
         }
+        if let Some(own) = self.own_folder(volume) {
+            return Ok(Some(own));
+        }
         Ok(outside::of_volume(volume))
+    }
+
+    /// Has a CSI driver mount a volume.
+    async fn ask_driver(
+        &self,
+        pod: &Pod,
+        volume: &Volume,
+        bound: Option<(&Bound, bool)>,
+    ) -> Result<Option<Outside>, String> {
+        let wish = Wish {
+            pod,
+            uid: &self.uid,
+            volume,
+            bound,
+            going: &self.going,
+        };
+        self.context.csi.mount(&wish).await.map(Some)
+    }
+
+    /// A folder of the agent's that a pod knows by the name it has elsewhere.
+    fn own_folder(&self, volume: &Volume) -> Option<Outside> {
+        let source = volume.host_path.as_ref()?;
+        let (known, layout) = (Path::new(&source.path), self.context.csi.layout());
+        layout.is_known(known).then(|| Outside {
+            source: Source::Path {
+                path: layout.on_node(known),
+                kind: source.type_.clone().unwrap_or_default(),
+            },
+            read_only: false,
+            owned: false,
+        })
     }
 
     /// Has an image on the node and mounts it.
