@@ -16,7 +16,9 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
-use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttributesClass};
+use k8s_openapi::api::storage::v1::{
+    CSIDriver, StorageClass, VolumeAttachment, VolumeAttributesClass,
+};
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
@@ -56,6 +58,8 @@ pub(crate) struct Informers {
     pub(crate) claims: Informer<PersistentVolumeClaim>,
     pub(crate) storage_classes: Informer<StorageClass>,
     pub(crate) attributes_classes: Informer<VolumeAttributesClass>,
+    pub(crate) attachments: Informer<VolumeAttachment>,
+    pub(crate) drivers: Informer<CSIDriver>,
     pub(crate) certificate_requests: Informer<CertificateSigningRequest>,
     /// Only those of type [`TOKEN_SECRET`].
     pub(crate) token_secrets: Informer<Secret>,
@@ -108,6 +112,8 @@ impl Informers {
             claims: all(client, InformerOptions::default(), stop),
             storage_classes: all(client, InformerOptions::default(), stop),
             attributes_classes: all(client, InformerOptions::default(), stop),
+            attachments: all(client, InformerOptions::default(), stop),
+            drivers: all(client, InformerOptions::default(), stop),
             certificate_requests: all(client, InformerOptions::default(), stop),
             token_secrets: all(
                 client,

@@ -3,6 +3,7 @@
 //! Run by the Raft leader only: [`Controllers::start`] when it becomes leader, its `stop` token when it no
 //! longer is. Every controller is idempotent, so a half-done reconcile is finished by the next leader.
 
+mod attach;
 mod certificates;
 mod clusterrole_aggregation;
 mod config;
@@ -101,6 +102,7 @@ async fn run(context: Shared) {
     add("disruption", boxed(disruption::run));
     add("resourcequota", boxed(quota::run));
     add("persistentvolume-binder", boxed(volumes::run));
+    add("attachdetach", boxed(attach::run));
     add("ephemeral-volume", boxed(ephemeral_volumes::run));
     add("volume-protection", boxed(volumes::run_protection));
     add("endpoints", boxed(endpoints::run_endpoints));

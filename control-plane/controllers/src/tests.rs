@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod api;
+mod attach;
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

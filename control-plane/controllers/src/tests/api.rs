@@ -61,6 +61,13 @@ const KINDS: &[(&str, &str, &str, bool)] = &[
         true,
     ),
     ("storage.k8s.io/v1", "storageclasses", "StorageClass", false),
+    ("storage.k8s.io/v1", "csidrivers", "CSIDriver", false),
+    (
+        "storage.k8s.io/v1",
+        "volumeattachments",
+        "VolumeAttachment",
+        false,
+    ),
     ("coordination.k8s.io/v1", "leases", "Lease", true),
     (
         "discovery.k8s.io/v1",

@@ -1,13 +1,16 @@
 //! One reconcile of one claim.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use balsa_api::quantity::Quantity as Amount;
 use balsa_client::{EventType, Key, Outcome};
 use k8s_openapi::api::core::v1::{
     PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimStatus,
 };
 use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
@@ -23,6 +26,24 @@ const STORAGE_PROVISIONER: &str = "volume.kubernetes.io/storage-provisioner";
 const OLD_STORAGE_PROVISIONER: &str = "volume.beta.kubernetes.io/storage-provisioner";
 /// Nobody but CSI drivers outside make volumes of other classes.
 const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
+/// True for a bound claim that asks for more than it has, before anybody has taken that on.
+fn wants_to_grow(claim: &PersistentVolumeClaim) -> bool {
+    let storage = |amounts: Option<&BTreeMap<String, Quantity>>| {
+        let amount = amounts?.get("storage")?.0.parse::<Amount>().ok()?;
+        Some(amount.value())
+    };
+    let resources = claim.spec.as_ref().and_then(|spec| spec.resources.as_ref());
+    let asked = storage(resources.and_then(|resources| resources.requests.as_ref()));
+    let Some(status) = &claim.status else {
+        return false;
+    };
+    let has = storage(status.capacity.as_ref());
+    let mut under_way = status.conditions.iter().flatten();
+    has.is_some()
+        && asked > has
+        && !under_way.any(|c| c.type_ == "Resizing" || c.type_ == "FileSystemResizePending")
+}
+
 /// How often a claim that waits says so.
 const REMIND: Duration = Duration::from_secs(15);
 
@@ -64,6 +85,10 @@ impl Controller {
         match reference {
             Some(reference) if matching::refers_to(reference, claim) => {
                 Box::pin(self.bind(claim, &volume)).await?;
+                if done && wants_to_grow(claim) {
+                    let text = "waiting for an external controller to expand this PVC";
+                    self.tell(claim, EventType::Normal, "ExternalExpanding", text.into());
+                }
             }
             None if done => {
                 let message = "Bound claim has lost reference to PersistentVolume. Data on the volume is lost!";
@@ -231,10 +256,15 @@ impl Controller {
         let claim = self.bind_claim(claim, &volume).await?;
         let spec = volume.spec.clone().unwrap_or_default();
         let before = claim.status.clone().unwrap_or_default();
+        // Later the claim's capacity follows only once the node has let the file system grow.
+        let capacity = match before.phase.as_deref() {
+            Some("Bound") => before.capacity.clone(),
+            _ => spec.capacity,
+        };
         let status = PersistentVolumeClaimStatus {
             phase: Some("Bound".into()),
             access_modes: spec.access_modes,
-            capacity: spec.capacity,
+            capacity,
             ..before.clone()
         };
         if status != before {
@@ -384,5 +414,25 @@ impl Controller {
 
     fn tell(&self, claim: &PersistentVolumeClaim, type_: EventType, reason: &str, text: String) {
         self.recorder.event(claim, type_, reason, text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_claim_that_asks_for_more_than_it_has_waits_for_its_driver() {
+        let claim = |asked: &str, conditions: Value| -> PersistentVolumeClaim {
+            let claim = json!({"spec": {"resources": {"requests": {"storage": asked}}},
+                "status": {"capacity": {"storage": "1Gi"}, "conditions": conditions}});
+            serde_json::from_value(claim).unwrap()
+        };
+        assert!(wants_to_grow(&claim("2Gi", json!([]))));
+        assert!(!wants_to_grow(&claim("1Gi", json!([]))));
+        let resizing = json!([{"type": "Resizing", "status": "True"}]);
+        assert!(!wants_to_grow(&claim("2Gi", resizing)));
+        assert!(!wants_to_grow(&PersistentVolumeClaim::default()));
     }
 }
