@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::storage::v1::StorageClass;
 
+use crate::drivers::Drivers;
 use crate::pod::{HostPort, PodInfo, Resources};
 
 /// A node and what is on it.
@@ -145,6 +146,8 @@ pub struct Storage {
     pub volumes: HashMap<String, Arc<PersistentVolume>>,
     /// By name.
     pub classes: HashMap<String, Arc<StorageClass>>,
+    /// What is known of CSI drivers.
+    pub drivers: Drivers,
     /// Volumes that a decision gave to a claim (by key) and that the API does not show so yet.
     promised: HashMap<String, String>,
 }

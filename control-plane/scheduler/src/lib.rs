@@ -8,6 +8,7 @@ mod act;
 pub mod cache;
 pub mod context;
 pub mod cycle;
+pub mod drivers;
 pub mod framework;
 pub mod plugins;
 pub mod pod;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use balsa_client::{Delta, EventRecorder, EventType, Informer, InformerOptions};
 use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass};
 use kube::api::Api;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
@@ -135,6 +135,9 @@ impl Scheduler {
         let claims = self.informer(&stop, Self::claim_changed);
         let volumes = self.informer(&stop, Self::volume_changed);
         let classes = self.informer(&stop, Self::class_changed);
+        let driver_nodes = self.informer(&stop, Self::driver_node_changed);
+        let drivers = self.informer(&stop, Self::driver_changed);
+        let capacities = self.informer(&stop, Self::capacity_changed);
         let synced = async {
             tokio::join!(
                 nodes.synced(),
@@ -144,6 +147,9 @@ impl Scheduler {
                 claims.synced(),
                 volumes.synced(),
                 classes.synced(),
+                driver_nodes.synced(),
+                drivers.synced(),
+                capacities.synced(),
             );
         };
         tokio::select! {
@@ -472,6 +478,28 @@ impl Scheduler {
             } else {
                 cache.storage.set_class(class);
             }
+        });
+    }
+
+    fn driver_node_changed(&self, delta: &Delta<CSINode>) {
+        self.storage_changed(|cache| {
+            let drivers = &mut cache.storage.drivers;
+            drivers.set_node(delta.object(), delta.is_delete());
+        });
+    }
+
+    fn driver_changed(&self, delta: &Delta<CSIDriver>) {
+        self.storage_changed(|cache| {
+            let drivers = &mut cache.storage.drivers;
+            drivers.set_driver(delta.object(), delta.is_delete());
+        });
+    }
+
+    fn capacity_changed(&self, delta: &Delta<CSIStorageCapacity>) {
+        let capacity = Arc::clone(delta.object());
+        self.storage_changed(|cache| {
+            let drivers = &mut cache.storage.drivers;
+            drivers.set_capacity(capacity, delta.is_delete());
         });
     }
 

@@ -11,6 +11,7 @@ pub mod spread;
 pub mod taints;
 pub mod topology;
 pub mod unschedulable;
+pub mod volume_limits;
 pub mod volumes;
 
 use crate::framework::{Filter, Score};
@@ -26,6 +27,7 @@ pub fn filters() -> Vec<Box<dyn Filter>> {
         Box::new(ports::NodePorts),
         Box::new(resources::Fit),
         Box::new(restrictions::VolumeRestrictions),
+        Box::new(volume_limits::VolumeLimits),
         Box::new(volumes::VolumeBinding),
         Box::new(topology::PodTopologySpread),
         Box::new(pod_affinity::InterPodAffinity),

@@ -77,6 +77,16 @@ pub fn need(
     if class.provisioner == NO_PROVISIONER || !allows(class, target) {
         return Err(none());
     }
+    let resources = object.spec.as_ref().and_then(|s| s.resources.as_ref());
+    let wanted = storage_of(resources.and_then(|r| r.requests.as_ref()));
+    let wanted = wanted.map_or(0, |wanted| wanted.value());
+    let class_name = class.metadata.name.as_deref().unwrap_or_default();
+    let drivers = &storage.drivers;
+    if !drivers.has_room(&class.provisioner, class_name, target, wanted) {
+        return Err(Rejection::unresolvable(
+            "node(s) did not have enough free storage",
+        ));
+    }
     Ok(Need::Provision(Arc::clone(object)))
 }
 
