@@ -6,11 +6,14 @@
 mod autoscaling;
 mod bad_input;
 mod clients;
+mod csi;
 mod extensions;
 mod first_app;
 mod helm;
 mod kubectl;
 mod loss;
+mod loss_csi;
+mod loss_devices;
 mod loss_leaks;
 mod loss_runtime;
 mod network;
