@@ -3,7 +3,9 @@
 mod config;
 mod pause;
 mod process;
+mod shims;
 
 pub(crate) use config::write as write_config;
 pub(crate) use pause::{IMAGE as PAUSE_IMAGE, import as import_pause};
 pub(crate) use process::Supervisor;
+pub(crate) use shims::end_forgotten as end_forgotten_shims;

@@ -25,7 +25,7 @@ use crate::types::{
 use crate::websocket;
 
 /// Lists of thousands of containers fit.
-const MAX_MESSAGE: usize = 64 << 20;
+pub(crate) const MAX_MESSAGE: usize = 64 << 20;
 
 /// Pause between attempts to subscribe to events.
 const RESUBSCRIBE: Duration = Duration::from_millis(200);

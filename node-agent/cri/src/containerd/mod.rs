@@ -10,16 +10,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use containerd_client::services::v1::ListContainersRequest;
+use containerd_client::services::v1::containers_client::ContainersClient;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::client::CriClient;
+use crate::client::{CriClient, call};
 use crate::error::Result;
 use crate::runtime::{Runtime, Session, StreamSpec, Streams};
 use crate::types::{
-    Auth, ContainerConfig, ContainerInfo, ContainerStats, ContainerStatus, ExecOutput,
-    FilesystemUsage, Image, Resources, RuntimeEvent, RuntimeStatus, SandboxConfig, SandboxInfo,
-    SandboxStatus, Version,
+    Auth, CALL_TIMEOUT, ContainerConfig, ContainerInfo, ContainerStats, ContainerStatus,
+    ExecOutput, FilesystemUsage, Image, Resources, RuntimeEvent, RuntimeStatus, SandboxConfig,
+    SandboxInfo, SandboxStatus, Version,
 };
 
 /// Namespace that containerd's CRI plugin keeps its things in.
@@ -55,6 +57,20 @@ impl Containerd {
             cri: CriClient::new(socket),
             options: Arc::new(options),
         }
+    }
+
+    /// Ids of all containers and sandboxes that containerd knows, those included that CRI does not tell of because
+    /// they are being made or removed.
+    ///
+    /// # Errors
+    /// When containerd does not answer.
+    pub async fn container_ids(&self) -> Result<Vec<String>> {
+        let mut client = ContainersClient::new(self.cri.channel())
+            .max_decoding_message_size(crate::client::MAX_MESSAGE);
+        let list = client.list(namespaced(ListContainersRequest::default()));
+        let answer = call("containers.List", CALL_TIMEOUT, list).await?;
+        let containers = answer.containers.into_iter();
+        Ok(containers.map(|container| container.id).collect())
     }
 }
 
