@@ -62,15 +62,21 @@ impl Csi {
         };
         let plan = self.plan(wish).await;
         let plan = plan.map_err(|error| failed("SetUp", error))?;
-        let driver = self.registry.wait(&plan.record.driver, APPEAR).await;
-        let driver = driver.map_err(|error| {
-            let error = format!("kubernetes.io/csi: mounter.SetUpAt failed to get CSI client: {error}");
-            failed("SetUp", error)
-        })?;
         let target = self
             .layout
             .target(wish.uid, &plan.record.volume, plan.record.block);
         let mounted = is_mounted(&target).await;
+        let driver = match self.registry.wait(&plan.record.driver, APPEAR).await {
+            Ok(driver) => driver,
+            // A running pod can do without its driver.
+            Err(_) if mounted => return Ok(outside(&plan, target, false)),
+            Err(error) => {
+                let error = format!(
+                    "kubernetes.io/csi: mounter.SetUpAt failed to get CSI client: {error}"
+                );
+                return Err(failed("SetUp", error));
+            }
+        };
         if !mounted || plan.republish {
             let done = self.bring(wish, &plan, &driver, mounted).await;
             match done {
@@ -80,11 +86,7 @@ impl Csi {
                 Ok(()) => {}
             }
         }
-        let outside = Outside {
-            source: Source::Mounted { path: target },
-            read_only: plan.read_only,
-            owned: plan.is_owned(driver.able),
-        };
+        let outside = outside(&plan, target, plan.is_owned(driver.able));
         self.note(wish, plan);
         Ok(outside)
     }
@@ -337,6 +339,15 @@ impl Csi {
         let named = |claim: &PersistentVolumeClaim| claim.spec.as_ref()?.volume_name.clone();
         // A namesake of the claim may have another volume.
         (named(&bound.claim).as_ref() == Some(&published.plan.record.volume)).then_some(bound)
+    }
+}
+
+/// A volume that is mounted at the target.
+fn outside(plan: &Plan, target: PathBuf, owned: bool) -> Outside {
+    Outside {
+        source: Source::Mounted { path: target },
+        read_only: plan.read_only,
+        owned,
     }
 }
 
