@@ -5,6 +5,7 @@
 //! the last are pure. The layout of the maps is in `rules`.
 
 mod config;
+mod health;
 mod key;
 mod render;
 mod rules;

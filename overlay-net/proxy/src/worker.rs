@@ -61,6 +61,8 @@ impl Proxy {
     ) -> Handle {
         let (snapshots, inbox) = watch::channel((0, Arc::new(Snapshot::default())));
         let (done, settled) = watch::channel(0);
+        let health = crate::health::run(config.node_name.clone(), inbox.clone(), stop.clone());
+        tokio::spawn(health.instrument(tracing::info_span!("health checks")));
         let worker = Worker::new(config, nft, conntrack);
         tokio::spawn(run(worker, inbox, done, stop).instrument(tracing::info_span!("proxy")));
         Handle {

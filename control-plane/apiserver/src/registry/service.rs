@@ -191,6 +191,19 @@ impl ServiceAllocator {
         Ok(())
     }
 
+    /// The port at which nodes tell load balancers whether they have endpoints.
+    fn fill_health_port(&self, new: &mut Value, attempt: usize) -> Result<(), Status> {
+        if health_port(new).is_some() {
+            return Ok(());
+        }
+        let chosen = held(Some(new)).ports;
+        let port = self.port(attempt, &chosen).ok_or_else(|| {
+            Status::internal("failed to allocate a HealthCheck NodePort: range is full")
+        })?;
+        new["spec"]["healthCheckNodePort"] = port.into();
+        Ok(())
+    }
+
     fn claim_address(
         &self,
         service: &Value,
@@ -254,10 +267,13 @@ impl ServiceAllocator {
         let refuse = |why: String| {
             let mut errors = FieldErrors::default();
             let ports = service.pointer("/spec/ports").and_then(Value::as_array);
-            let index = ports
-                .and_then(|ports| ports.iter().position(|p| node_port(p) == Some(port)))
-                .unwrap_or(0);
-            errors.invalid(format!("spec.ports[{index}].nodePort"), port, why);
+            let index =
+                ports.and_then(|ports| ports.iter().position(|p| node_port(p) == Some(port)));
+            let field = match index {
+                Some(index) => format!("spec.ports[{index}].nodePort"),
+                None => "spec.healthCheckNodePort".to_owned(),
+            };
+            errors.invalid(field, port, why);
             Status::invalid("Service", "", object::name(service), &errors)
         };
         if !self.ports.contains(&port) {
@@ -316,6 +332,9 @@ impl ServiceAllocator {
                 self.fill_ports(new, old, attempt)?;
             } else {
                 drop_node_ports(new);
+            }
+            if needs_health_port(new) {
+                self.fill_health_port(new, attempt)?;
             }
             after = held(Some(new));
             let owner = Bytes::from(format!("{}/{}", object::namespace(new), object::name(new)));
@@ -417,6 +436,17 @@ fn needs_node_ports(service: &Value) -> bool {
     }
 }
 
+/// Nodes without endpoints refuse these Services' clients, so load balancers must know which nodes have some.
+fn needs_health_port(service: &Value) -> bool {
+    let policy = service.pointer("/spec/externalTrafficPolicy");
+    type_of(service) == "LoadBalancer" && policy.and_then(Value::as_str) == Some("Local")
+}
+
+fn health_port(service: &Value) -> Option<u16> {
+    let port = service.pointer("/spec/healthCheckNodePort")?.as_u64()?;
+    u16::try_from(port).ok().filter(|p| *p != 0)
+}
+
 fn drop_addresses(service: &mut Value) {
     if let Some(spec) = service["spec"].as_object_mut() {
         for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
@@ -480,6 +510,8 @@ fn held(service: Option<&Value>) -> Held {
             held.ports.push(number);
         }
     }
+    held.ports
+        .extend(health_port(service).filter(|p| !held.ports.contains(p)));
     held
 }
 

@@ -42,6 +42,12 @@ fn has_cluster_ip(service: &Value) -> bool {
     )
 }
 
+/// Whether load balancers ask each node at a port of its own whether it has endpoints.
+fn needs_health_check(service: &Value) -> bool {
+    let spec = &service["spec"];
+    spec["type"] == "LoadBalancer" && spec["externalTrafficPolicy"] == "Local"
+}
+
 /// Whether the Service is reached from outside and so has an external traffic policy.
 fn external(spec: &Value) -> bool {
     match spec["type"].text() {
@@ -87,6 +93,7 @@ impl Strategy for Services {
         }
         mirror_cluster_ip(spec);
         default_families(spec);
+        default_ip_modes(object);
     }
 
     fn prepare_create(&self, object: &mut Value) {
@@ -111,6 +118,10 @@ impl Strategy for Services {
 
     fn validate_update(&self, object: &Value, old: &Value) -> FieldErrors {
         validate::service_update(object, old)
+    }
+
+    fn validate_status_update(&self, object: &Value, _old: &Value) -> FieldErrors {
+        validate::service_status(object)
     }
 
     fn selectable_fields(&self, object: &Value) -> Vec<(Name, String)> {
@@ -171,6 +182,20 @@ impl Strategy for Services {
             age(object, now),
             labels(&spec["selector"]),
         ]
+    }
+}
+
+/// An address of a load balancer is taken for a virtual one (KEP-1860).
+fn default_ip_modes(object: &mut Value) {
+    if object["spec"]["type"] != "LoadBalancer" {
+        return;
+    }
+    let ingress = object.pointer_mut("/status/loadBalancer/ingress");
+    let ingress = ingress.and_then(Value::as_array_mut);
+    for one in ingress.into_iter().flatten() {
+        if !one["ip"].is_empty() {
+            fill(one, "ipMode", "VIP");
+        }
     }
 }
 
@@ -237,11 +262,9 @@ fn keep_allocated(object: &mut Value, old: &Value) {
             }
         }
     }
-    let health_check = |service: &Value| {
-        service["spec"]["type"] == "LoadBalancer"
-            && service["spec"]["externalTrafficPolicy"] == "Local"
-    };
-    if health_check(object) && health_check(old) && object["spec"]["healthCheckNodePort"].is_null()
+    if needs_health_check(object)
+        && needs_health_check(old)
+        && object["spec"]["healthCheckNodePort"].is_empty()
     {
         carry_over(&mut object["spec"], &old["spec"], "healthCheckNodePort");
     }
@@ -252,6 +275,7 @@ fn drop_unused(object: &mut Value, old: &Value) {
     let (had_ip, had_ports) = (has_cluster_ip(old), needs_node_ports(old));
     let (has_ip, has_ports) = (has_cluster_ip(object), needs_node_ports(object));
     let was_external = external(&old["spec"]);
+    let unchecked = needs_health_check(old) && !needs_health_check(object);
     let Some(spec) = object.get_mut("spec") else {
         return;
     };
@@ -284,12 +308,11 @@ fn drop_unused(object: &mut Value, old: &Value) {
     {
         remove(spec, "externalTrafficPolicy");
     }
+    if unchecked && spec["healthCheckNodePort"] == old["spec"]["healthCheckNodePort"] {
+        remove(spec, "healthCheckNodePort");
+    }
     if old["spec"]["type"] == "LoadBalancer" && spec["type"] != "LoadBalancer" {
-        for field in [
-            "allocateLoadBalancerNodePorts",
-            "loadBalancerClass",
-            "healthCheckNodePort",
-        ] {
+        for field in ["allocateLoadBalancerNodePorts", "loadBalancerClass"] {
             if spec[field] == old["spec"][field] {
                 remove(spec, field);
             }
@@ -437,6 +460,62 @@ mod tests {
         assert_eq!(
             texts(&Services.validate_update(&renamed, &old)),
             Vec::<String>::new()
+        );
+    }
+
+    #[test]
+    fn load_balancers_that_keep_clients_addresses_keep_their_health_port() {
+        let local = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "clusterIP": "10.96.0.7",
+            "healthCheckNodePort": 30_200, "ports": [{"port": 80}]});
+        let old = service(local.clone());
+        let mut left_out = local.clone();
+        left_out["healthCheckNodePort"] = Value::Null;
+        let mut left_out = service(left_out);
+        Services.prepare_update(&mut left_out, &old);
+        assert_eq!(left_out["spec"]["healthCheckNodePort"], 30_200);
+        let mut other = old.clone();
+        other["spec"]["healthCheckNodePort"] = json!(30_201);
+        assert_eq!(
+            texts(&Services.validate_update(&other, &old)),
+            [
+                "spec.healthCheckNodePort: Invalid value: 30201: cannot change healthCheckNodePort on loadBalancer service with externalTraffic=Local during update"
+            ]
+        );
+        let mut cluster = old.clone();
+        cluster["spec"]["externalTrafficPolicy"] = json!("Cluster");
+        Services.prepare_update(&mut cluster, &old);
+        assert!(cluster["spec"]["healthCheckNodePort"].is_null());
+        assert!(Services.validate_update(&cluster, &old).is_empty());
+    }
+
+    #[test]
+    fn an_address_of_a_load_balancer_is_virtual_unless_it_says_otherwise() {
+        let mut service = service(json!({"type": "LoadBalancer", "ports": [{"port": 80}]}));
+        service["status"] = json!({"loadBalancer": {"ingress": [
+            {"ip": "192.0.2.1"}, {"ip": "192.0.2.2", "ipMode": "Proxy"}, {"hostname": "lb.example"}]}});
+        Services.default(&mut service);
+        let ingress = &service["status"]["loadBalancer"]["ingress"];
+        assert_eq!(ingress[0]["ipMode"], "VIP");
+        assert_eq!(ingress[1]["ipMode"], "Proxy");
+        assert!(ingress[2]["ipMode"].is_null());
+        assert!(
+            Services
+                .validate_status_update(&service, &service)
+                .is_empty()
+        );
+        service["status"] = json!({"loadBalancer": {"ingress": [
+            {"ip": "x", "ipMode": "Odd"}, {"hostname": "192.0.2.1", "ipMode": "VIP"}]}});
+        let errors = Services.validate_status_update(&service, &service);
+        let fields: Vec<&str> = errors.0.iter().map(|e| e.field.as_str()).collect();
+        let at = |i: usize, field: &str| format!("status.loadBalancer.ingress[{i}].{field}");
+        assert_eq!(
+            fields,
+            [
+                at(0, "ip"),
+                at(0, "ipMode"),
+                at(1, "ipMode"),
+                at(1, "hostname")
+            ]
         );
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::{external, has_cluster_ip};
+use super::{external, has_cluster_ip, needs_health_check};
 use crate::kinds::walk::Walk;
 use crate::status::FieldErrors;
 use crate::validation::metadata::validate_labels;
@@ -327,6 +327,52 @@ pub(super) fn service_update(object: &Value, old: &Value) -> FieldErrors {
             "may not change once set",
         );
     }
+    let health = "healthCheckNodePort";
+    if needs_health_check(object)
+        && needs_health_check(old)
+        && object["spec"][health] != old["spec"][health]
+    {
+        errors.invalid(
+            Path::new("spec").child(health),
+            object["spec"][health].clone(),
+            "cannot change healthCheckNodePort on loadBalancer service with externalTraffic=Local during update",
+        );
+    }
     errors.extend(service(object));
+    errors
+}
+
+/// What a load balancer says of itself.
+pub(super) fn service_status(object: &Value) -> FieldErrors {
+    let mut errors = FieldErrors::default();
+    let ingress = &object["status"]["loadBalancer"]["ingress"];
+    let path = Path::new("status").child("loadBalancer").child("ingress");
+    if object["spec"]["type"] != "LoadBalancer" && !ingress.is_empty() {
+        let why = "may only be used when `spec.type` is \"LoadBalancer\"";
+        errors.forbidden(path, why);
+        return errors;
+    }
+    for (i, one) in ingress.items().iter().enumerate() {
+        let path = path.index(i);
+        let (ip, mode, host) = (one["ip"].text(), &one["ipMode"], one["hostname"].text());
+        let mode_path = path.child("ipMode");
+        if !ip.is_empty() {
+            each_invalid(&path.child("ip"), ip, names::ip(ip), &mut errors);
+            if mode.is_empty() {
+                errors.required(mode_path, "must be specified when `ip` is set");
+            } else {
+                one_of(mode, &["Proxy", "VIP"], &mode_path, &mut errors);
+            }
+        } else if mode.present() {
+            errors.forbidden(mode_path, "may not be specified when `ip` is not set");
+        }
+        if !host.is_empty() {
+            let path = path.child("hostname");
+            each_invalid(&path, host, names::dns1123_subdomain(host), &mut errors);
+            if host.parse::<std::net::IpAddr>().is_ok() {
+                errors.invalid(path, host, "must be a DNS name, not an IP address");
+            }
+        }
+    }
     errors
 }

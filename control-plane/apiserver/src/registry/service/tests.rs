@@ -122,3 +122,22 @@ fn a_full_range_says_so() {
             .contains("30000-30002")
     );
 }
+
+#[test]
+fn a_balancer_that_keeps_clients_addresses_claims_a_health_port() {
+    let allocator = allocator("10.96.0.0/16");
+    let spec = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "clusterIP": "10.96.1.1",
+        "allocateLoadBalancerNodePorts": false, "ports": [{"port": 80}]});
+    let mut new = service(spec);
+    let plan = allocator.plan(Some(&mut new), None, 5).unwrap();
+    assert_eq!(new["spec"]["healthCheckNodePort"], 30_000);
+    assert!(puts(&plan).contains(&format!("{PORTS}30000")));
+    let mut kept = new.clone();
+    let plan = allocator.plan(Some(&mut kept), Some(&new), 0).unwrap();
+    assert!(plan.ops.is_empty());
+    let mut cluster = new.clone();
+    cluster["spec"]["externalTrafficPolicy"] = json!("Cluster");
+    cluster["spec"]["healthCheckNodePort"] = Value::Null;
+    let plan = allocator.plan(Some(&mut cluster), Some(&new), 0).unwrap();
+    assert_eq!(deletes(&plan), [format!("{PORTS}30000")]);
+}
