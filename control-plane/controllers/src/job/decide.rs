@@ -77,8 +77,14 @@ pub(super) fn has_failed(spec: &JobSpec, pod: &Pod) -> bool {
     match pods::phase(pod) {
         "Failed" => true,
         "Succeeded" => false,
-        _ => pods::is_terminating(pod) && !replaces_only_failed(spec),
+        _ => pods::is_terminating(pod) && (!replaces_only_failed(spec) || never_ran(pod)),
     }
+}
+
+/// True for a pod that was deleted before its containers ran, and that its node has let go: nobody will write an
+/// end into its status any more, only our finalizer keeps it.
+fn never_ran(pod: &Pod) -> bool {
+    pods::phase(pod) == "Pending" && pod.metadata.deletion_grace_period_seconds == Some(0)
 }
 
 /// Counts. `released` are pods whose finalizer was taken off a moment ago, which the cache may not show.

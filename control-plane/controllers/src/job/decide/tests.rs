@@ -91,6 +91,20 @@ fn a_pod_deleted_before_it_finished_has_failed_unless_only_failed_ones_are_repla
 }
 
 #[test]
+fn a_pod_that_was_deleted_before_it_ran_is_let_go() {
+    let mut job = job(Some(1), 1);
+    job.spec.as_mut().unwrap().pod_replacement_policy = Some("Failed".into());
+    let mut pending = (*pod("a", "Pending")).clone();
+    pending.metadata.deletion_timestamp = Some(balsa_client::time::time(now()));
+    pending.metadata.deletion_grace_period_seconds = Some(30);
+    let ending = count(&job, &[Arc::new(pending.clone())]);
+    assert!(ending.finished.is_empty(), "its node is not done with it");
+    pending.metadata.deletion_grace_period_seconds = Some(0);
+    let let_go = count(&job, &[Arc::new(pending)]);
+    assert_eq!((let_go.finished.len(), let_go.failed), (1, 1));
+}
+
+#[test]
 fn as_many_pods_run_as_completions_are_left() {
     assert_eq!(plan_of(&job(Some(5), 2), &[]).create, 2);
     let owned = [
