@@ -5,6 +5,8 @@ pub mod apply;
 pub mod crd;
 pub mod discovery;
 pub mod duration;
+#[cfg(test)]
+mod fuzz;
 pub mod kind;
 pub mod kinds;
 pub mod object;

@@ -390,8 +390,10 @@ impl fmt::Display for Quantity {
             return f.write_str("0");
         }
         let small = self.nanos > -1024 * NANO && self.nanos < 1024 * NANO;
+        let whole = self.nanos % NANO == 0;
         match self.format {
-            Format::BinarySi if !small => self.fmt_binary(f),
+            // Fractions of a byte are shown in the decimal form rather than lost.
+            Format::BinarySi if !small && whole => self.fmt_binary(f),
             Format::DecimalExponent => self.fmt_decimal(f, true),
             _ => self.fmt_decimal(f, false),
         }
@@ -401,7 +403,7 @@ impl fmt::Display for Quantity {
 impl Quantity {
     fn fmt_binary(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SUFFIXES: [&str; 7] = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
-        let mut units = divide_up(self.nanos, NANO);
+        let mut units = self.nanos / NANO;
         let mut index = 0;
         while index + 1 < SUFFIXES.len() && units % 1024 == 0 {
             units /= 1024;
@@ -449,6 +451,7 @@ mod tests {
             ("1.5", "1500m"),
             ("1000m", "1"),
             ("1.5Gi", "1536Mi"),
+            ("0.9Gi", "966367641600m"),
             ("1024Ki", "1Mi"),
             ("1000Ki", "1000Ki"),
             ("512", "512"),

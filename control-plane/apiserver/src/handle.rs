@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use balsa_api::kind::Scope;
+use balsa_api::selector::FieldSelector;
 use balsa_api::status::Status;
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -11,7 +12,7 @@ use hyper::upgrade::OnUpgrade;
 use tracing::Instrument;
 
 use crate::audit::{Notes, Opening};
-use crate::authn::impersonate;
+use crate::authn::{impersonate, websocket_token};
 use crate::authz::forbidden;
 use crate::extensions::aggregation::Remote;
 use crate::flow::{Flow, Permit};
@@ -26,7 +27,7 @@ use crate::seam::{
     Attributes, ConnectContext, Decision, Operation, Peer, RequestBody, ResponseBody, User,
 };
 use crate::server::{ApiServer, Core};
-use crate::streams::watch_ws;
+use crate::streams::{node_proxy, watch_ws};
 
 type Answer = Result<Response<ResponseBody>, Status>;
 
@@ -231,6 +232,7 @@ impl Core {
             Some(user) => user,
             None => self.authn.authenticate(&parts, peer).await?,
         };
+        websocket_token::hide(&mut parts.headers);
         course.notes.user(&user);
         let asked_by = user.name.clone();
         let user = impersonate(&parts.headers, user, &*self.authz).await?;
@@ -240,7 +242,7 @@ impl Core {
         if let (Some(audit), Some(opening)) = (&self.audit, &course.opening) {
             audit.received(opening, &course.notes);
         }
-        let attributes = attributes(&info, &user);
+        let attributes = attributes(&info, &query, &user);
         self.authorize_noted(&attributes, &course.notes).await?;
         let _permit = self.enter(&info, &user, &query, &course.notes).await?;
         if let Some(remote) = self.remote_of(&info) {
@@ -462,12 +464,15 @@ impl Core {
             return Ok(not_found());
         };
         // A stream opened by GET (WebSocket) acts on the pod as one opened by POST does.
-        if matches!(info.subresource.as_str(), "exec" | "attach" | "portforward")
-            && info.verb == "get"
-        {
+        let acts = match info.subresource.as_str() {
+            "exec" | "attach" | "portforward" => true,
+            "proxy" => info.resource == "nodes" && node_proxy::acts(&info.tail),
+            _ => false,
+        };
+        if acts && info.verb == "get" {
             let create = Attributes {
                 verb: "create".into(),
-                ..attributes(&info, &user)
+                ..attributes(&info, &Query::default(), &user)
             };
             self.authorize(&create).await?;
         }
@@ -541,6 +546,9 @@ impl Core {
         if !target.kind.verbs.contains(&info.verb) {
             return Err(not_allowed());
         }
+        if target.is("", "componentstatuses") {
+            return registry.component_statuses(cx, target);
+        }
         match info.verb {
             "get" => registry.get(cx, target).await,
             "list" => registry.list(cx, target).await,
@@ -601,8 +609,13 @@ fn has_subresource(target: &Target, name: &str) -> bool {
     target.kind.subresources.iter().any(|s| s.name == name)
 }
 
-fn attributes(info: &RequestInfo, user: &User) -> Attributes {
+fn attributes(info: &RequestInfo, query: &Query, user: &User) -> Attributes {
+    let narrows = matches!(info.verb, "list" | "watch" | "deletecollection");
+    let fields = query.get("fieldSelector").filter(|_| narrows);
     Attributes {
+        fields: fields
+            .and_then(|text| FieldSelector::parse(text).ok())
+            .unwrap_or_default(),
         user: user.clone(),
         verb: info.verb.to_owned(),
         namespace: info.namespace.clone(),

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use balsa_api::kind::Kind;
 use balsa_api::schema::decode::{FieldValidation, Parsed};
 use balsa_api::schema::{Schema, Type};
+use balsa_api::selector::FieldSelector;
 use balsa_api::status::Status;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -69,6 +70,9 @@ pub struct Attributes {
     pub name: String,
     /// Path of a non-resource request.
     pub path: String,
+    /// What a list, watch or deletecollection is narrowed to by its field selector (KEP-4601); empty when that
+    /// cannot be read.
+    pub fields: FieldSelector,
 }
 
 /// The outcome of authorization.

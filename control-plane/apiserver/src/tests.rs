@@ -6,6 +6,7 @@ mod custom;
 mod deletes;
 mod documents;
 mod every_kind;
+mod fuzz;
 mod limits;
 mod lists;
 mod patches;

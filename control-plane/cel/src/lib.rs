@@ -35,4 +35,6 @@ pub use types::{Field, Fields, Size, Type};
 pub use value::{Key, ListView, MapView, Text, Val};
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

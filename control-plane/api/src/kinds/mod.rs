@@ -8,6 +8,7 @@ pub mod amounts;
 mod api_service;
 mod binding;
 mod certificate_signing_request;
+mod component_status;
 mod config_map;
 mod controller_revision;
 mod convert;
@@ -68,6 +69,7 @@ use admission::{
     validating_webhook_configuration,
 };
 
+pub use component_status::{COMPONENTS, component_status};
 pub use convert::{Convert, converter};
 pub use pod::resources::{pod_limits, pod_ready, pod_requests, qos_class};
 pub use priority_class::SYSTEM_CLASSES;
@@ -80,6 +82,7 @@ use crate::kind::Kind;
 pub fn builtin() -> Vec<Arc<Kind>> {
     let mut kinds = vec![
         binding::kind(),
+        component_status::kind(),
         config_map::kind(),
         endpoints::kind(),
         event::core_kind(),

@@ -1,6 +1,7 @@
 //! The patch formats of the API: JSON patch (RFC 6902), JSON merge patch (RFC 7386) and strategic merge patch.
 //! Server-side apply, the fourth, is [`crate::apply`].
 
+mod body;
 mod order;
 mod strategic;
 
@@ -9,9 +10,9 @@ mod tests;
 
 use serde_json::Value;
 
-use crate::schema::Type;
 use crate::status::{Cause, Details, Status};
 
+pub use body::Patch;
 pub use strategic::strategic_merge;
 
 /// Operations accepted in one JSON patch.
@@ -60,36 +61,6 @@ impl PatchType {
     }
 }
 
-/// Applies a patch of any format but apply to an object.
-///
-/// # Errors
-/// 400 for a patch that is no patch, 413 for one with too many operations, 422 for one that does not fit the
-/// object.
-pub fn apply_patch(
-    patch_type: PatchType,
-    type_: Option<Type<'_>>,
-    object: Value,
-    patch: &[u8],
-) -> Result<Value, Status> {
-    match patch_type {
-        PatchType::Json => json(object, patch),
-        PatchType::Merge => Ok(merge(object, &read_object(patch)?)),
-        PatchType::Strategic => strategic_merge(type_, object, read_object(patch)?),
-        PatchType::Apply => Err(Status::internal("an apply patch is not applied here")),
-    }
-}
-
-fn read_object(patch: &[u8]) -> Result<Value, Status> {
-    let undecodable =
-        |why: &dyn std::fmt::Display| Status::bad_request(format!("error decoding patch: {why}"));
-    let value: Value = serde_json::from_slice(patch).map_err(|e| undecodable(&e))?;
-    if value.is_object() {
-        Ok(value)
-    } else {
-        Err(undecodable(&"it must be a JSON object"))
-    }
-}
-
 /// 422 with the reason as its only cause, as kubectl prints it after `The request is invalid: `.
 pub(crate) fn unprocessable(why: impl Into<String>) -> Status {
     let cause = Cause {
@@ -111,10 +82,19 @@ pub(crate) fn unprocessable(why: impl Into<String>) -> Status {
 /// Applies a JSON patch: all of its operations or none.
 ///
 /// # Errors
-/// As [`apply_patch`].
-pub fn json(mut object: Value, patch: &[u8]) -> Result<Value, Status> {
-    let patch: json_patch::Patch = serde_json::from_slice(patch)
-        .map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
+/// 400 for a patch that is no patch, 413 for one with too many operations, 422 for one that does not fit the
+/// object.
+pub fn json(object: Value, patch: &[u8]) -> Result<Value, Status> {
+    let operations: json_patch::Patch =
+        serde_json::from_slice(patch).map_err(|e| undecodable(&e))?;
+    operate(object, &operations)
+}
+
+fn undecodable(why: &dyn std::fmt::Display) -> Status {
+    Status::bad_request(format!("error decoding patch: {why}"))
+}
+
+fn operate(mut object: Value, patch: &json_patch::Patch) -> Result<Value, Status> {
     if patch.0.len() > MAX_OPERATIONS {
         let count = patch.0.len();
         let message = format!(
@@ -122,7 +102,7 @@ pub fn json(mut object: Value, patch: &[u8]) -> Result<Value, Status> {
         );
         return Err(Status::new(413, "RequestEntityTooLarge", message));
     }
-    json_patch::patch(&mut object, &patch).map_err(|e| unprocessable(e.to_string()))?;
+    json_patch::patch(&mut object, patch).map_err(|e| unprocessable(e.to_string()))?;
     Ok(object)
 }
 

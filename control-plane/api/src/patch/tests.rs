@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::schema::Schema;
+use crate::schema::{Schema, Type};
 
 fn deployment() -> Option<Type<'static>> {
     Schema::builtin().kind("apps", "v1", "Deployment")

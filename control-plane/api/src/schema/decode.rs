@@ -57,12 +57,16 @@ pub struct Parsed {
 /// # Errors
 /// 400 with the reader's complaint.
 pub fn parse_json(bytes: &[u8]) -> Result<Parsed, Status> {
+    read_json(bytes).map_err(|e| malformed("json", &e))
+}
+
+/// Reads JSON, with the reader's own complaint.
+pub(crate) fn read_json(bytes: &[u8]) -> Result<Parsed, serde_json::Error> {
     let mut notes = Notes::default();
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = Tree(&mut notes)
         .deserialize(&mut reader)
-        .and_then(|value| reader.end().map(|()| value))
-        .map_err(|e| malformed("json", &e))?;
+        .and_then(|value| reader.end().map(|()| value))?;
     let duplicates = match notes.duplicates {
         none if none.is_empty() => Duplicates::default(),
         fields => Duplicates::of_json(fields, keys_in_order(bytes)),
@@ -148,6 +152,22 @@ pub fn decode(
         conform(type_, &mut value).map_err(|why| unhandled(expected, expected.kind, &why))?;
     let warnings = judge(expected, &duplicates, unknown, validation)?;
     Ok((value, warnings))
+}
+
+/// Makes an object of the expected kind out of what a patch has made. Returns it with its unknown fields, which are
+/// gone from it, in upstream's words.
+///
+/// # Errors
+/// The first value of a wrong type, told by `refuse`; 400 for another apiVersion or kind.
+pub fn decode_patched(
+    expected: Expected<'_>,
+    type_: Type<'_>,
+    mut value: Value,
+    refuse: impl FnOnce(&str) -> Status,
+) -> Result<(Value, Vec<String>), Status> {
+    identify(expected, &mut value)?;
+    let unknown = conform(type_, &mut value).map_err(|why| refuse(&why))?;
+    Ok((value, unknown))
 }
 
 /// What becomes of duplicate and unknown fields: warnings, or a refusal.

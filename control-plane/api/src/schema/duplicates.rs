@@ -51,7 +51,7 @@ impl Duplicates {
     }
 
     /// All problems of a document, one text for each error of upstream's decoder.
-    pub(super) fn problems(&self, unknown: Vec<String>) -> Vec<String> {
+    pub(crate) fn problems(&self, unknown: Vec<String>) -> Vec<String> {
         match &self.0 {
             Found::None => unknown,
             Found::Json { fields, keys } => in_order(fields, keys, unknown),

@@ -75,6 +75,14 @@ impl FieldSelector {
     }
 }
 
+impl FromIterator<FieldRequirement> for FieldSelector {
+    fn from_iter<T: IntoIterator<Item = FieldRequirement>>(requirements: T) -> Self {
+        Self {
+            requirements: requirements.into_iter().collect(),
+        }
+    }
+}
+
 impl fmt::Display for FieldSelector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, r) in self.requirements.iter().enumerate() {

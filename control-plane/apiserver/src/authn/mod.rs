@@ -5,6 +5,7 @@ pub mod impersonate;
 pub mod issuer;
 pub mod oidc;
 pub mod token;
+pub mod websocket_token;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -152,7 +153,10 @@ impl Authenticator for Authn {
             Some(user) => Some(user),
             None => match bearer(parts) {
                 Some(token) => Some(self.by_token(token, now).await?),
-                None => None,
+                None => match websocket_token::token(&parts.headers)? {
+                    Some(token) => Some(self.by_token(&token, now).await?),
+                    None => None,
+                },
             },
         };
         Ok(match known {

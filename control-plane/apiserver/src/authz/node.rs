@@ -1,5 +1,7 @@
 //! The node authorizer: what a node agent may do, narrowed to its own node and to what its pods refer to.
 //!
+//! Of pods an agent sees its own only (KEP-4601); nodes it sees all, because it keeps the way to each of them.
+//!
 //! A pod's references are looked up in the watch cache at the time of the request.
 
 use std::sync::Arc;
@@ -55,6 +57,7 @@ impl NodeAuthorizer {
                 };
                 self.referenced(request, node, verb)
             }
+            ("", "pods") if read && request.subresource.is_empty() => self.own_pods(request, node),
             ("", "persistentvolumes") if request.verb == "get" => self.bound_volume(request, node),
             ("coordination.k8s.io", "leases") => own_lease(request, node),
             _ if self.rules.iter().any(|rule| rule.allows(request)) => Ok(()),
@@ -63,6 +66,24 @@ impl NodeAuthorizer {
         match outcome {
             Ok(()) => Decision::Allow(String::new()),
             Err(why) => Decision::NoOpinion(why),
+        }
+    }
+
+    /// Allowed for a pod on the node, and for lists and watches that ask for nothing but the node's.
+    fn own_pods(&self, request: &Attributes, node: &str) -> Result<(), String> {
+        if request.verb != "get" {
+            return if request.fields.required("spec.nodeName") == Some(node) {
+                Ok(())
+            } else {
+                Err("can only list/watch pods with spec.nodeName field selector".into())
+            };
+        }
+        let (namespace, name) = (&request.namespace, &request.name);
+        match self.reader.get("", "pods", namespace, name) {
+            Some(pod) if pod["spec"]["nodeName"] == node => Ok(()),
+            _ => Err(format!(
+                "no relationship found between node '{node}' and this object"
+            )),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use balsa_api::selector::FieldSelector;
 use serde_json::{Value, json};
 
 use super::bootstrap::Ensure;
@@ -30,7 +31,7 @@ fn ask(user: &User, verb: &str, resource: &str, namespace: &str, name: &str) -> 
         resource: resource.into(),
         subresource: subresource.into(),
         name: name.into(),
-        path: String::new(),
+        ..Attributes::default()
     }
 }
 
@@ -199,6 +200,7 @@ async fn a_node_reads_what_its_pods_refer_to_and_nothing_else() {
     }
     let other = user("system:node:a2", &["system:nodes"]);
     assert!(!allowed(&ask(&other, "get", "secrets", "default", "tls")).await);
+    assert!(!allowed(&ask(&other, "get", "pods", "default", "web")).await);
     let lease = |name: &str, namespace: &str| {
         ask(
             &node,
@@ -211,6 +213,26 @@ async fn a_node_reads_what_its_pods_refer_to_and_nothing_else() {
     assert!(allowed(&lease("a1", "kube-node-lease")).await);
     assert!(!allowed(&lease("a2", "kube-node-lease")).await);
     assert!(!allowed(&lease("a1", "default")).await);
+}
+
+#[tokio::test]
+async fn a_node_lists_its_own_pods_only() {
+    let node = user("system:node:a1", &["system:nodes"]);
+    for (selector, wanted) in [
+        ("spec.nodeName=a1", true),
+        ("spec.nodeName=a1,status.phase!=Failed", true),
+        ("spec.nodeName=a2", false),
+        ("spec.nodeName!=a1", false),
+        ("", false),
+    ] {
+        for verb in ["list", "watch"] {
+            let asked = Attributes {
+                fields: FieldSelector::parse(selector).unwrap(),
+                ..ask(&node, verb, "pods", "", "")
+            };
+            assert_eq!(allowed(&asked).await, wanted, "{verb} {selector}");
+        }
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! From a client's bytes to a checked object: decoding against the schema, defaults, admission, validation.
 
-use balsa_api::schema::decode::{Expected, FieldValidation, Parsed, decode};
+use balsa_api::patch::Patch;
+use balsa_api::schema::decode::{Expected, FieldValidation, Parsed, decode, decode_patched};
 use balsa_api::schema::{Schema, Type};
 use balsa_api::status::{FieldErrors, Status};
 use bytes::Bytes;
@@ -53,6 +54,110 @@ pub fn conform(cx: &Context, target: &Target, parsed: Parsed) -> Result<Value, S
     conform_to(cx, expected, type_, parsed)
 }
 
+/// Applies a patch to an object of the target's kind, and brings the outcome into the form of the kind.
+///
+/// # Errors
+/// Those of the patch; 422 in the words of upstream's patch handler for an outcome that does not fit; 400 for
+/// another kind.
+pub fn patched(cx: &Context, target: &Target, patch: &Patch, old: &Value) -> Result<Value, Status> {
+    let kind = &target.kind;
+    let value = patch.apply(target.type_(), old.clone())?;
+    if let Some(custom) = &target.custom {
+        let parsed = Parsed {
+            value,
+            ..Parsed::default()
+        };
+        // Without duplicates, its warnings are the unknown fields.
+        let (value, unknown) = custom.conform(parsed, FieldValidation::Warn)?;
+        judge_patch(cx, patch, old, target.type_(), unknown)?;
+        return Ok(value);
+    }
+    if target.type_().is_none() {
+        let mut value = value;
+        metadata::check_type_as(&kind.kind, &api_version(kind), &mut value)?;
+        return Ok(value);
+    }
+    conform_patched(
+        cx,
+        (&kind.group, &kind.version, &kind.kind),
+        patch,
+        (old, value),
+    )
+}
+
+/// Applies a patch to the document of a subresource, which is of a kind of its own (group, version, kind).
+///
+/// # Errors
+/// As [`patched`].
+pub fn patched_body(
+    cx: &Context,
+    kind: (&str, &str, &str),
+    patch: &Patch,
+    old: &Value,
+) -> Result<Value, Status> {
+    let value = patch.apply(None, old.clone())?;
+    conform_patched(cx, kind, patch, (old, value))
+}
+
+fn conform_patched(
+    cx: &Context,
+    (group, version, kind): (&str, &str, &str),
+    patch: &Patch,
+    (old, value): (&Value, Value),
+) -> Result<Value, Status> {
+    let type_ = Schema::builtin()
+        .kind(group, version, kind)
+        .ok_or_else(|| Status::internal(format!("there is no schema of {kind}")))?;
+    let expected = Expected {
+        group,
+        version,
+        kind,
+    };
+    let (mut value, unknown) = decode_patched(expected, type_, value, |why| {
+        let outcome = patch.apply(Some(type_), old.clone()).ok();
+        patch.refuse(outcome.as_ref(), why)
+    })?;
+    judge_patch(cx, patch, old, Some(type_), unknown)?;
+    ensure_metadata(&mut value);
+    Ok(value)
+}
+
+/// What becomes of fields that a patch has twice or that the kind does not have.
+fn judge_patch(
+    cx: &Context,
+    patch: &Patch,
+    old: &Value,
+    type_: Option<Type<'_>>,
+    unknown: Vec<String>,
+) -> Result<(), Status> {
+    let validation = cx.field_validation()?;
+    let in_outcome = !unknown.is_empty();
+    let mut problems = patch.problems().iter().cloned().chain(unknown);
+    match validation {
+        FieldValidation::Ignore => Ok(()),
+        FieldValidation::Warn => {
+            problems.for_each(|problem| cx.warn(problem));
+            Ok(())
+        }
+        FieldValidation::Strict => {
+            let problems: Vec<String> = problems.by_ref().collect();
+            if problems.is_empty() {
+                return Ok(());
+            }
+            let why = format!("strict decoding error: {}", problems.join(", "));
+            // Made once more for the message: patches that fit are many, these are few.
+            let outcome = in_outcome.then(|| patch.apply(type_, old.clone()).ok());
+            Err(patch.refuse(outcome.flatten().as_ref(), &why))
+        }
+    }
+}
+
+fn ensure_metadata(object: &mut Value) {
+    if !object["metadata"].is_object() {
+        object["metadata"] = Value::Object(serde_json::Map::new());
+    }
+}
+
 /// Decodes the body of a subresource, which is of a kind of its own.
 ///
 /// # Errors
@@ -98,9 +203,7 @@ fn conform_to(
     for warning in warnings {
         cx.warn(warning);
     }
-    if !value.get("metadata").is_some_and(Value::is_object) {
-        value["metadata"] = Value::Object(serde_json::Map::new());
-    }
+    ensure_metadata(&mut value);
     Ok(value)
 }
 
@@ -215,9 +318,7 @@ impl<'a> Question<'a> {
             (None, Some(type_)) => decode(expected, type_, taken, FieldValidation::Ignore)?.0,
             (None, None) => taken.value,
         };
-        if !object["metadata"].is_object() {
-            object["metadata"] = Value::Object(serde_json::Map::new());
-        }
+        ensure_metadata(object);
         target.kind.strategy.default(object);
         Ok(())
     }

@@ -21,6 +21,7 @@ use crate::seam::{Admission, Custom};
 
 pub mod admit;
 pub mod binding;
+mod component_status;
 pub mod connect;
 pub mod create;
 pub mod csr;
@@ -35,6 +36,7 @@ pub mod patch;
 pub mod quota;
 pub mod read;
 pub mod scale;
+mod scale_apply;
 pub mod select;
 pub mod service;
 pub mod shape;

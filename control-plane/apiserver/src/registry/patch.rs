@@ -2,8 +2,8 @@
 
 use balsa_api::apply::check_options;
 use balsa_api::object;
-use balsa_api::patch::{PatchType, apply_patch};
-use balsa_api::schema::decode::{FieldValidation, Parsed};
+use balsa_api::patch::{Patch, PatchType};
+use balsa_api::schema::decode::FieldValidation;
 use balsa_api::status::Status;
 use bytes::Bytes;
 use http::Response;
@@ -42,17 +42,8 @@ impl Registry {
             return shape::object(code, &target.kind, bytes, accepted, &cx.query);
         }
         check_options(&cx.field_manager(), cx.query.tristate("force"), false)?;
-        let produce = |old: &Value| {
-            let value = apply_patch(form, target.type_(), old.clone(), body)?;
-            admit::conform(
-                cx,
-                target,
-                Parsed {
-                    value,
-                    ..Parsed::default()
-                },
-            )
-        };
+        let patch = Patch::read(form, body)?;
+        let produce = |old: &Value| admit::patched(cx, target, &patch, old);
         let change = Change {
             how,
             lens: None,

@@ -1,8 +1,9 @@
 //! `/scale` (autoscaling/v1 Scale) of kinds that say where their numbers are.
 
+use balsa_api::apply::check_options;
 use balsa_api::kind::ScalePaths;
 use balsa_api::object;
-use balsa_api::patch::{PatchType, apply_patch};
+use balsa_api::patch::{Patch, PatchType};
 use balsa_api::selector::Selector;
 use balsa_api::status::{FieldErrors, Status};
 use bytes::Bytes;
@@ -10,9 +11,10 @@ use http::Response;
 use serde_json::{Value, json};
 
 use super::update::{Change, How, Lens};
-use super::{Registry, Target, admit, options, shape};
+use super::{Registry, Target, admit, metadata, options, scale_apply, shape};
 use crate::http::context::Context;
-use crate::http::negotiate;
+use crate::http::decode;
+use crate::http::negotiate::{self, BodyFormat};
 use crate::seam::ResponseBody;
 
 fn paths(target: &Target) -> Result<ScalePaths, Status> {
@@ -124,13 +126,15 @@ fn with_scale(
     if !uid.is_empty() {
         object::set_uid(&mut new, &uid);
     }
-    let (parent, field) = paths
-        .spec_replicas
-        .rsplit_once('/')
-        .unwrap_or(("", &paths.spec_replicas));
-    if let Some(Value::Object(map)) = new.pointer_mut(parent) {
-        map.insert(field.to_owned(), replicas.into());
+    let mut at = &mut new;
+    for part in paths.spec_replicas.split('/').filter(|p| !p.is_empty()) {
+        if !at.is_object() {
+            // A custom resource may have no spec yet.
+            *at = json!({});
+        }
+        at = &mut at[part];
     }
+    *at = replicas.into();
     Ok(new)
 }
 
@@ -163,10 +167,14 @@ impl Registry {
         let accepted = cx.accepted(false)?;
         let paths = paths(target)?;
         let wanted = if cx.info.verb == "patch" {
-            Wanted::Patch(PatchType::from_content_type(
-                negotiate::raw_content_type(&cx.headers),
-                true,
-            )?)
+            let form =
+                PatchType::from_content_type(negotiate::raw_content_type(&cx.headers), true)?;
+            if form == PatchType::Apply {
+                Wanted::Applied(applied(cx, target, body)?)
+            } else {
+                check_options(&cx.field_manager(), cx.query.tristate("force"), false)?;
+                Wanted::Patch(Patch::read(form, body)?)
+            }
         } else {
             let scale = admit::body_of(cx, "autoscaling", "v1", "Scale", body)?;
             let given = object::name(&scale);
@@ -181,7 +189,19 @@ impl Registry {
         let produce = |old: &Value| {
             let scale = match &wanted {
                 Wanted::Whole(scale) => scale.clone(),
-                Wanted::Patch(form) => apply_patch(*form, None, scale_of(old, &paths), body)?,
+                Wanted::Patch(patch) => {
+                    let kind = ("autoscaling", "v1", "Scale");
+                    admit::patched_body(cx, kind, patch, &scale_of(old, &paths))?
+                }
+                Wanted::Applied(applied) => {
+                    let manager = cx.query.get("fieldManager").unwrap_or_default();
+                    let how = (manager, cx.query.flag("force"));
+                    let live = scale_of(old, &paths);
+                    let (scale, managed) = scale_apply::apply(old, live, applied, &paths, how)?;
+                    let mut new = with_scale(target, old, &scale, &paths)?;
+                    object::metadata_mut(&mut new).insert("managedFields".into(), managed.into());
+                    return Ok(new);
+                }
             };
             with_scale(target, old, &scale, &paths)
         };
@@ -194,7 +214,7 @@ impl Registry {
             }),
             subresource: "scale",
             produce: &produce,
-            track: true,
+            track: !matches!(wanted, Wanted::Applied(_)),
         };
         let bytes = self.modify(cx, target, &change).await?;
         let object: Value = serde_json::from_slice(&bytes).map_err(Status::internal)?;
@@ -205,7 +225,19 @@ impl Registry {
 
 enum Wanted {
     Whole(Value),
-    Patch(PatchType),
+    Patch(Patch),
+    Applied(Value),
+}
+
+/// The Scale that is to be applied.
+fn applied(cx: &Context, target: &Target, body: &Bytes) -> Result<Value, Status> {
+    let manager = cx.query.get("fieldManager").unwrap_or_default();
+    check_options(manager, cx.query.tristate("force"), true)?;
+    let mut applied = decode::parse(body, BodyFormat::Yaml)?.value;
+    metadata::check_type_as("Scale", "autoscaling/v1", &mut applied)?;
+    metadata::check_name(&mut applied, &target.name)?;
+    metadata::check_namespace(&target.kind, &mut applied, &target.namespace)?;
+    Ok(applied)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use balsa_api::status::{FieldErrors, Status};
 use serde_json::{Value, json};
 
-use super::{stamp, strings, text};
+use super::{selector, stamp, strings, text};
 use crate::seam::{Attributes, Authorizer, Computed, Decision, User};
 
 const API_VERSION: &str = "authorization.k8s.io/v1";
@@ -62,6 +62,7 @@ impl AccessReview {
                 "at least one of user or group must be specified",
             );
         }
+        selector::check(&spec["resourceAttributes"], &mut errors);
         if self.about == About::AnybodyHere {
             if spec["nonResourceAttributes"].is_object() {
                 errors.invalid(
@@ -103,6 +104,7 @@ fn attributes(user: User, spec: &Value) -> Attributes {
             subresource: text(&resource["subresource"]),
             name: text(&resource["name"]),
             path: String::new(),
+            fields: selector::fields(&resource["fieldSelector"]),
         };
     }
     let path = &spec["nonResourceAttributes"];

@@ -3,6 +3,7 @@
 
 pub mod access;
 pub mod rules;
+mod selector;
 pub mod token_request;
 pub mod tokens;
 

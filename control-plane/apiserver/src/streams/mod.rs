@@ -2,7 +2,10 @@
 //! nodes. See OVERVIEW.md beside this file.
 
 mod frames;
+#[cfg(test)]
+mod fuzz;
 mod log;
+pub(crate) mod node_proxy;
 mod pod;
 mod portforward;
 mod portforward_ws;
@@ -170,6 +173,37 @@ impl Streams {
         }
     }
 
+    /// A session of a pod that is asked for by its node's path: context and request as the pod's subresource has
+    /// them.
+    fn of_node(
+        &self,
+        context: &ConnectContext,
+        request: Request<RequestBody>,
+    ) -> Result<(ConnectContext, Request<RequestBody>), Status> {
+        let wanted = proxy::parse_name(&context.name)?;
+        let Some(session) = node_proxy::session(&context.tail) else {
+            return Err(Status::internal("no session is asked for"));
+        };
+        let (namespace, name) = session.pod();
+        let pod = self.reader.get("", "pods", namespace, name);
+        if !pod.is_some_and(|pod| session.is_of(&pod, wanted.name)) {
+            return Err(Status::not_found("", "pods", name));
+        }
+        session.of_pod(context, request)
+    }
+
+    /// Whether a request means a session that the node's agent would serve, were it a kubelet.
+    fn is_node_session(&self, context: &ConnectContext) -> bool {
+        let to_agent = |wanted: proxy::Name<'_>| {
+            let node = self.reader.get("", "nodes", "", wanted.name);
+            let door = node.map(|node| node_proxy::door(&node, wanted.name, wanted.port));
+            matches!(door, Some(Ok(node_proxy::Door::Agent)))
+        };
+        (context.resource == "nodes" && context.subresource == "proxy")
+            && node_proxy::session(&context.tail).is_some()
+            && proxy::parse_name(&context.name).is_ok_and(to_agent)
+    }
+
     /// The log as the answer's body, or as messages to a client that asks for a WebSocket.
     async fn log(
         &self,
@@ -293,6 +327,11 @@ impl Connect for Streams {
         context: ConnectContext,
         request: Request<RequestBody>,
     ) -> Result<Response<ResponseBody>, Status> {
+        let (context, request) = if self.is_node_session(&context) {
+            self.of_node(&context, request)?
+        } else {
+            (context, request)
+        };
         match (context.resource.as_str(), context.subresource.as_str()) {
             ("pods", "exec" | "attach") => self.remote(&context, request).await,
             ("pods", "portforward") => self.port_forward(&context, request).await,

@@ -18,6 +18,7 @@ use rand::Rng as _;
 use serde_json::Value;
 use tracing::Instrument as _;
 
+use super::node_proxy::{self, Door};
 use super::{log, open, proxy_html, proxy_tls, upgrade};
 use crate::authn::impersonate::is_impersonation;
 use crate::seam::{
@@ -54,13 +55,13 @@ struct Location {
 
 /// `[scheme:]name[:port]` as it stands in paths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Name<'a> {
+pub(super) struct Name<'a> {
     tls: bool,
-    name: &'a str,
-    port: &'a str,
+    pub(super) name: &'a str,
+    pub(super) port: &'a str,
 }
 
-fn parse_name(text: &str) -> Result<Name<'_>, Status> {
+pub(super) fn parse_name(text: &str) -> Result<Name<'_>, Status> {
     let parts: Vec<&str> = text.split(':').collect();
     let (scheme, name, port) = match parts.as_slice() {
         [name] => ("", *name, ""),
@@ -84,7 +85,7 @@ fn unavailable(why: String) -> Status {
     Status::new(503, "ServiceUnavailable", why)
 }
 
-fn join_address(ip: &str, port: u16) -> String {
+pub(super) fn join_address(ip: &str, port: u16) -> String {
     if ip.contains(':') {
         format!("[{ip}]:{port}")
     } else {
@@ -180,10 +181,7 @@ impl Proxy<'_> {
             return redirect_to_root(request.uri());
         }
         if context.resource == "nodes" {
-            let (parts, _) = request.into_parts();
-            return self
-                .node(name.name, context, &parts.method, &parts.uri)
-                .await;
+            return self.node(name, context, request).await;
         }
         let location = self.locate(context, name)?;
         self.forward(context, location, request).await
@@ -245,25 +243,33 @@ impl Proxy<'_> {
             .await
     }
 
-    /// The node's own endpoints.
+    /// The node's own endpoints, or another port of its address.
     async fn node(
         &self,
-        name: &str,
+        wanted: Name<'_>,
         context: &ConnectContext,
-        method: &Method,
-        uri: &Uri,
+        request: Request<RequestBody>,
     ) -> Result<Response<ResponseBody>, Status> {
-        if self.reader.get("", "nodes", "", name).is_none() {
+        let name = wanted.name;
+        let Some(node) = self.reader.get("", "nodes", "", name) else {
             return Err(Status::not_found("", "nodes", name));
+        };
+        if let Door::Address(address) = node_proxy::door(&node, name, wanted.port)? {
+            let location = Location {
+                address,
+                tls: wanted.tls,
+                node: Some(name.to_owned()),
+            };
+            return self.forward(context, location, request).await;
         }
-        if method != Method::GET {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return Err(Status::new(
                 405,
                 "MethodNotAllowed",
                 "a node's endpoints can only be read",
             ));
         }
-        let path = target_uri(&context.tail, uri)?.to_string();
+        let path = target_uri(&context.tail, request.uri())?.to_string();
         let stream = open(self.nodes, name, StreamRequest::Http { path }).await?;
         let mut response = Response::new(log::body_of(stream.reader));
         *response.status_mut() =

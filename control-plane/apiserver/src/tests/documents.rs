@@ -292,3 +292,31 @@ async fn nobody_may_do_anything() {
         "{body}"
     );
 }
+
+#[tokio::test]
+async fn component_statuses_are_made_up_and_read_only() {
+    let h = Harness::new();
+    const PATH: &str = "/api/v1/componentstatuses";
+    let all = h.get(PATH).await;
+    assert!(all.headers.contains_key("warning"), "deprecated");
+    let all = all.expect(200);
+    assert_eq!(all["kind"], "ComponentStatusList");
+    let names: Vec<&str> = all["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|i| i["metadata"]["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["controller-manager", "etcd-0", "scheduler"]);
+    let one = h.get(&format!("{PATH}/etcd-0")).await.expect(200);
+    assert_eq!(one["conditions"][0]["status"], "True");
+    h.get(&format!("{PATH}/etcd-1")).await.expect(404);
+    h.delete(&format!("{PATH}/etcd-0")).await.expect(405);
+    let table = h
+        .ask(Method::GET, PATH)
+        .header("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")
+        .send()
+        .await
+        .expect(200);
+    assert_eq!(table["rows"].as_array().unwrap().len(), 3);
+}

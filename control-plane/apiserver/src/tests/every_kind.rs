@@ -78,7 +78,7 @@ async fn discover(h: &Harness) -> Vec<Served> {
             }
         }
     }
-    found.retain(|s| s.has("list"));
+    found.retain(|s| s.has("list") && s.has("create"));
     found
 }
 

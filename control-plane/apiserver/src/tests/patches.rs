@@ -161,3 +161,86 @@ async fn plain_writes_are_recorded_too() {
     );
     assert!(entry["fieldsV1"]["f:data"]["f:k"].is_object());
 }
+
+#[tokio::test]
+async fn strict_patches_refuse_what_is_written_twice_or_unknown() {
+    let h = Harness::new();
+    h.post(MAPS, config_map("a", json!({"k": "1"})))
+        .await
+        .expect(201);
+    let strict = format!("{MAPS}/a?fieldValidation=Strict");
+    for (form, body, wanted) in [
+        (
+            "merge-patch+json",
+            r#"{"data":{"k":"2","k":"3"},"foo":1}"#,
+            "strict decoding error: duplicate field \"data.k\", unknown field \"foo\"",
+        ),
+        (
+            "strategic-merge-patch+json",
+            r#"{"data":{"k":"2","k":"3"}}"#,
+            "\"map[data:map[k:3]]\": strict decoding error: duplicate field \"data.k\"",
+        ),
+        (
+            "json-patch+json",
+            r#"[{"op":"add","path":"/data/k","value":"4","foo":1}]"#,
+            "strict decoding error: json patch unknown field \"[0].foo\"",
+        ),
+        (
+            "merge-patch+json",
+            r#"{"data":{"k":2}}"#,
+            "json: cannot unmarshal number into Go struct field",
+        ),
+    ] {
+        let content_type = format!("application/{form}");
+        let refused = h
+            .ask(Method::PATCH, &strict)
+            .bytes(body.into())
+            .header("content-type", &content_type)
+            .send()
+            .await;
+        assert_eq!(refused.code, 422, "{form}: {}", refused.body);
+        let message = refused.body["message"].as_str().unwrap();
+        assert!(
+            message.starts_with(" \"\" is invalid: patch: Invalid value: ")
+                && message.contains(wanted),
+            "{message}"
+        );
+    }
+    let twice = r#"{"data":{"k":"2","k":"3"}}"#;
+    let warned = h
+        .ask(Method::PATCH, &format!("{MAPS}/a"))
+        .bytes(twice.into())
+        .header("content-type", "application/merge-patch+json")
+        .send()
+        .await;
+    assert_eq!(warned.code, 200);
+    assert!(
+        warned.headers["warning"]
+            .to_str()
+            .unwrap()
+            .contains("duplicate field \\\"data.k\\\"")
+    );
+}
+
+#[tokio::test]
+async fn a_scale_is_applied() {
+    let h = Harness::new();
+    const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/d/deployments";
+    let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let body = json!({"metadata": {"name": "a"}, "spec": {"replicas": 1, "selector": {"matchLabels": {"a": "b"}}, "template": template}});
+    let path = format!("{DEPLOYMENTS}?fieldManager=one");
+    h.post(&path, body).await.expect(201);
+    let path = format!("{DEPLOYMENTS}/a/scale?fieldManager=two");
+    let scale = json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "spec": {"replicas": 3}});
+    const APPLY: &str = "application/apply-patch+yaml";
+    let conflict = h.patch(&path, APPLY, scale.clone()).await.expect(409);
+    assert_eq!(conflict["reason"], "Conflict");
+    let forced = h.patch(&format!("{path}&force=true"), APPLY, scale).await;
+    assert_eq!(forced.expect(200)["spec"]["replicas"], 3);
+    let deployment = h.get(&format!("{DEPLOYMENTS}/a")).await.expect(200);
+    assert_eq!(deployment["spec"]["replicas"], 3);
+    let managers = deployment["metadata"]["managedFields"].as_array().unwrap();
+    let two = managers.iter().find(|m| m["manager"] == "two").unwrap();
+    assert_eq!(two["subresource"], "scale");
+    assert_eq!(two["operation"], "Apply");
+}

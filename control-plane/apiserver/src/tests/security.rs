@@ -271,6 +271,12 @@ async fn a_node_reads_and_writes_only_what_is_its_own() {
     assert_eq!(get("n1", "/api/v1/namespaces/b/secrets/s").await, 403);
     assert_eq!(get("n1", "/api/v1/namespaces/a/secrets").await, 403);
     assert_eq!(get("n1", "/api/v1/secrets").await, 403);
+    assert_eq!(get("n1", "/api/v1/pods").await, 403);
+    assert_eq!(
+        get("n1", "/api/v1/pods?fieldSelector=spec.nodeName%3Dn1").await,
+        200
+    );
+    assert_eq!(get("n2", "/api/v1/namespaces/a/pods/p1").await, 403);
     let delete = |node, path| cluster.node(node, Method::DELETE, path, Value::Null);
     assert_eq!(delete("n2", "/api/v1/namespaces/a/pods/p1").await, 403);
     assert_eq!(delete("n1", "/api/v1/nodes/n2").await, 403);

@@ -3,6 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use balsa_api::schema::Schema;
+use balsa_api::selector::FieldSelector;
 use balsa_cel::{
     Authorizer as CelAuthorizer, Bindings, Check, Decision as CelDecision, Environment, Program,
     Type, Val, schema,
@@ -202,6 +203,7 @@ impl CelAuthorizer for Asker<'_> {
             subresource: check.subresource.clone(),
             name: check.name.clone(),
             path: check.path.clone().unwrap_or_default(),
+            fields: FieldSelector::parse(&check.field_selector).unwrap_or_default(),
         };
         // Ours decides from the cache, without waiting; one that waits cannot be asked in an expression.
         match self.authz.authorize(&attributes).now_or_never() {
