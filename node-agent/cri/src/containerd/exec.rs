@@ -60,9 +60,10 @@ impl Fifos {
             Ok(Some(path))
         };
         let stdin = make(spec.stdin, "stdin")?;
-        // With a terminal the runtime insists on an output; it is read and thrown away when unwanted.
-        let stdout = make(spec.stdout || spec.tty, "stdout")?;
-        let stderr = make(spec.stderr && !spec.tty, "stderr")?;
+        // containerd 1.6 wants all outputs or none ("opening file \"\" failed"); unwanted ones are thrown away.
+        let any = spec.stdin || spec.stdout || spec.stderr || spec.tty;
+        let stdout = make(any, "stdout")?;
+        let stderr = make(any && !spec.tty, "stderr")?;
         Ok(Self {
             dir,
             stdin,
@@ -129,6 +130,8 @@ pub(super) async fn start(
     };
     let stdout = open_reader(&fifos.stdout)?;
     let stderr = open_reader(&fifos.stderr)?;
+    let stdout = wanted(stdout, spec.stdout);
+    let stderr = wanted(stderr, spec.stderr);
 
     let mut exec = Exec {
         tasks: TasksClient::new(channel),
@@ -165,6 +168,21 @@ pub(super) async fn start(
         control,
         exit,
     })
+}
+
+/// The output if it is wanted; else it is read and thrown away until the command's end, or it would hold that up.
+fn wanted(output: Option<pipe::Receiver>, wanted: bool) -> Option<pipe::Receiver> {
+    let mut output = output?;
+    if wanted {
+        return Some(output);
+    }
+    let discard = async move {
+        if let Err(error) = tokio::io::copy(&mut output, &mut tokio::io::sink()).await {
+            debug!(%error, "an unwanted output broke off");
+        }
+    };
+    tokio::spawn(discard.instrument(debug_span!("unwanted-output")));
+    None
 }
 
 impl Exec {
