@@ -29,6 +29,10 @@ use crate::crud::Load;
 use crate::http::{Endpoint, Lines, endpoints};
 use crate::scratch::{Scratch, sweep};
 
+/// As in the product, whose store the members here are.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Measures a running cluster
 #[derive(Debug, Parser)]
 #[command(name = "balsa-bench")]

@@ -3,27 +3,20 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use openraft::ReadPolicy;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::confirm::Confirm;
 use crate::error::Error;
 use crate::fault::{self, Break};
 use crate::metrics::Metrics;
-use crate::net::Peers;
-use crate::raft::Raft;
+use crate::net::{Peers, Pipe, Purpose};
 use crate::state::Progress;
 use crate::types::{Leadership, MemberId, Revision};
 
-/// One question to the leader takes at most this long.
-const ROUND: Duration = Duration::from_millis(500);
-/// What rounds keep between them when many readers come. A round costs each member some messages: without the pause
-/// a busy member spends as much on rounds as on what is read, and the API answers half as many reads. A reader alone
-/// never waits for it.
-const PACE: Duration = Duration::from_millis(1);
-/// From how many readers in one round on the next one is held back.
-const CROWD: usize = 4;
+/// One question to the leader takes at most this long: a little more than what it takes at most to answer.
+const ROUND: Duration = Duration::from_millis(600);
 /// The pause after a round failed.
 const RETRY: Duration = Duration::from_millis(15);
 
@@ -38,21 +31,15 @@ pub(crate) struct Barrier {
 
 /// What [`Barrier::run`] needs.
 pub(crate) struct Rounds {
-    pub raft: Raft,
+    pub confirm: Arc<Confirm>,
     pub peers: Arc<Peers>,
     pub leadership: watch::Receiver<Leadership>,
     pub progress: watch::Receiver<Progress>,
     pub patience: Duration,
     pub metrics: Arc<Metrics>,
     pub stop: CancellationToken,
-}
-
-/// The index that a read which begins now must wait for, if this member leads.
-pub(crate) async fn leader_read_index(raft: &Raft) -> Result<u64, String> {
-    match raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
-        Ok(linearizer) => Ok(linearizer.read_log_id().index()),
-        Err(error) => Err(error.to_string()),
-    }
+    /// None at first.
+    pub line: Option<Line>,
 }
 
 impl Barrier {
@@ -72,16 +59,12 @@ impl Barrier {
         let stop = rounds.stop.clone();
         let working = async {
             loop {
-                self.wake.notified().await;
+                rounds.until(&self.wake).await;
                 let waiters = std::mem::take(&mut *self.waiting.lock());
                 if waiters.is_empty() {
                     continue;
                 }
-                let crowded = waiters.len() >= CROWD;
                 rounds.round(waiters).await;
-                if crowded {
-                    tokio::time::sleep(PACE).await;
-                }
             }
         };
         tokio::select! {
@@ -93,7 +76,29 @@ impl Barrier {
     }
 }
 
+/// An open way to the leader.
+pub(crate) struct Line {
+    leader: MemberId,
+    pipe: Option<Pipe>,
+}
+
 impl Rounds {
+    /// Waits for somebody to wake it, and keeps the way to the leader open meanwhile.
+    async fn until(&mut self, wake: &Notify) {
+        let Some(pipe) = self.line.as_mut().and_then(|line| line.pipe.as_mut()) else {
+            return wake.notified().await;
+        };
+        tokio::select! {
+            biased;
+            () = wake.notified() => {}
+            // It says nothing unasked, so this is its end.
+            _ = pipe.next() => {
+                self.line = None;
+                wake.notified().await;
+            }
+        }
+    }
+
     async fn round(&mut self, waiters: Vec<Waiter>) {
         let started = Instant::now();
         let index = match tokio::time::timeout(self.patience, self.index()).await {
@@ -103,6 +108,12 @@ impl Rounds {
                 return answer(waiters, &Err(error));
             }
         };
+        let now = *self.progress.borrow();
+        if now.index >= index {
+            let took = started.elapsed().as_secs_f64();
+            self.metrics.read_barrier.observe(took);
+            return answer(waiters, &Ok(now.revision));
+        }
         let (mut progress, metrics, patience) =
             (self.progress.clone(), self.metrics.clone(), self.patience);
         // Waiting for the state must not keep the next round waiting.
@@ -141,14 +152,18 @@ impl Rounds {
         }
     }
 
-    async fn ask(&self, leader: MemberId) -> Result<u64, String> {
-        if leader != self.peers.me() {
-            return self.peers.read_index(leader, ROUND).await;
+    async fn ask(&mut self, leader: MemberId) -> Result<u64, String> {
+        if leader == self.peers.me() {
+            return self.confirm.index().await;
         }
-        match tokio::time::timeout(ROUND, leader_read_index(&self.raft)).await {
-            Ok(result) => result,
-            Err(_) => Err("no answer".to_owned()),
-        }
+        let line = self.line.take().filter(|line| line.leader == leader);
+        let mut line = line.unwrap_or(Line { leader, pipe: None });
+        let asked = self.peers.call(leader, Purpose::Read, &mut line.pipe);
+        let index: Result<u64, String> = tokio::time::timeout(ROUND, asked)
+            .await
+            .unwrap_or_else(|_| Err("no answer".to_owned()))?;
+        self.line = Some(line);
+        index
     }
 }
 

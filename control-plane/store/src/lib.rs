@@ -11,6 +11,7 @@ mod archive;
 mod barrier;
 mod command;
 mod config;
+mod confirm;
 mod crc;
 mod db;
 mod duties;

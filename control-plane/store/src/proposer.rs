@@ -63,10 +63,11 @@ enum Link {
 }
 
 impl Link {
-    async fn send(&self, batch: Bytes) -> bool {
+    /// Sends a batch, or queues it to be sent while [`Self::broken`] is waited for; `false` if the link has ended.
+    async fn send(&mut self, batch: Bytes) -> bool {
         match self {
             Self::Local { sequencer, .. } => sequencer.submit(batch).await,
-            Self::Remote(forwarding) => forwarding.send(batch).await,
+            Self::Remote(forwarding) => forwarding.send(batch),
         }
     }
 
@@ -184,7 +185,7 @@ impl Proposer {
         }
     }
 
-    async fn resend(&self, link: &Link) -> bool {
+    async fn resend(&self, link: &mut Link) -> bool {
         for batch in self.pending.again() {
             self.metrics.resent.inc();
             if !link.send(batch).await {

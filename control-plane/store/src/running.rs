@@ -18,6 +18,7 @@ use tracing::Instrument;
 use crate::barrier::{Barrier, Rounds};
 use crate::command::Origin;
 use crate::config::Config;
+use crate::confirm::{Confirm, Confirming};
 use crate::db::Disk;
 use crate::duties::{self, LeaderDuties, Leaders, LogCutter};
 use crate::error::{Error, OpenError};
@@ -144,6 +145,7 @@ impl Running {
             turn: tokio::sync::Mutex::default(),
         });
         let barrier = Arc::new(Barrier::default());
+        let confirm = Arc::new(Confirm::default());
         let heard = Arc::new(Heard::default());
         let mut tasks = JoinSet::new();
         let mut spawn = |name: &'static str, task: futures::future::BoxFuture<'static, ()>| {
@@ -161,6 +163,7 @@ impl Running {
             sequencer: sequencer.clone(),
             members: members.clone(),
             heard: heard.clone(),
+            confirm: confirm.clone(),
             partial: Arc::default(),
         };
         spawn(
@@ -201,14 +204,22 @@ impl Running {
             stop: stop.clone(),
         };
         spawn("proposer", Box::pin(proposer.run()));
-        let rounds = Rounds {
+        let confirming = Confirming {
+            confirm: confirm.clone(),
             raft: raft.clone(),
+            peers: peers.clone(),
+            stop: stop.clone(),
+        };
+        spawn("confirm", Box::pin(confirming.run()));
+        let rounds = Rounds {
+            confirm,
             peers,
             leadership: leadership.clone(),
             progress: state.progress(),
             patience: config.timings.request,
             metrics: metrics.clone(),
             stop: stop.clone(),
+            line: None,
         };
         spawn("reads", Box::pin(barrier.clone().run(rounds)));
         let duties = LeaderDuties {

@@ -21,12 +21,17 @@ pub(super) struct Process {
     lines: Lines<BufReader<ChildStdout>>,
 }
 
+/// The allocator's settings in the product.
+const ALLOCATOR: &str =
+    "narenas:2,dirty_decay_ms:1000,muzzy_decay_ms:0,background_thread:true,max_background_threads:1";
+
 impl Process {
     async fn start(id: usize, dir: &Path, addresses: &[SocketAddr]) -> anyhow::Result<(Self, u64)> {
         let mut child = Command::new(std::env::current_exe()?)
             .args(["store-member", &id.to_string()])
             .arg(dir.join(id.to_string()))
             .args(addresses.iter().map(SocketAddr::to_string))
+            .env("MALLOC_CONF", ALLOCATOR)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)

@@ -68,6 +68,8 @@ struct Shared {
     pub db: Reopening,
     pub tail: RwLock<Tail>,
     pub vote: Mutex<Option<Vote>>,
+    /// The last vote that is on disk.
+    pub synced_vote: Mutex<Option<Vote>>,
     pub committed: Mutex<Option<LogId>>,
     pub queue: Queue,
     pub path: PathBuf,
@@ -107,6 +109,7 @@ impl Log {
             db: opened,
             tail: RwLock::new(Tail::new(purged, last)),
             vote: Mutex::new(vote),
+            synced_vote: Mutex::new(vote),
             committed: Mutex::new(committed),
             queue: Queue::default(),
             path: path.to_owned(),
@@ -193,6 +196,14 @@ impl Log {
     pub fn vote_term(&self) -> Term {
         let vote = *self.shared.vote.lock();
         vote.map_or(0, |vote| vote.leader_id().term)
+    }
+
+    /// Whether this member is known, on disk, to follow the leader of this vote, and has its log up to an entry that
+    /// it has confirmed before.
+    pub fn follows(&self, vote: &Vote, confirmed: Option<LogId>) -> bool {
+        let tail = self.shared.tail.read();
+        let last = tail.last().or_else(|| tail.purged());
+        *self.shared.synced_vote.lock() == Some(*vote) && confirmed <= last
     }
 
     /// Gives up all entries, whose effect is in the state, and begins anew after them.
@@ -409,9 +420,10 @@ impl RaftLogStorage<Types> for Log {
         }
         self.shared.queue.push(Task::Vote { vote: *vote, done });
         fault::point(Point::VoteQueued);
-        let saved = saved.await.map_err(|_| stopped());
+        saved.await.map_err(|_| stopped())?;
         fault::point(Point::VoteSynced);
-        saved
+        *self.shared.synced_vote.lock() = Some(*vote);
+        Ok(())
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {

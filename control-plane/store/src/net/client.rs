@@ -20,7 +20,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Response, Status};
 
 use super::appends::{Flow, outbox};
-use super::peers::{Client, OPEN_TIMEOUT, Peers};
+use super::peers::{Client, Peers};
+use super::pipe::{Purpose, Reading};
 use super::proto::Message;
 use super::wire::{self, SnapshotHead};
 use crate::raft::{
@@ -120,17 +121,17 @@ impl Link {
     where
         S: Stream<Item = AppendRequest> + Send + Unpin + 'static,
     {
-        let mut client = self.peers.get(self.target).map_err(rpc_error)?.log.clone();
+        let pipe = self.peers.open(self.target, Purpose::Append).await;
+        let (reading, writing) = pipe.map_err(rpc_error)?.split();
         let flow = Arc::new(Mutex::new(Flow::new(self.peers.me())));
         let outbound = outbox(input, flow.clone()).map(|request| wire::encode_append(&request));
-        let opening = client.append(self.peers.request(self.target, outbound));
-        let inbound = match tokio::time::timeout(OPEN_TIMEOUT, opening).await {
-            Ok(Ok(response)) => response.into_inner(),
-            Ok(Err(status)) => return Err(rpc_error(status)),
-            Err(_) => return Err(self.timeout(RPCTypes::AppendEntries, OPEN_TIMEOUT)),
+        let replies = Replies {
+            reading,
+            sending: Some(Box::pin(writing.pump(outbound))),
         };
-        let replies = inbound.filter_map(move |message| {
+        let replies = replies.stream().filter_map(move |message| {
             let reply = message
+                .map_err(|error| Status::unavailable(error.to_string()))
                 .and_then(|message| wire::decode_append_reply(&message))
                 .map_err(rpc_error);
             let counts = match &reply {
@@ -182,6 +183,40 @@ impl Link {
         let calling = async { client.snapshot(request).await.map_err(rpc_error) };
         let ((), response) = futures::try_join!(sending, calling)?;
         wire::decode(response.get_ref()).map_err(rpc_error)
+    }
+}
+
+/// Answers as they come. Who waits for them sends the requests meanwhile: a task for that would have to be woken for
+/// each of them.
+struct Replies {
+    reading: Reading,
+    sending: Option<BoxFuture<'static, std::io::Result<()>>>,
+}
+
+impl Replies {
+    fn stream(self) -> impl Stream<Item = std::io::Result<Message>> + Send {
+        futures::stream::unfold(Some(self), |replies| async {
+            let mut replies = replies?;
+            match replies.next().await {
+                Ok(Some(message)) => Some((Ok(message), Some(replies))),
+                Ok(None) => None,
+                Err(error) => Some((Err(error), None)),
+            }
+        })
+    }
+
+    async fn next(&mut self) -> std::io::Result<Option<Message>> {
+        while let Some(sending) = &mut self.sending {
+            tokio::select! {
+                biased;
+                message = self.reading.next() => return message,
+                sent = sending => {
+                    sent?;
+                    self.sending = None;
+                }
+            }
+        }
+        self.reading.next().await
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use super::listen::Conn;
+use super::listen::{Conn, Io};
 use super::{CONNECTION_WINDOW, STREAM_WINDOW};
 use crate::config::Tls;
 
@@ -50,22 +50,22 @@ fn alpn(tls: &Tls) -> Tls {
     }
 }
 
-async fn connect(address: &str, tls: Option<&Tls>) -> std::io::Result<Conn> {
+pub(super) async fn connect(address: &str, tls: Option<&Tls>) -> std::io::Result<Conn> {
     #[cfg(test)]
     if turmoil::in_simulation() {
         let simulated = turmoil::net::TcpStream::connect(address).await?;
-        return Ok(Conn::Simulated(simulated));
+        return Ok(Io::Simulated(simulated).into());
     }
     let tcp = TcpStream::connect(address).await?;
     tcp.set_nodelay(true)?;
     let Some(tls) = tls else {
-        return Ok(Conn::Plain(tcp));
+        return Ok(Io::Plain(tcp).into());
     };
     let name = ServerName::try_from(tls.server_name.clone()).map_err(std::io::Error::other)?;
     let stream = TlsConnector::from(tls.client.clone())
         .connect(name, tcp)
         .await?;
-    Ok(Conn::Tls(Box::new(stream.into())))
+    Ok(Io::Tls(Box::new(stream.into())).into())
 }
 
 /// Whether nobody listens at an address any more: its system says so at once when a process has ended. A

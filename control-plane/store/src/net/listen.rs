@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
 use tokio_rustls::{TlsAcceptor, TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +18,7 @@ use tonic::transport::server::Connected;
 use tracing::Instrument;
 
 use super::proto::peer_server::PeerServer;
-use super::{CONNECTION_WINDOW, MAX_MESSAGE, STREAM_WINDOW, Service};
+use super::{CONNECTION_WINDOW, MAX_MESSAGE, STREAM_WINDOW, Service, pipe};
 use crate::config::Tls;
 use crate::error::OpenError;
 
@@ -25,15 +26,30 @@ use crate::error::OpenError;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Handshakes under way at once: a flood of strangers must not take all the time.
 const HANDSHAKES: usize = 64;
+/// Pipes that are open at once: a few for each member.
+const PIPES: usize = 256;
 /// How long to wait when the system has no more files to give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A connection, encrypted or (in tests) not.
-pub(super) enum Conn {
+/// A connection.
+pub(super) struct Conn {
+    /// A byte that was read to know what the connection is for, and is to be read again.
+    first: Option<u8>,
+    io: Io,
+}
+
+/// Encrypted or (in tests) not.
+pub(super) enum Io {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
     #[cfg(test)]
     Simulated(turmoil::net::TcpStream),
+}
+
+impl From<Io> for Conn {
+    fn from(io: Io) -> Self {
+        Self { first: None, io }
+    }
 }
 
 impl AsyncRead for Conn {
@@ -42,11 +58,18 @@ impl AsyncRead for Conn {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(io) => Pin::new(io).poll_read(cx, buf),
-            Self::Tls(io) => Pin::new(io).poll_read(cx, buf),
+        let this = self.get_mut();
+        if buf.remaining() > 0
+            && let Some(first) = this.first.take()
+        {
+            buf.put_slice(&[first]);
+            return Poll::Ready(Ok(()));
+        }
+        match &mut this.io {
+            Io::Plain(io) => Pin::new(io).poll_read(cx, buf),
+            Io::Tls(io) => Pin::new(io).poll_read(cx, buf),
             #[cfg(test)]
-            Self::Simulated(io) => Pin::new(io).poll_read(cx, buf),
+            Io::Simulated(io) => Pin::new(io).poll_read(cx, buf),
         }
     }
 }
@@ -57,29 +80,29 @@ impl AsyncWrite for Conn {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<std::io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(io) => Pin::new(io).poll_write(cx, buf),
-            Self::Tls(io) => Pin::new(io).poll_write(cx, buf),
+        match &mut self.get_mut().io {
+            Io::Plain(io) => Pin::new(io).poll_write(cx, buf),
+            Io::Tls(io) => Pin::new(io).poll_write(cx, buf),
             #[cfg(test)]
-            Self::Simulated(io) => Pin::new(io).poll_write(cx, buf),
+            Io::Simulated(io) => Pin::new(io).poll_write(cx, buf),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(io) => Pin::new(io).poll_flush(cx),
-            Self::Tls(io) => Pin::new(io).poll_flush(cx),
+        match &mut self.get_mut().io {
+            Io::Plain(io) => Pin::new(io).poll_flush(cx),
+            Io::Tls(io) => Pin::new(io).poll_flush(cx),
             #[cfg(test)]
-            Self::Simulated(io) => Pin::new(io).poll_flush(cx),
+            Io::Simulated(io) => Pin::new(io).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(io) => Pin::new(io).poll_shutdown(cx),
-            Self::Tls(io) => Pin::new(io).poll_shutdown(cx),
+        match &mut self.get_mut().io {
+            Io::Plain(io) => Pin::new(io).poll_shutdown(cx),
+            Io::Tls(io) => Pin::new(io).poll_shutdown(cx),
             #[cfg(test)]
-            Self::Simulated(io) => Pin::new(io).poll_shutdown(cx),
+            Io::Simulated(io) => Pin::new(io).poll_shutdown(cx),
         }
     }
 
@@ -88,20 +111,20 @@ impl AsyncWrite for Conn {
         cx: &mut Context<'_>,
         bufs: &[std::io::IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(io) => Pin::new(io).poll_write_vectored(cx, bufs),
-            Self::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+        match &mut self.get_mut().io {
+            Io::Plain(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Io::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
             #[cfg(test)]
-            Self::Simulated(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Io::Simulated(io) => Pin::new(io).poll_write_vectored(cx, bufs),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(io) => io.is_write_vectored(),
-            Self::Tls(io) => io.is_write_vectored(),
+        match &self.io {
+            Io::Plain(io) => io.is_write_vectored(),
+            Io::Tls(io) => io.is_write_vectored(),
             #[cfg(test)]
-            Self::Simulated(_) => false,
+            Io::Simulated(_) => false,
         }
     }
 }
@@ -129,11 +152,11 @@ impl Socket {
     }
 
     /// The next connection, before its handshake.
-    async fn accept(&self) -> std::io::Result<Conn> {
+    async fn accept(&self) -> std::io::Result<Io> {
         match self {
-            Self::Real(tcp) => tcp.accept().await.map(|(tcp, _)| Conn::Plain(tcp)),
+            Self::Real(tcp) => tcp.accept().await.map(|(tcp, _)| Io::Plain(tcp)),
             #[cfg(test)]
-            Self::Simulated(tcp) => tcp.accept().await.map(|(tcp, _)| Conn::Simulated(tcp)),
+            Self::Simulated(tcp) => tcp.accept().await.map(|(tcp, _)| Io::Simulated(tcp)),
         }
     }
 }
@@ -158,16 +181,20 @@ impl Listener {
         Ok(Self { tcp, acceptor })
     }
 
-    /// Accepts until nobody wants connections any more. Handshakes run beside each other.
-    async fn accept(self, ready: mpsc::Sender<std::io::Result<Conn>>) {
+    /// Accepts until nobody wants connections any more. Handshakes run beside each other. Connections for gRPC go to
+    /// its server; pipes are served here.
+    async fn accept(self, service: Service, grpc: mpsc::Sender<std::io::Result<Conn>>) {
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+        let pipes = Arc::new(Semaphore::new(PIPES));
+        let mut tasks = JoinSet::new();
         loop {
             let accepted = tokio::select! {
-                () = ready.closed() => return,
+                () = grpc.closed() => return,
                 accepted = self.tcp.accept() => accepted,
+                Some(_) = tasks.join_next() => continue,
             };
-            let tcp = match accepted {
-                Ok(tcp) => tcp,
+            let io = match accepted {
+                Ok(io) => io,
                 Err(error) => {
                     tracing::warn!(%error, "a member's connection could not be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -177,37 +204,55 @@ impl Listener {
             let Ok(turn) = handshakes.clone().acquire_owned().await else {
                 return;
             };
-            let (acceptor, ready) = (self.acceptor.clone(), ready.clone());
-            tokio::spawn(
-                async move {
-                    match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(tcp, acceptor)).await {
-                        Ok(Ok(conn)) => drop(ready.send(Ok(conn)).await),
-                        Ok(Err(error)) => tracing::debug!(%error, "a connection was refused"),
-                        Err(_) => tracing::debug!("a connection did not finish its handshake"),
-                    }
-                    drop(turn);
+            let (acceptor, service) = (self.acceptor.clone(), service.clone());
+            let (grpc, pipes) = (grpc.clone(), pipes.clone());
+            let serving = async move {
+                let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(io, acceptor)).await;
+                drop(turn);
+                match shaken {
+                    Ok(Ok(Caller::Grpc(conn))) => drop(grpc.send(Ok(conn)).await),
+                    Ok(Ok(Caller::Pipe(conn))) => match pipes.try_acquire() {
+                        Ok(_place) => service.pipe(conn).await,
+                        Err(_) => tracing::warn!("too many pipes are open: one more was refused"),
+                    },
+                    Ok(Err(error)) => tracing::debug!(%error, "a connection was refused"),
+                    Err(_) => tracing::debug!("a connection did not finish its handshake"),
                 }
-                .in_current_span(),
-            );
+            };
+            tasks.spawn(serving.in_current_span());
         }
     }
 }
 
-async fn handshake(conn: Conn, acceptor: Option<TlsAcceptor>) -> std::io::Result<Conn> {
-    let Conn::Plain(tcp) = conn else {
-        return Ok(conn);
-    };
-    tcp.set_nodelay(true)?;
-    match acceptor {
-        None => Ok(Conn::Plain(tcp)),
-        Some(acceptor) => Ok(Conn::Tls(Box::new(acceptor.accept(tcp).await?.into()))),
+/// What a connection is for.
+enum Caller {
+    Grpc(Conn),
+    Pipe(Conn),
+}
+
+async fn handshake(io: Io, acceptor: Option<TlsAcceptor>) -> std::io::Result<Caller> {
+    let mut io = io;
+    if let Io::Plain(tcp) = io {
+        tcp.set_nodelay(true)?;
+        io = match acceptor {
+            None => Io::Plain(tcp),
+            Some(acceptor) => Io::Tls(Box::new(acceptor.accept(tcp).await?.into())),
+        };
     }
+    let mut conn = Conn::from(io);
+    let first = conn.read_u8().await?;
+    if first == pipe::FIRST {
+        return Ok(Caller::Pipe(conn));
+    }
+    conn.first = Some(first);
+    Ok(Caller::Grpc(conn))
 }
 
 /// Serves the other members until the stop.
 pub(crate) async fn serve(listener: Listener, service: Service, stop: CancellationToken) {
     const KEEPALIVE: Duration = Duration::from_secs(2);
     let (ready, incoming) = mpsc::channel(16);
+    let accepting = listener.accept(service.clone(), ready);
     let service = PeerServer::new(service)
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
@@ -220,7 +265,7 @@ pub(crate) async fn serve(listener: Listener, service: Service, stop: Cancellati
         .serve_with_incoming(ReceiverStream::new(incoming));
     tokio::select! {
         () = stop.cancelled() => {}
-        () = listener.accept(ready) => {}
+        () = accepting => {}
         result = serving => {
             if let Err(error) = result {
                 tracing::error!(%error, "the members' server ended");

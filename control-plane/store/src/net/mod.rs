@@ -1,10 +1,12 @@
-//! How members talk: gRPC over mutual TLS.
+//! How members talk, over mutual TLS: raw frames for what is frequent (`pipe`), gRPC for the rest.
 
 mod appends;
 mod client;
 mod connect;
+mod frame;
 mod listen;
 mod peers;
+mod pipe;
 mod server;
 mod wire;
 
@@ -32,6 +34,7 @@ mod proto {
 pub(crate) use client::Network;
 pub(crate) use listen::{Listener, serve};
 pub(crate) use peers::{Forwarding, Peers};
+pub(crate) use pipe::{Pipe, Purpose};
 pub(crate) use server::Service;
 pub(crate) use wire::{Hello, Manage, Managed};
 

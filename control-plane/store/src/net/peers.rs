@@ -7,13 +7,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::RwLock;
-use tokio::sync::mpsc;
-use tokio_stream::StreamExt;
-use tokio_stream::wrappers::ReceiverStream;
+use serde::de::DeserializeOwned;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
-use super::connect::{channel, is_refused};
+use super::connect::{channel, connect, is_refused};
+use super::pipe::{Opening, Pipe, Purpose};
 use super::proto::Message;
 use super::proto::peer_client::PeerClient;
 use super::wire::{self, Manage, Managed};
@@ -23,10 +22,8 @@ use crate::error::Error;
 use crate::folder::Folder;
 use crate::types::MemberId;
 
-/// Opening a stream takes at most this long.
+/// Opening a pipe takes at most this long.
 pub(super) const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
-/// Batches that wait for the network.
-const FORWARD_QUEUE: usize = 16;
 
 pub(super) type Client = PeerClient<Channel>;
 
@@ -34,9 +31,7 @@ pub(super) type Client = PeerClient<Channel>;
 /// large.
 pub(super) struct Peer {
     address: String,
-    /// Log entries and forwarded batches.
-    pub log: Client,
-    /// Heartbeats, votes and read indices.
+    /// Heartbeats and votes.
     pub pulse: Client,
     /// Snapshots and changes of membership.
     pub bulk: Client,
@@ -84,7 +79,6 @@ impl Peers {
         };
         Ok(Peer {
             address: address.to_owned(),
-            log: client()?,
             pulse: client()?,
             bulk: client()?,
         })
@@ -118,39 +112,52 @@ impl Peers {
         request
     }
 
-    /// Opens a stream of batches to the leader.
-    pub async fn forward(&self, leader: MemberId) -> Result<Forwarding, String> {
-        let mut client = self
-            .get(leader)
-            .map_err(|status| status.message().to_owned())?
-            .log
-            .clone();
-        let (batches, queue) = mpsc::channel::<Bytes>(FORWARD_QUEUE);
-        let request = self.request(leader, ReceiverStream::new(queue).map(wire::bytes));
-        let opened = tokio::time::timeout(OPEN_TIMEOUT, client.forward(request)).await;
-        let inbound = match opened {
-            Ok(Ok(response)) => response.into_inner(),
-            Ok(Err(status)) => return Err(status.message().to_owned()),
-            Err(_) => return Err("no answer".to_owned()),
+    /// Opens a pipe to a member.
+    pub async fn open(&self, to: MemberId, purpose: Purpose) -> Result<Pipe, Status> {
+        let peer = self.get(to)?;
+        let opening = Opening {
+            purpose,
+            cluster: self.folder.cluster(),
+            from: self.me(),
+            to,
         };
-        Ok(Forwarding { batches, inbound })
+        let opened = tokio::time::timeout(OPEN_TIMEOUT, async {
+            let conn = connect(&peer.address, self.tls.as_ref()).await?;
+            Pipe::open(conn, &opening).await
+        });
+        opened
+            .await
+            .unwrap_or_else(|elapsed| Err(elapsed.into()))
+            .map_err(|error| Status::unavailable(error.to_string()))
     }
 
-    /// The leader's log index that a linearizable read must wait for.
-    pub async fn read_index(&self, leader: MemberId, within: Duration) -> Result<u64, String> {
-        let mut client = self
-            .get(leader)
-            .map_err(|status| status.message().to_owned())?
-            .pulse
-            .clone();
-        let call = client.read_index(self.request(leader, Message::default()));
-        match tokio::time::timeout(within, call).await {
-            Ok(Ok(response)) => {
-                wire::decode(response.get_ref()).map_err(|status| status.message().to_owned())
+    /// Asks a question without words over a pipe for it, which is opened if it is not open, and closed on failure.
+    pub async fn call<T: DeserializeOwned>(
+        &self,
+        to: MemberId,
+        purpose: Purpose,
+        pipe: &mut Option<Pipe>,
+    ) -> Result<T, String> {
+        let mut open = match pipe.take() {
+            Some(open) => open,
+            None => {
+                let opened = self.open(to, purpose).await;
+                opened.map_err(|status| status.message().to_owned())?
             }
-            Ok(Err(status)) => Err(status.message().to_owned()),
-            Err(_) => Err("no answer".to_owned()),
-        }
+        };
+        let answer = open.call(&Message::default()).await;
+        let answer = answer.map_err(|error| error.to_string())?;
+        let answer = wire::decode(&answer).map_err(|status| status.message().to_owned())?;
+        *pipe = Some(open);
+        Ok(answer)
+    }
+
+    /// Opens a pipe for batches to the leader.
+    pub async fn forward(&self, leader: MemberId) -> Result<Forwarding, String> {
+        let opened = self.open(leader, Purpose::Forward).await;
+        opened
+            .map(|pipe| Forwarding { pipe })
+            .map_err(|status| status.message().to_owned())
     }
 
     /// Asks a known member about, or for a change of, the membership.
@@ -211,20 +218,19 @@ impl Peers {
     }
 }
 
-/// An open stream of batches to the leader.
+/// An open pipe for batches to the leader.
 pub(crate) struct Forwarding {
-    batches: mpsc::Sender<Bytes>,
-    inbound: tonic::Streaming<Message>,
+    pipe: Pipe,
 }
 
 impl Forwarding {
-    /// Sends a batch; `false` if the stream has ended.
-    pub async fn send(&self, batch: Bytes) -> bool {
-        self.batches.send(batch).await.is_ok()
+    /// Queues a batch, to be sent by [`Self::ended`]; `false` if it cannot be sent at all.
+    pub fn send(&mut self, batch: Bytes) -> bool {
+        self.pipe.push(&wire::bytes(batch)).is_ok()
     }
 
-    /// Waits until the stream ends. Cancel-safe.
+    /// Sends what is queued, and waits until the pipe ends. Cancel-safe.
     pub async fn ended(&mut self) {
-        while let Ok(Some(_)) = self.inbound.message().await {}
+        while let Ok(Some(_)) = self.pipe.next().await {}
     }
 }

@@ -1,18 +1,21 @@
 //! How this member answers the others.
 
+use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures::StreamExt;
-use futures::stream::{self, BoxStream};
+use futures::stream::{self, Stream};
 use openraft::raft::{AppendEntriesResponse, SnapshotResponse, StreamAppendError};
 use parking_lot::Mutex;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::listen::Conn;
+use super::pipe::{Opened, Opening, Pipe, Purpose, Reading};
 use super::proto::Message;
 use super::proto::peer_server::Peer;
 use super::wire::{self, Hello, Manage, Managed, SnapshotHead};
 use super::{CLUSTER, FROM, TO};
-use crate::barrier::leader_read_index;
+use crate::confirm::Confirm;
 use crate::failover::Heard;
 use crate::folder::Folder;
 use crate::log::Log;
@@ -21,9 +24,16 @@ use crate::raft::{AppendRequest, Raft, Snapshot, Types};
 use crate::sequencer::Sequencer;
 use crate::state::{Incoming, SnapshotData, State};
 use crate::threads;
+use crate::types::MemberId;
+
+/// What a pipe is for is said within this.
+const OPENING: Duration = Duration::from_secs(5);
+
+/// A heartbeat is answered within this by a member that follows, however slow its disk is. Less than what leaders
+/// wait for it ([`crate::Timings::heartbeat`]).
+const SLOW_DISK: Duration = Duration::from_millis(20);
 
 type Reply = Result<Response<Message>, Status>;
-type Replies = BoxStream<'static, Result<Message, Status>>;
 
 /// See the module. A cheap handle.
 #[derive(Clone)]
@@ -35,6 +45,7 @@ pub(crate) struct Service {
     pub sequencer: Sequencer,
     pub members: Arc<Members>,
     pub heard: Arc<Heard>,
+    pub confirm: Arc<Confirm>,
     /// A snapshot whose sender was interrupted, and its id.
     pub partial: Arc<Mutex<Option<(u64, Incoming)>>>,
 }
@@ -43,30 +54,115 @@ impl Service {
     /// Refuses calls that are meant for another member or come from another cluster.
     fn check<T>(&self, request: &Request<T>) -> Result<(), Status> {
         self.check_target(request)?;
-        let theirs = text(request, CLUSTER);
-        match self.folder.cluster() {
-            Some(mine) if theirs == Some(mine.as_str()) => Ok(()),
-            Some(mine) => Err(Status::failed_precondition(format!(
-                "member {} belongs to cluster {mine}, and member {} called for cluster {}",
-                self.folder.member(),
-                text(request, FROM).unwrap_or("?"),
-                theirs.unwrap_or("none"),
-            ))),
-            None => Err(Status::failed_precondition(format!(
-                "member {} has an empty folder and must be added to the cluster first",
-                self.folder.member()
-            ))),
-        }
+        let from = text(request, FROM).unwrap_or("?");
+        self.check_cluster(from, text(request, CLUSTER))
+            .map_err(Status::failed_precondition)
     }
 
     fn check_target<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let to = text(request, TO).and_then(|to| to.parse::<u64>().ok());
+        self.check_member(to).map_err(Status::failed_precondition)
+    }
+
+    fn check_member(&self, to: Option<MemberId>) -> Result<(), String> {
         let mine = self.folder.member();
-        match text(request, TO).and_then(|to| to.parse::<u64>().ok()) {
+        match to {
             Some(to) if mine == to => Ok(()),
-            to => Err(Status::failed_precondition(format!(
+            to => Err(format!(
                 "this is member {mine}, not {}",
                 to.map_or_else(|| "one without an id".to_owned(), |to| to.to_string())
-            ))),
+            )),
+        }
+    }
+
+    fn check_cluster(
+        &self,
+        from: impl std::fmt::Display,
+        theirs: Option<&str>,
+    ) -> Result<(), String> {
+        match self.folder.cluster() {
+            Some(mine) if theirs == Some(mine.as_str()) => Ok(()),
+            Some(mine) => Err(format!(
+                "member {} belongs to cluster {mine}, and member {from} called for cluster {}",
+                self.folder.member(),
+                theirs.unwrap_or("none"),
+            )),
+            None => Err(format!(
+                "member {} has an empty folder and must be added to the cluster first",
+                self.folder.member()
+            )),
+        }
+    }
+
+    /// Serves a pipe to its end.
+    pub(super) async fn pipe(&self, conn: Conn) {
+        if let Err(error) = self.serve_pipe(Pipe::new(conn)).await {
+            tracing::debug!(%error, "a pipe broke");
+        }
+    }
+
+    async fn serve_pipe(&self, mut pipe: Pipe) -> io::Result<()> {
+        let opening = tokio::time::timeout(OPENING, pipe.next()).await??;
+        let Some(opening) = opening else {
+            return Ok(());
+        };
+        let Opening {
+            purpose,
+            cluster,
+            from,
+            to,
+        } = wire::decode(&opening).map_err(io::Error::other)?;
+        let opened: Opened = self
+            .check_member(Some(to))
+            .and_then(|()| self.check_cluster(from, cluster.as_deref()));
+        pipe.send(&wire::encode(&opened)).await?;
+        if opened.is_err() {
+            return Ok(());
+        }
+        match purpose {
+            Purpose::Append => self.take_appends(pipe).await,
+            Purpose::Forward => self.take_batches(pipe).await,
+            Purpose::Read => {
+                while let Some(_question) = pipe.next().await? {
+                    let index = self.confirm.index().await;
+                    pipe.send(&wire::encode(&index)).await?;
+                }
+                Ok(())
+            }
+            Purpose::Confirm => {
+                while let Some(_question) = pipe.next().await? {
+                    pipe.send(&wire::encode(&self.log.vote_term())).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn take_appends(&self, pipe: Pipe) -> io::Result<()> {
+        let (reading, writing) = pipe.split();
+        let replies = self.raft.stream_append(readable(reading));
+        let encoded = |reply: Result<_, _>| reply.ok().map(wire::encode_append_reply);
+        writing
+            .pump(tokio_stream::StreamExt::map_while(replies, encoded))
+            .await
+    }
+
+    /// Takes batches until the sender must send all of them again.
+    async fn take_batches(&self, mut pipe: Pipe) -> io::Result<()> {
+        let broken = self.sequencer.broken();
+        loop {
+            let message = tokio::select! {
+                () = broken.cancelled() => return Ok(()),
+                message = pipe.next() => message?,
+            };
+            let Some(message) = message else {
+                return Ok(());
+            };
+            for batch in message.parts {
+                if !self.sequencer.submit(batch).await {
+                    return Ok(());
+                }
+            }
         }
     }
 
@@ -139,15 +235,19 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// The requests up to the first that cannot be read.
-fn readable(
-    inbound: Streaming<Message>,
-) -> impl futures::Stream<Item = AppendRequest> + Send + 'static {
-    stream::unfold(inbound, |mut inbound| async move {
-        let message = inbound.message().await.ok().flatten()?;
-        match wire::decode_append(message) {
-            Ok(request) => Some((request, inbound)),
-            Err(status) => {
-                tracing::error!(error = status.message(), "an append cannot be read");
+fn readable(reading: Reading) -> impl Stream<Item = AppendRequest> + Send + 'static {
+    stream::unfold(reading, |mut reading| async {
+        let request = match reading.next().await {
+            Ok(message) => wire::decode_append(message?),
+            Err(error) => {
+                tracing::debug!(%error, "the appends broke off");
+                return None;
+            }
+        };
+        match request {
+            Ok(request) => Some((request, reading)),
+            Err(error) => {
+                tracing::error!(error = error.message(), "an append cannot be read");
                 None
             }
         }
@@ -156,25 +256,25 @@ fn readable(
 
 #[tonic::async_trait]
 impl Peer for Service {
-    type AppendStream = Replies;
-    type ForwardStream = Replies;
-
-    async fn append(
-        &self,
-        request: Request<Streaming<Message>>,
-    ) -> Result<Response<Replies>, Status> {
-        self.check(&request)?;
-        let replies = self.raft.stream_append(readable(request.into_inner()));
-        let replies = replies.map(|reply| reply.map(wire::encode_append_reply).map_err(internal));
-        Ok(Response::new(replies.boxed()))
-    }
-
     async fn heartbeat(&self, request: Request<Message>) -> Reply {
         self.check(&request)?;
         self.heard.now();
         let append = wire::decode_append(request.into_inner())?;
-        let previous = append.prev_log_id;
-        let response = self.raft.append_entries(append).await.map_err(internal)?;
+        let (vote, previous) = (append.vote, append.prev_log_id);
+        let mut answering = std::pin::pin!(self.raft.append_entries(append));
+        let response = tokio::select! {
+            biased;
+            response = &mut answering => response,
+            // Raft answers once the disk has all that it was given before. That a disk is slow must not look as if
+            // its member were gone: the leader would give way, to no better one.
+            () = tokio::time::sleep(SLOW_DISK) => {
+                if self.log.follows(&vote, previous) {
+                    return Ok(Response::new(wire::encode_append_reply(Ok(previous))));
+                }
+                answering.await
+            }
+        };
+        let response = response.map_err(internal)?;
         let reply = match response {
             AppendEntriesResponse::Success => Ok(previous),
             AppendEntriesResponse::PartialSuccess(matched) => Ok(matched),
@@ -230,41 +330,6 @@ impl Peer for Service {
         self.check(&request)?;
         let response = self.receive_snapshot(request.into_inner()).await?;
         Ok(Response::new(wire::encode(&response)))
-    }
-
-    async fn forward(
-        &self,
-        request: Request<Streaming<Message>>,
-    ) -> Result<Response<Replies>, Status> {
-        self.check(&request)?;
-        let (sequencer, inbound) = (self.sequencer.clone(), request.into_inner());
-        // Yields nothing; ends when the sender must send everything again.
-        let relayed = async move {
-            let broken = sequencer.broken();
-            let mut inbound = inbound;
-            loop {
-                tokio::select! {
-                    () = broken.cancelled() => return Err(Status::unavailable("this member does not lead now")),
-                    message = inbound.message() => {
-                        let Some(message) = message? else { return Err(Status::cancelled("done")) };
-                        for batch in message.parts {
-                            if !sequencer.submit(batch).await {
-                                return Err(Status::unavailable("this member stops"));
-                            }
-                        }
-                    }
-                }
-            }
-        };
-        Ok(Response::new(stream::once(relayed).boxed()))
-    }
-
-    async fn read_index(&self, request: Request<Message>) -> Reply {
-        self.check(&request)?;
-        let index = leader_read_index(&self.raft)
-            .await
-            .map_err(Status::unavailable)?;
-        Ok(Response::new(wire::encode(&index)))
     }
 
     async fn manage(&self, request: Request<Message>) -> Reply {

@@ -66,6 +66,8 @@ struct Plan {
     pub broken: Option<Break>,
     /// Only this kind of fault, in place of all.
     only: Option<faults::Kind>,
+    /// How long each write of a disk takes, from the beginning on.
+    disk_ms: u64,
 }
 
 /// What came of a run.
@@ -120,9 +122,10 @@ fn simulate(plan: Plan) -> Outcome {
         let node = node.clone();
         sim.host(host(*id), move || node.clone().run());
     }
-    if plan.broken == Some(Break::AnswerBeforeSync) {
-        // What is broken shows in what a slow disk has not written when the machine dies.
-        nodes.values().for_each(|node| node.set_latency(400));
+    if plan.disk_ms > 0 {
+        nodes
+            .values()
+            .for_each(|node| node.set_latency(plan.disk_ms));
     }
     let mut faults = Faults::new(plan, &nodes);
     let started = settle(&mut sim, &nodes, plan.members);

@@ -11,6 +11,7 @@ fn plan(seed: u64) -> Plan {
         faults_ms: 8_000,
         broken: None,
         only: None,
+        disk_ms: 0,
     }
 }
 
@@ -115,6 +116,12 @@ fn finds(broken: Break, rule: &str, seeds: std::ops::Range<u64>) {
         let plan = Plan {
             broken: Some(broken),
             only: (broken == Break::AnswerBeforeSync).then_some(Kind::PowerCut),
+            // What is broken shows in what a slow disk has not written when the machine dies.
+            disk_ms: if broken == Break::AnswerBeforeSync {
+                400
+            } else {
+                0
+            },
             ..plan(seed)
         };
         // Other rules may be broken by it too, and a member that Raft itself gave up, for what it saw of the
@@ -212,6 +219,17 @@ fn a_jumping_clock_is_survived() {
 #[test]
 fn a_disk_that_stalls_is_survived() {
     survives(Kind::StuckDisk);
+}
+
+/// Longer than leaders wait for a heartbeat's answer, for each write: members join, a leader stays.
+#[test]
+fn disks_that_are_always_slow_are_survived() {
+    show();
+    hold(Plan {
+        only: Some(Kind::Clock),
+        disk_ms: 100,
+        ..plan(1)
+    });
 }
 
 #[test]
