@@ -87,8 +87,18 @@ where
 {
     /// Starts to follow whole objects through `api`, until `stop`.
     pub fn start(api: Api<K>, options: InformerOptions, stop: CancellationToken) -> Self {
+        Self::start_trimmed(api, options, |_| {}, stop)
+    }
+
+    /// As [`Self::start`]; `trim` takes out of each object what nobody here reads, before anybody sees it.
+    pub fn start_trimmed(
+        api: Api<K>,
+        options: InformerOptions,
+        trim: fn(&mut K),
+        stop: CancellationToken,
+    ) -> Self {
         let name = api.resource_url().to_owned();
-        Self::start_from(ApiSource(api), name, options, stop)
+        Self::follow(ApiSource(api), name, options, trim, stop)
     }
 }
 
@@ -103,6 +113,16 @@ where
         options: InformerOptions,
         stop: CancellationToken,
     ) -> Self {
+        Self::follow(source, name, options, |_| {}, stop)
+    }
+
+    fn follow(
+        source: impl Source<K>,
+        name: String,
+        options: InformerOptions,
+        trim: fn(&mut K),
+        stop: CancellationToken,
+    ) -> Self {
         let shared = Arc::new(Shared {
             handlers: Mutex::default(),
             store: RwLock::new(Store::new()),
@@ -111,6 +131,7 @@ where
         let follower = Follower {
             source,
             options,
+            trim,
             shared: Arc::clone(&shared),
             list_only: AtomicBool::new(false),
         };
@@ -284,6 +305,7 @@ const RETRY_MAX: Duration = Duration::from_secs(2);
 struct Follower<K, S> {
     source: S,
     options: InformerOptions,
+    trim: fn(&mut K),
     shared: Arc<Shared<K>>,
     list_only: AtomicBool,
 }
@@ -469,6 +491,7 @@ where
         if !self.options.managed_fields {
             object.meta_mut().managed_fields = None;
         }
+        (self.trim)(&mut object);
         object
     }
 

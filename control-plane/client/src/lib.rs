@@ -20,6 +20,7 @@ mod source;
 mod store;
 pub mod time;
 mod tls;
+mod trim;
 mod workers;
 
 pub use config::{ClientConfig, Credentials, Timeouts};
@@ -34,4 +35,5 @@ pub use servers::{InvalidServers, Servers};
 pub use source::{ApiSource, ListFrom, MetadataSource, Source};
 pub use store::{Delta, Index};
 pub use tls::TlsError;
+pub use trim::pods;
 pub use workers::{Outcome, Workers};

@@ -5,7 +5,8 @@ use std::future::Future;
 use std::hash::Hash;
 use std::sync::Arc;
 
-use balsa_client::{EventRecorder, Outcome, WorkQueue, Workers};
+use balsa_client::{EventRecorder, Informer, Outcome, WorkQueue, Workers};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 use kube::Api;
 use tokio_util::sync::CancellationToken;
@@ -30,11 +31,12 @@ pub(crate) type Shared = Arc<Context>;
 impl Context {
     pub(crate) fn new(
         client: kube::Client,
+        pods: Informer<Pod>,
         config: Config,
         heartbeats: Arc<dyn NodeHeartbeats>,
         stop: CancellationToken,
     ) -> Shared {
-        let informers = Informers::start(&client, &stop);
+        let informers = Informers::start(&client, pods, &stop);
         Arc::new(Self {
             client,
             config,

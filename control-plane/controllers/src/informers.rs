@@ -80,8 +80,11 @@ pub(crate) struct Informers {
 }
 
 impl Informers {
-    pub(crate) fn start(client: &kube::Client, stop: &CancellationToken) -> Self {
-        let pods: Informer<Pod> = all(client, InformerOptions::default(), stop);
+    pub(crate) fn start(
+        client: &kube::Client,
+        pods: Informer<Pod>,
+        stop: &CancellationToken,
+    ) -> Self {
         let replica_sets: Informer<ReplicaSet> = all(client, InformerOptions::default(), stop);
         let endpoint_slices: Informer<EndpointSlice> =
             all(client, InformerOptions::default(), stop);

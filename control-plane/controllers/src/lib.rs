@@ -40,6 +40,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use balsa_client::Informer;
+use k8s_openapi::api::core::v1::Pod;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -67,17 +69,19 @@ impl NodeHeartbeats for NoHeartbeats {
 pub struct Controllers;
 
 impl Controllers {
-    /// Starts all controllers; the handle ends when all have stopped after `stop`.
+    /// Starts all controllers; the handle ends when all have stopped after `stop`. `pods` are all of the cluster's
+    /// ([`balsa_client::pods`]).
     ///
     /// A controller that panics is logged and started again. Must be called inside a tokio runtime.
     pub fn start(
         client: kube::Client,
+        pods: Informer<Pod>,
         config: Config,
         heartbeats: Arc<dyn NodeHeartbeats>,
         stop: CancellationToken,
     ) -> JoinHandle<()> {
         // Not `stop` itself: informers outlive nothing, so one child token ends all of it.
-        let context = Context::new(client, config, heartbeats, stop);
+        let context = Context::new(client, pods, config, heartbeats, stop);
         tokio::spawn(run(context).instrument(tracing::info_span!("controllers")))
     }
 }

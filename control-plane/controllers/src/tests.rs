@@ -61,7 +61,14 @@ impl Cluster {
             failover: Failover::Fast,
             ..Config::default()
         };
-        Controllers::start(api.client(), config, Arc::clone(&links) as _, stop.clone());
+        let pods = balsa_client::pods(api.client(), stop.clone());
+        Controllers::start(
+            api.client(),
+            pods,
+            config,
+            Arc::clone(&links) as _,
+            stop.clone(),
+        );
         let (nodes, heartbeats, stopped) = (api.clone(), Arc::clone(&links), stop.clone());
         tokio::spawn(async move {
             while !stopped.is_cancelled() {

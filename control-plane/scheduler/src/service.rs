@@ -27,6 +27,8 @@ use crate::queue::Queue;
 pub struct Options {
     /// Talks to the API as `system:kube-scheduler`.
     pub client: kube::Client,
+    /// All pods ([`balsa_client::pods`]); somebody else in the process may follow the same.
+    pub pods: Informer<Pod>,
     /// `spec.schedulerName` of the pods it places.
     pub name: String,
     /// Bindings on their way at a time.
@@ -36,9 +38,10 @@ pub struct Options {
 impl Options {
     /// The default scheduler.
     #[must_use]
-    pub fn new(client: kube::Client) -> Self {
+    pub fn new(client: kube::Client, pods: Informer<Pod>) -> Self {
         Self {
             client,
+            pods,
             name: "default-scheduler".to_owned(),
             bindings: 128,
         }
@@ -100,7 +103,7 @@ impl Scheduler {
             name: options.name,
         });
         let span = info_span!("scheduler");
-        scheduler.work(stop).instrument(span).await;
+        scheduler.work(options.pods, stop).instrument(span).await;
     }
 
     fn informer<K>(
@@ -122,14 +125,24 @@ impl Scheduler {
             InformerOptions::default(),
             stop.clone(),
         );
-        let this = Arc::clone(self);
-        informer.on_change(move |delta| changed(&this, delta));
+        self.heed(&informer, changed);
         informer
     }
 
-    async fn work(self: Arc<Self>, stop: CancellationToken) {
+    fn heed<K: Send + Sync + 'static>(
+        self: &Arc<Self>,
+        informer: &Informer<K>,
+        changed: fn(&Self, &Delta<K>),
+    ) where
+        K: kube::Resource + Clone,
+    {
+        let this = Arc::clone(self);
+        informer.on_change(move |delta| changed(&this, delta));
+    }
+
+    async fn work(self: Arc<Self>, pods: Informer<Pod>, stop: CancellationToken) {
         let nodes = self.informer(&stop, Self::node_changed);
-        let pods = self.informer(&stop, Self::pod_changed);
+        self.heed(&pods, Self::pod_changed);
         let namespaces = self.informer(&stop, Self::namespace_changed);
         let budgets = self.informer(&stop, Self::budget_changed);
         let claims = self.informer(&stop, Self::claim_changed);

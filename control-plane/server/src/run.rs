@@ -461,14 +461,19 @@ impl LeaderWork {
             },
             ..balsa_controllers::Config::default()
         };
-        let scheduler = balsa_scheduler::Options::new(self.client("system:kube-scheduler", &[]));
+        let scheduler = self.client("system:kube-scheduler", &[]);
+        let manager = self.client("system:kube-controller-manager", &[]);
         let roles = self.client("system:apiserver", &[GROUP_MASTERS]);
         let addresses = Arc::new(Addresses(self.store.clone()));
         let controlling = async {
             // Without the default roles the scheduler and the controllers may not even look.
             bootstrap::ensure(roles, bootstrap_objects(), stop.clone()).await;
+            // One copy of all pods is enough for both.
+            let pods = balsa_client::pods(manager.clone(), stop.clone());
+            let scheduler = balsa_scheduler::Options::new(scheduler, pods.clone());
             let controllers = Controllers::start(
-                self.client("system:kube-controller-manager", &[]),
+                manager,
+                pods,
                 controllers,
                 Arc::new(self.links.clone()),
                 stop.clone(),

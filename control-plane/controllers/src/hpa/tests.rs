@@ -134,6 +134,7 @@ async fn one_round(api: &FakeApi) -> HorizontalPodAutoscalerStatus {
     let _stop = stop.clone().drop_guard();
     let context = Context::new(
         api.client(),
+        balsa_client::pods(api.client(), stop.clone()),
         Config::default(),
         Arc::new(NoHeartbeats),
         stop.clone(),
