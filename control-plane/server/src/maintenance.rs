@@ -4,7 +4,9 @@ use balsa_api::status::Status;
 use balsa_store::{Error, Member, MemberId, Store};
 use http::Method;
 use serde::{Deserialize, Serialize};
-use tracing::info;
+use tracing::{info, warn};
+
+use crate::records;
 
 const MEMBERS: &str = "/balsa/v1/members";
 const TRANSFER: &str = "/balsa/v1/leader";
@@ -75,6 +77,10 @@ pub(crate) async fn answer(
             .remove_member(id)
             .await
             .map_err(|error| status(&error))?;
+        // Who reads the records leaves out those that are no members: one that stays is only in the way.
+        if let Err(error) = records::forget_server(store, id).await {
+            warn!(%error, id, "the record of a removed member stays");
+        }
         return Ok(encode(&members(store)));
     }
     match path {

@@ -62,6 +62,24 @@ pub async fn put_server(store: &Store, record: &ServerRecord) -> anyhow::Result<
     Ok(())
 }
 
+/// Forgets a server that is no member any more.
+///
+/// # Errors
+/// When the store cannot take writes now.
+pub async fn forget_server(store: &Store, id: u64) -> anyhow::Result<()> {
+    let ops = vec![Op::Delete {
+        key: key(SERVERS, &id.to_string()),
+    }];
+    store
+        .txn(Txn {
+            compares: Vec::new(),
+            ops,
+            fence: None,
+        })
+        .await?;
+    Ok(())
+}
+
 async fn put(store: &Store, key: Bytes, value: Bytes, only_new: bool) -> anyhow::Result<bool> {
     let compares = if only_new {
         vec![Compare::Absent(key.clone())]

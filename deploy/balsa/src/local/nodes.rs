@@ -16,8 +16,17 @@ use crate::local::{network, outside};
 
 /// Starts a node's process if it does not run.
 pub fn start(paths: &Paths, topology: &Topology, node: &Node) -> anyhow::Result<()> {
-    if args::process(paths, &node.name).is_some() {
-        return Ok(());
+    if let Some(process) = args::process(paths, &node.name) {
+        if !process.dying() {
+            return Ok(());
+        }
+        if !wait_gone(process, Duration::from_secs(30)) {
+            bail!(
+                "process {} of {} was killed and does not end",
+                process.pid,
+                node.name
+            );
+        }
     }
     network::ensure_node(node)?;
     fs::create_dir_all(paths.data(&node.name))

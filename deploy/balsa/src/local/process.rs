@@ -55,6 +55,14 @@ impl Process {
             .with_context(|| format!("cannot send {signal} to process {}", self.pid))
     }
 
+    /// True when it was killed and only takes its time to end.
+    #[must_use]
+    pub fn dying(self) -> bool {
+        let exiting = stat(self.pid).is_some_and(|fields| is_exiting(&fields));
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid));
+        exiting || status.is_ok_and(|text| kill_is_pending(&text))
+    }
+
     /// True when the process is stopped by a signal (`pause`).
     #[must_use]
     pub fn stopped(self) -> bool {
@@ -74,6 +82,24 @@ fn start_time(pid: i32) -> Option<u64> {
 
 fn state(pid: i32) -> Option<char> {
     stat(pid)?.first()?.chars().next()
+}
+
+/// Whether the kernel is taking a process apart: `PF_EXITING` in field 9 of stat.
+fn is_exiting(fields: &[String]) -> bool {
+    const EXITING: u64 = 4;
+    let flags = fields.get(6).and_then(|flags| flags.parse::<u64>().ok());
+    flags.is_some_and(|flags| flags & EXITING != 0)
+}
+
+/// Whether SIGKILL is among the pending signals of `/proc/PID/status`.
+fn kill_is_pending(status: &str) -> bool {
+    let pending = status
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .filter(|(name, _)| matches!(*name, "SigPnd" | "ShdPnd"));
+    let masks = pending.filter_map(|(_, mask)| u64::from_str_radix(mask.trim(), 16).ok());
+    let kill = 1 << (Signal::SIGKILL as u64 - 1);
+    masks.fold(0, |all, mask| all | mask) & kill != 0
 }
 
 /// Fields of `/proc/PID/stat` after the command name, which may itself hold spaces and parentheses.
@@ -315,6 +341,20 @@ mod tests {
                 PathBuf::from("/sys/fs/cgroup/unified")
             ]
         );
+    }
+
+    #[test]
+    fn a_process_that_was_killed_is_not_taken_for_a_running_one() {
+        let mut child = Command::new("sleep").arg("100").spawn().unwrap();
+        let process = Process::of(i32::try_from(child.id()).unwrap()).unwrap();
+        assert!(!process.dying());
+        process.signal(Signal::SIGKILL).unwrap();
+        // Either it ends now, or it is gone: a zombie counts as gone.
+        assert!(process.dying() || !process.is_alive());
+        child.wait().unwrap();
+        let status = "Name:\tx\nSigPnd:\t0000000000000000\nShdPnd:\t0000000000000100\n";
+        assert!(kill_is_pending(status));
+        assert!(!kill_is_pending("SigPnd:\t0000000000000080\n"));
     }
 
     #[test]
