@@ -21,6 +21,7 @@ mod node;
 mod node_static;
 mod platform;
 mod pod_life;
+mod pod_rules;
 mod pods;
 mod scheduling;
 mod seeds;
