@@ -69,6 +69,7 @@ impl NodeRestriction {
             ("", "pods", other) => Err(format!("unexpected pod subresource {other:?}")),
             ("", "nodes", _) => node_write(request, node),
             ("coordination.k8s.io", "leases", _) => lease(request, node),
+            ("storage.k8s.io", "csinodes", _) => own_drivers(request, node),
             _ => Ok(()),
         }
     }
@@ -186,6 +187,14 @@ fn may_set(label: &str) -> bool {
         return true;
     }
     OWN_LABELS.contains(&label) || OWN_PREFIXES.iter().any(|p| label.starts_with(p))
+}
+
+fn own_drivers(request: &AdmissionRequest<'_>, node: &str) -> Result<(), String> {
+    let object = request.object.as_deref();
+    let own_name = object.and_then(|o| o["metadata"]["name"].as_str());
+    ok_or(own_name.unwrap_or(request.name) == node, || {
+        "can only access CSINode with the same name as the requesting node".into()
+    })
 }
 
 fn lease(request: &AdmissionRequest<'_>, node: &str) -> Result<(), String> {

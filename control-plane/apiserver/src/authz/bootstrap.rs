@@ -257,6 +257,7 @@ fn controller_rules() -> Vec<Rule> {
         on("create", "coordination.k8s.io", "leases"),
         // A new cluster starts with a class for folders on nodes.
         on("create", "storage.k8s.io", "storageclasses"),
+        on("create", "storage.k8s.io", "volumeattachments"),
         on("create", "authentication.k8s.io", "tokenreviews"),
         on("create", "authorization.k8s.io", "subjectaccessreviews"),
         path("*"),

@@ -46,6 +46,13 @@ impl NodeAuthorizer {
         };
         let read = matches!(request.verb.as_str(), "get" | "list" | "watch");
         let outcome = match (request.group.as_str(), request.resource.as_str()) {
+            // The agent tells when a claim's volume has grown.
+            ("", "persistentvolumeclaims") if request.subresource == "status" => {
+                let verb = matches!(request.verb.as_str(), "get" | "patch" | "update");
+                self.referenced(request, node, verb)
+            }
+            ("", "secrets") if read && self.is_for_volume(request, node) => Ok(()),
+            ("storage.k8s.io", "csinodes") => own_drivers(request, node),
             ("", "secrets" | "configmaps" | "persistentvolumeclaims") => {
                 self.referenced(request, node, read && request.subresource.is_empty())
             }
@@ -102,6 +109,36 @@ impl NodeAuthorizer {
         self.referenced(&claim, node, true)
     }
 
+    /// Whether a volume names the secret for its driver on nodes, and a pod on the node refers to its claim.
+    fn is_for_volume(&self, request: &Attributes, node: &str) -> bool {
+        if request.name.is_empty() || !request.subresource.is_empty() {
+            return false;
+        }
+        let volumes = self.reader.list("", "persistentvolumes", None);
+        let mut naming = volumes.iter().filter(|volume| {
+            let references = [
+                "nodePublishSecretRef",
+                "nodeStageSecretRef",
+                "nodeExpandSecretRef",
+            ];
+            references.iter().any(|key| {
+                let secret = &volume["spec"]["csi"][*key];
+                secret["name"] == *request.name && secret["namespace"] == *request.namespace
+            })
+        });
+        naming.any(|volume| {
+            let volume = Attributes {
+                resource: "persistentvolumes".to_owned(),
+                name: volume["metadata"]["name"]
+                    .as_str()
+                    .unwrap_or_default()
+                    .to_owned(),
+                ..request.clone()
+            };
+            self.bound_volume(&volume, node).is_ok()
+        })
+    }
+
     /// Allowed when a pod on the node refers to the object.
     fn referenced(
         &self,
@@ -131,6 +168,19 @@ impl NodeAuthorizer {
         Err(format!(
             "no relationship found between node '{node}' and this object"
         ))
+    }
+}
+
+/// A node's agent keeps the list of the drivers on its own node.
+fn own_drivers(request: &Attributes, node: &str) -> Result<(), String> {
+    match request.verb.as_str() {
+        // The name of a new object may be unknown here; admission (NodeRestriction) checks it.
+        "create" => Ok(()),
+        "get" | "update" | "patch" | "delete" if request.name == node => Ok(()),
+        "get" | "update" | "patch" | "delete" => {
+            Err("can only access CSINode with the same name as the requesting node".into())
+        }
+        _ => Err("can only get, create, update, patch, or delete a CSINode".into()),
     }
 }
 

@@ -62,9 +62,12 @@ fn cluster() -> Objects {
             json!({"metadata": {"namespace": "default", "name": "one-secret"}, "rules": [
                 {"verbs": ["get"], "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["mine"]}]}),
         )
+        .with("", "persistentvolumes", json!({"metadata": {"name": "disk"}, "spec": {
+            "claimRef": {"namespace": "default", "name": "data"},
+            "csi": {"nodeStageSecretRef": {"namespace": "storage", "name": "key"}}}}))
         .with("", "pods", json!({"metadata": {"namespace": "default", "name": "web"}, "spec": {
             "nodeName": "a1", "serviceAccountName": "default",
-            "volumes": [{"secret": {"secretName": "tls"}}, {"projected": {"sources": [{"configMap": {"name": "kube-root-ca.crt"}}]}}],
+            "volumes": [{"secret": {"secretName": "tls"}}, {"persistentVolumeClaim": {"claimName": "data"}}, {"projected": {"sources": [{"configMap": {"name": "kube-root-ca.crt"}}]}}],
             "containers": [{"envFrom": [{"configMapRef": {"name": "env"}}]}]}}))
 }
 
@@ -213,6 +216,23 @@ async fn a_node_reads_what_its_pods_refer_to_and_nothing_else() {
     assert!(allowed(&lease("a1", "kube-node-lease")).await);
     assert!(!allowed(&lease("a2", "kube-node-lease")).await);
     assert!(!allowed(&lease("a1", "default")).await);
+}
+
+#[tokio::test]
+async fn a_node_keeps_what_drivers_need_for_its_pods_volumes() {
+    let node = user("system:node:a1", &["system:nodes"]);
+    let other = user("system:node:a2", &["system:nodes"]);
+    for (verb, resource, namespace, name) in [
+        ("get", "secrets", "storage", "key"),
+        ("patch", "persistentvolumeclaims/status", "default", "data"),
+        ("update", "storage.k8s.io:csinodes", "", "a1"),
+    ] {
+        let asked = |user| ask(user, verb, resource, namespace, name);
+        assert!(allowed(&asked(&node)).await, "{verb} {resource}");
+        assert!(!allowed(&asked(&other)).await, "{verb} {resource}");
+    }
+    assert!(!allowed(&ask(&node, "get", "secrets", "default", "key")).await);
+    assert!(!allowed(&ask(&node, "patch", "persistentvolumeclaims", "default", "data")).await);
 }
 
 #[tokio::test]
