@@ -46,7 +46,11 @@ impl Driver {
         let table = std::fs::read_to_string("/proc/self/mountinfo")?;
         // The fourth field is what is mounted, as its file system names it.
         let name = self.ns.name();
-        let ours = |line: &&str| line.split(' ').nth(3).is_some_and(|from| from.contains(name));
+        let ours = |line: &&str| {
+            line.split(' ')
+                .nth(3)
+                .is_some_and(|from| from.contains(name))
+        };
         let ours = table.lines().filter(ours);
         // The folder itself is mounted in the driver's own containers only, which have tables of their own.
         Ok(ours.map(str::to_owned).collect())
@@ -159,9 +163,14 @@ spec:
             Ok(true)
         })?;
         eventually("no attachment and no volume in use", 60, || {
-            let path = format!("{{.items[?(@.spec.attacher=='{}')].metadata.name}}", self.name);
+            let path = format!(
+                "{{.items[?(@.spec.attacher=='{}')].metadata.name}}",
+                self.name
+            );
             let attachments = self.kubectl().field("volumeattachments", &path)?;
-            let in_use = self.kubectl().field("nodes", "{.items[*].status.volumesInUse}")?;
+            let in_use = self
+                .kubectl()
+                .field("nodes", "{.items[*].status.volumesInUse}")?;
             ensure!(!in_use.contains(&self.name), "{in_use}");
             Ok(attachments.is_empty())
         })?;
@@ -219,7 +228,10 @@ fn a_drivers_volume_moves_between_nodes_grows_and_goes_with_its_claim() -> anyho
     kubectl.apply(&pod("writer", &agents[0], CLAIMED, "echo hello > /data/f"))?;
     kubectl.wait_ready("writer", 60)?;
     let volume = kubectl.field("pvc/data", "{.spec.volumeName}")?;
-    let attached = kubectl.field(&format!("node/{}", agents[0]), "{.status.volumesAttached[*].name}")?;
+    let attached = kubectl.field(
+        &format!("node/{}", agents[0]),
+        "{.status.volumesAttached[*].name}",
+    )?;
     ensure!(attached.contains(&volume), "{attached}");
     // One node has it, so a pod on another waits until it is free.
     kubectl.apply(&pod("reader", &agents[1], CLAIMED, "true"))?;
@@ -237,13 +249,17 @@ fn a_drivers_volume_moves_between_nodes_grows_and_goes_with_its_claim() -> anyho
     eventually("the claim has what it asked for", 60, || {
         let capacity = kubectl.field("pvc/data", "{.status.capacity.storage}")?;
         ensure!(capacity == "2Gi", "{capacity}");
-        Ok(driver.calls().contains(&format!("{} expand {volume}", agents[1])))
+        Ok(driver
+            .calls()
+            .contains(&format!("{} expand {volume}", agents[1])))
     })?;
 
     kubectl.ok(&["delete", "pod", "reader"])?;
     kubectl.ok(&["delete", "pvc", "data"])?;
     eventually("the volume is deleted", 60, || {
-        Ok(driver.calls().contains(&format!("controller delete {volume}")))
+        Ok(driver
+            .calls()
+            .contains(&format!("controller delete {volume}")))
     })?;
     driver.nothing_is_left()?;
     let calls = driver.calls();
@@ -256,15 +272,23 @@ fn a_drivers_volume_moves_between_nodes_grows_and_goes_with_its_claim() -> anyho
 
 #[test]
 fn a_pods_own_volume_comes_from_its_driver_and_goes_with_it() -> anyhow::Result<()> {
-    let settings = "{attachRequired: false, podInfoOnMount: true, volumeLifecycleModes: [Ephemeral]}";
+    let settings =
+        "{attachRequired: false, podInfoOnMount: true, volumeLifecycleModes: [Ephemeral]}";
     let driver = Driver::install("csi-inline", settings)?;
     let kubectl = driver.kubectl();
     let node = Local.agents()?.remove(0);
-    let volume = format!("csi: {{driver: {}, volumeAttributes: {{colour: green}}}}", driver.name);
+    let volume = format!(
+        "csi: {{driver: {}, volumeAttributes: {{colour: green}}}}",
+        driver.name
+    );
     kubectl.apply(&pod("app", &node, &volume, "true"))?;
     kubectl.wait_ready("app", 60)?;
     let told = kubectl.ok(&[
-        "exec", "app", "--", "sh", "-c",
+        "exec",
+        "app",
+        "--",
+        "sh",
+        "-c",
         "cd /data; tail -n +1 colour pod.name ephemeral | tr -d \"\\n\"",
     ])?;
     for part in ["green", "app", "true"] {

@@ -30,15 +30,32 @@ fn volumes_that_a_killed_agent_had_mounted_are_taken_back_by_the_next() -> anyho
     kubectl.ok(&["delete", "pod", "goes", "--force", "--grace-period=0"])?;
     local.ok(&["start", &node])?;
     eventually("the deleted pod's volume is taken back", 60, || {
-        ensure!(driver.calls().contains(&format!("{node} unpublish ")), "{}", driver.calls());
+        ensure!(
+            driver.calls().contains(&format!("{node} unpublish ")),
+            "{}",
+            driver.calls()
+        );
         Ok(true)
     })?;
     kubectl.wait_ready("stays", 60)?;
-    let written = kubectl.ok(&["exec", "stays", "--", "sh", "-c", "echo on > /data/f; cat /data/f"])?;
+    let written = kubectl.ok(&[
+        "exec",
+        "stays",
+        "--",
+        "sh",
+        "-c",
+        "echo on > /data/f; cat /data/f",
+    ])?;
     ensure!(written == "on\n", "{written:?}");
     let calls = driver.calls();
-    ensure!(calls.matches(" stage ").count() == staged, "staged again:\n{calls}");
-    ensure!(!calls.contains(" unstage "), "taken from a pod that has it:\n{calls}");
+    ensure!(
+        calls.matches(" stage ").count() == staged,
+        "staged again:\n{calls}"
+    );
+    ensure!(
+        !calls.contains(" unstage "),
+        "taken from a pod that has it:\n{calls}"
+    );
     kubectl.ok(&["delete", "pod", "stays"])?;
     kubectl.ok(&["delete", "pvc", "data"])?;
     driver.nothing_is_left()

@@ -8,9 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use balsa_client::{EventRecorder, EventType, Index, Key, Outcome, WorkQueue};
-use k8s_openapi::api::core::v1::{
-    CSIPersistentVolumeSource, Node, PersistentVolume, Pod,
-};
+use k8s_openapi::api::core::v1::{CSIPersistentVolumeSource, Node, PersistentVolume, Pod};
 use k8s_openapi::api::storage::v1::{
     VolumeAttachment, VolumeAttachmentSource, VolumeAttachmentSpec,
 };
@@ -53,9 +51,12 @@ pub(crate) async fn run(context: Shared) {
         recorder: context.recorder("attachdetach-controller"),
         volumes: WorkQueue::default(),
         nodes: WorkQueue::default(),
-        by_volume: informers
-            .attachments
-            .index(|attachment| volume_of(attachment).map(str::to_owned).into_iter().collect()),
+        by_volume: informers.attachments.index(|attachment| {
+            volume_of(attachment)
+                .map(str::to_owned)
+                .into_iter()
+                .collect()
+        }),
         by_node: informers
             .attachments
             .index(|attachment| vec![attachment.spec.node_name.clone()]),
@@ -143,6 +144,14 @@ fn source(volume: &PersistentVolume) -> Option<&CSIPersistentVolumeSource> {
     volume.spec.as_ref()?.csi.as_ref()
 }
 
+fn seen(attachment: &VolumeAttachment) -> Attachment {
+    Attachment {
+        name: attachment.name_any(),
+        node: attachment.spec.node_name.clone(),
+        leaving: attachment.metadata.deletion_timestamp.is_some(),
+    }
+}
+
 fn is_attached(attachment: &VolumeAttachment) -> bool {
     attachment.status.as_ref().is_some_and(|s| s.attached)
 }
@@ -186,31 +195,22 @@ impl Controller {
     }
 
     async fn sync_volume(&self, key: Key) -> Result<Outcome> {
-        let informers = &self.context.informers;
-        let volume = informers.volumes.get("", &key.name);
+        let volume = self.context.informers.volumes.get("", &key.name);
         let source = volume.as_deref().and_then(source);
-        let known = self.by_volume.get(&key.name);
         let users = volume.as_deref().map(|volume| self.users(volume));
         let users = users.unwrap_or_default();
         let mut wanted: Vec<String> = Vec::new();
         if source.is_some_and(|source| self.wants_attaching(&source.driver)) {
-            for pod in &users {
-                let node = pods::node_name(pod).to_owned();
-                if !wanted.contains(&node) {
-                    wanted.push(node);
+            for node in users.iter().map(|pod| pods::node_name(pod)) {
+                if !wanted.iter().any(|known| known == node) {
+                    wanted.push(node.to_owned());
                 }
             }
         }
-        let ours = |attachment: &&Arc<VolumeAttachment>| attachment.name_any().starts_with("csi-");
-        let attachments: Vec<_> = known
-            .iter()
-            .filter(ours)
-            .map(|attachment| Attachment {
-                name: attachment.name_any(),
-                node: attachment.spec.node_name.clone(),
-                leaving: attachment.metadata.deletion_timestamp.is_some(),
-            })
-            .collect();
+        let mut known = self.by_volume.get(&key.name);
+        // Others are somebody else's.
+        known.retain(|attachment| attachment.name_any().starts_with("csi-"));
+        let attachments: Vec<_> = known.iter().map(|known| seen(known)).collect();
         let exclusive = volume.as_deref().is_some_and(decide::is_exclusive);
         let mut outcome = Outcome::Done;
         let mut blocked = BTreeSet::new();

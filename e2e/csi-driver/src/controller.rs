@@ -54,7 +54,10 @@ impl Controller {
         let attachments: Api<VolumeAttachment> = Api::all(self.client.clone());
         let classes = classes.list(&all).await?.items;
         for claim in claims.list(&all).await?.items {
-            let named = claim.spec.as_ref().and_then(|spec| spec.storage_class_name.clone());
+            let named = claim
+                .spec
+                .as_ref()
+                .and_then(|spec| spec.storage_class_name.clone());
             let class = classes.iter().find(|class| class.metadata.name == named);
             if let Some(volume) = decide::to_provision(&claim, class, &self.driver) {
                 self.provision(&volumes, &volume).await?;
@@ -100,22 +103,32 @@ impl Controller {
         let name = attachment.name_any();
         let params = PatchParams::default();
         if attachment.metadata.deletion_timestamp.is_some() {
-            if attachment.finalizers().contains(&decide::FINALIZER.to_owned()) {
+            if attachment
+                .finalizers()
+                .contains(&decide::FINALIZER.to_owned())
+            {
                 let patch = json!({"metadata": {"finalizers": null}});
-                attachments.patch(&name, &params, &Patch::Merge(&patch)).await?;
-                self.volumes.note(&format!(
-                    "controller detach {}",
-                    attachment.spec.node_name
-                ));
+                attachments
+                    .patch(&name, &params, &Patch::Merge(&patch))
+                    .await?;
+                self.volumes
+                    .note(&format!("controller detach {}", attachment.spec.node_name));
             }
             return Ok(());
         }
-        if attachment.status.as_ref().is_some_and(|status| status.attached) {
+        if attachment
+            .status
+            .as_ref()
+            .is_some_and(|status| status.attached)
+        {
             return Ok(());
         }
         let patch = json!({"metadata": {"finalizers": [decide::FINALIZER]}});
-        attachments.patch(&name, &params, &Patch::Merge(&patch)).await?;
-        let patch = json!({"status": {"attached": true, "attachmentMetadata": {"by": self.driver}}});
+        attachments
+            .patch(&name, &params, &Patch::Merge(&patch))
+            .await?;
+        let patch =
+            json!({"status": {"attached": true, "attachmentMetadata": {"by": self.driver}}});
         attachments
             .patch_status(&name, &params, &Patch::Merge(&patch))
             .await?;
@@ -168,7 +181,9 @@ impl Controller {
         let pending = json!({"type": "FileSystemResizePending", "status": "True",
             "message": "Waiting for the node to grow the file system"});
         let patch = json!({"status": {"conditions": [pending]}});
-        claims.patch_status(&name, &params, &Patch::Merge(&patch)).await?;
+        claims
+            .patch_status(&name, &params, &Patch::Merge(&patch))
+            .await?;
         self.volumes
             .note(&format!("controller resize {}", volume.name_any()));
         Ok(())

@@ -253,7 +253,9 @@ impl Node for Services {
         let request = request.into_inner();
         self.note("expand", &request.volume_id, &request.volume_path);
         self.folder(&request.volume_id)?;
-        let bytes = request.capacity_range.map_or(0, |range| range.required_bytes);
+        let bytes = request
+            .capacity_range
+            .map_or(0, |range| range.required_bytes);
         self.volumes.set_size(&request.volume_id, bytes)?;
         done(NodeExpandVolumeResponse {
             capacity_bytes: bytes,

@@ -153,7 +153,10 @@ mod tests {
         let both = ["a".to_owned(), "b".to_owned()];
         assert_eq!(steps(&both, true, &[]), [attach("a"), blocked("b")]);
         let b = ["b".to_owned()];
-        assert_eq!(steps(&b, true, &[at("a", false)]), [detach("a"), blocked("b")]);
+        assert_eq!(
+            steps(&b, true, &[at("a", false)]),
+            [detach("a"), blocked("b")]
+        );
         assert_eq!(steps(&b, true, &[at("a", true)]), [blocked("b")]);
         assert_eq!(steps(&both, false, &[at("a", false)]), [attach("b")]);
     }
@@ -186,6 +189,9 @@ mod tests {
             serde_json::from_value(json!({"spec": {"accessModes": modes}})).unwrap()
         };
         assert!(is_exclusive(&volume(json!(["ReadWriteOnce"]))));
-        assert!(!is_exclusive(&volume(json!(["ReadWriteOnce", "ReadOnlyMany"]))));
+        assert!(!is_exclusive(&volume(json!([
+            "ReadWriteOnce",
+            "ReadOnlyMany"
+        ]))));
     }
 }

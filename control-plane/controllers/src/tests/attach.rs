@@ -35,7 +35,10 @@ async fn a_volume_is_attached_for_a_pod_and_detached_when_its_node_lets_go() {
     let cluster = Cluster::start();
     volume_and_claim(&cluster).await;
     pod(&cluster, "one", "a").await;
-    eventually(&cluster, "it is attached", || attached_to(&cluster) == ["a"]).await;
+    eventually(&cluster, "it is attached", || {
+        attached_to(&cluster) == ["a"]
+    })
+    .await;
     let node = "/api/v1/nodes/a/status";
     let patch = |status: Value| cluster.apply(http::Method::PATCH, node, json!({"status": status}));
     patch(json!({"volumesInUse": ["kubernetes.io/csi/d^h"]})).await;
@@ -48,7 +51,9 @@ async fn a_volume_is_attached_for_a_pod_and_detached_when_its_node_lets_go() {
     pod(&cluster, "two", "b").await;
     eventually(&cluster, "the other node is told to wait", || {
         let messages = cluster.messages();
-        messages.iter().any(|m| m.starts_with("Multi-Attach error for volume \"disk\""))
+        messages
+            .iter()
+            .any(|m| m.starts_with("Multi-Attach error for volume \"disk\""))
     })
     .await;
     assert_eq!(attached_to(&cluster), ["a"]);

@@ -98,10 +98,15 @@ mod tests {
         let node: Value = json!({"metadata": {"name": "a"}});
         cache.set_node(Arc::new(from_value(node).unwrap()));
         for name in ["a", "b"] {
-            let claim = json!({"metadata": {"name": name, "namespace": "n"}, "spec": {"volumeName": name}});
+            let claim =
+                json!({"metadata": {"name": name, "namespace": "n"}, "spec": {"volumeName": name}});
             let volume = json!({"metadata": {"name": name}, "spec": {"csi": {"driver": "d", "volumeHandle": name}}});
-            cache.storage.set_claim(Arc::new(from_value(claim).unwrap()));
-            cache.storage.set_volume(Arc::new(from_value(volume).unwrap()));
+            cache
+                .storage
+                .set_claim(Arc::new(from_value(claim).unwrap()));
+            cache
+                .storage
+                .set_volume(Arc::new(from_value(volume).unwrap()));
         }
         let allocatable = limit.map(|count| json!({"count": count}));
         let drivers = json!({"metadata": {"name": "a"}, "spec": {"drivers": [

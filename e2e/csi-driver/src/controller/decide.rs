@@ -58,11 +58,17 @@ pub(crate) fn is_to_delete(
 ) -> bool {
     let spec = volume.spec.as_ref();
     let policy = spec.and_then(|spec| spec.persistent_volume_reclaim_policy.as_deref());
-    let phase = volume.status.as_ref().and_then(|status| status.phase.as_deref());
-    let ours = volume.annotations().get(PROVISIONED_BY).is_some_and(|by| by == driver);
-    let held = attachments.iter().any(|attachment| {
-        attachment.spec.source.persistent_volume_name == volume.metadata.name
-    });
+    let phase = volume
+        .status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref());
+    let ours = volume
+        .annotations()
+        .get(PROVISIONED_BY)
+        .is_some_and(|by| by == driver);
+    let held = attachments
+        .iter()
+        .any(|attachment| attachment.spec.source.persistent_volume_name == volume.metadata.name);
     ours && policy == Some("Delete") && phase == Some("Released") && !held
 }
 
@@ -71,7 +77,9 @@ fn bytes(quantity: &Quantity) -> i64 {
     let text = quantity.0.as_str();
     let number = |text: &str, shift: u32| text.parse::<i64>().map_or(0, |n| n << shift);
     let units = [("Ki", 10), ("Mi", 20), ("Gi", 30), ("Ti", 40)];
-    let unit = units.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift)));
+    let unit = units
+        .iter()
+        .find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift)));
     unit.map_or_else(|| number(text, 0), |(rest, shift)| number(rest, shift))
 }
 
@@ -79,7 +87,9 @@ fn bytes(quantity: &Quantity) -> i64 {
 pub(crate) fn capacity(volume: &PersistentVolume) -> i64 {
     let spec = volume.spec.as_ref();
     let amounts = spec.and_then(|spec| spec.capacity.as_ref());
-    amounts.and_then(|amounts| amounts.get("storage")).map_or(0, bytes)
+    amounts
+        .and_then(|amounts| amounts.get("storage"))
+        .map_or(0, bytes)
 }
 
 /// What a claim asks for beyond what its volume has.

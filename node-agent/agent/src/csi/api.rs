@@ -51,16 +51,12 @@ pub(crate) struct KubeApi {
     pub(crate) drivers: Informer<CSIDriver>,
 }
 
-async fn within<T>(
-    call: impl Future<Output = Result<T, kube::Error>> + Send,
-) -> Result<T, String> {
+async fn within<T>(call: impl Future<Output = Result<T, kube::Error>> + Send) -> Result<T, String> {
     match tokio::time::timeout(DEADLINE, call).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(kube::Error::Api(status))) => Err(status.message),
         Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!(
-            "the API server did not answer within {DEADLINE:?}"
-        )),
+        Err(_) => Err(format!("the API server did not answer within {DEADLINE:?}")),
     }
 }
 

@@ -111,29 +111,38 @@ impl Driver {
     /// When it does not answer, or answers nonsense; the error is for people.
     pub(super) async fn meet(socket: &Path) -> std::result::Result<Self, String> {
         let mut client = NodeClient::new(balsa_csi::channel(socket));
-        let failed = |what: &str, error: CallError| format!("{what} failed: {error}");
+        let able = client.node_get_capabilities(NodeGetCapabilitiesRequest {});
+        let able = within(TELL, able).await;
+        let able = able.map_err(|error| format!("NodeGetCapabilities failed: {error}"))?;
+        let mut driver = Self {
+            able: Abilities::of(&able.capabilities),
+            identity: Identity::default(),
+            client,
+        };
+        driver.identity = driver.identify().await?;
+        Ok(driver)
+    }
+
+    /// Asks how the driver knows the node.
+    ///
+    /// # Errors
+    /// As for [`Driver::meet`].
+    pub(super) async fn identify(&self) -> std::result::Result<Identity, String> {
+        let mut client = self.client.clone();
         let info = within(TELL, client.node_get_info(NodeGetInfoRequest {})).await;
-        let info = info.map_err(|error| failed("NodeGetInfo", error))?;
+        let info = info.map_err(|error| format!("NodeGetInfo failed: {error}"))?;
         if info.node_id.is_empty() {
             return Err("NodeGetInfo returned an empty node ID".to_owned());
         }
         if info.max_volumes_per_node < 0 {
             return Err("NodeGetInfo returned a negative volume limit".to_owned());
         }
-        let able = client.node_get_capabilities(NodeGetCapabilitiesRequest {});
-        let able = within(TELL, able)
-            .await
-            .map_err(|error| failed("NodeGetCapabilities", error))?;
         let limit = i32::try_from(info.max_volumes_per_node).unwrap_or(i32::MAX);
         let topology = info.accessible_topology.unwrap_or_default().segments;
-        Ok(Self {
-            able: Abilities::of(&able.capabilities),
-            identity: Identity {
-                node_id: info.node_id,
-                limit: Some(limit).filter(|limit| *limit > 0),
-                topology: topology.into_iter().collect(),
-            },
-            client,
+        Ok(Identity {
+            node_id: info.node_id,
+            limit: Some(limit).filter(|limit| *limit > 0),
+            topology: topology.into_iter().collect(),
         })
     }
 

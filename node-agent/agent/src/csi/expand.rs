@@ -64,7 +64,10 @@ mod tests {
         let patch = done(&claim, &volume("2Gi"));
         assert_eq!(patch["status"]["capacity"]["storage"], "2Gi");
         assert_eq!(patch["status"]["conditions"].as_array().unwrap().len(), 1);
-        assert_eq!(patch["status"]["allocatedResourceStatuses"], json!({"storage": null}));
+        assert_eq!(
+            patch["status"]["allocatedResourceStatuses"],
+            json!({"storage": null})
+        );
         assert_eq!(patch["metadata"]["resourceVersion"], "5");
     }
 }

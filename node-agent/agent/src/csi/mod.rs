@@ -41,9 +41,9 @@ pub(crate) use paths::Layout;
 use plan::Plan;
 use record::Record;
 use registry::Registry;
-pub(crate) use usage::VolumeUse;
 #[cfg(test)]
 pub(crate) use usage::Amounts;
+pub(crate) use usage::VolumeUse;
 
 /// Volumes of CSI drivers on this node.
 pub(crate) struct Csi {

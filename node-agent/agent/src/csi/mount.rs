@@ -71,9 +71,8 @@ impl Csi {
             // A running pod can do without its driver.
             Err(_) if mounted => return Ok(outside(&plan, target, false)),
             Err(error) => {
-                let error = format!(
-                    "kubernetes.io/csi: mounter.SetUpAt failed to get CSI client: {error}"
-                );
+                let error =
+                    format!("kubernetes.io/csi: mounter.SetUpAt failed to get CSI client: {error}");
                 return Err(failed("SetUp", error));
             }
         };
@@ -119,7 +118,13 @@ impl Csi {
         let source = wish.volume.csi.as_ref();
         let source = source.ok_or("the volume is no CSI driver's")?;
         let driver = self.api.driver(&source.driver).await?;
-        plan::of_inline(wish.pod, wish.volume, source, driver.as_deref(), &self.node_name)
+        plan::of_inline(
+            wish.pod,
+            wish.volume,
+            source,
+            driver.as_deref(),
+            &self.node_name,
+        )
     }
 
     /// Stages and publishes; the error comes with the name of the step.
@@ -133,18 +138,26 @@ impl Csi {
         let record = &plan.record;
         let publish_context = self.attached(record, wish.going).await;
         let publish_context = publish_context.map_err(|error| ("WaitForAttach", error))?;
-        let context = wish.pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
-        let staging = self
-            .layout
-            .staging(&record.driver, &record.handle, &record.volume, record.block);
+        let context = wish
+            .pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.security_context.as_ref());
+        let staging =
+            self.layout
+                .staging(&record.driver, &record.handle, &record.volume, record.block);
         let extras = Extras {
             publish_context,
             group: context.and_then(|context| context.fs_group),
             known_staging: self.layout.as_known(&staging),
         };
         let _busy = self.claim_volume(record).await;
-        let folder = self.layout.published(wish.uid, &record.volume, record.block);
-        self.write(record, &folder).await.map_err(|error| ("SetUp", error))?;
+        let folder = self
+            .layout
+            .published(wish.uid, &record.volume, record.block);
+        self.write(record, &folder)
+            .await
+            .map_err(|error| ("SetUp", error))?;
         // After the record is written: who takes volumes back either sees the record or is seen here.
         if self.leaving.lock().contains(wish.uid) || wish.going.is_cancelled() {
             if !mounted {
@@ -177,9 +190,9 @@ impl Csi {
     ) -> Result<(), String> {
         let record = &plan.record;
         let secrets = self.secrets(plan.stage_secret.as_ref()).await?;
-        let folder = self
-            .layout
-            .staged(&record.driver, &record.handle, &record.volume, record.block);
+        let folder =
+            self.layout
+                .staged(&record.driver, &record.handle, &record.volume, record.block);
         self.write(record, &folder).await?;
         blocking(move || std::fs::create_dir_all(staging)).await?;
         let request = NodeStageVolumeRequest {
@@ -190,7 +203,10 @@ impl Csi {
             secrets,
             volume_context: plan.attributes(),
         };
-        driver.stage(request).await.map_err(|error| error.to_string())
+        driver
+            .stage(request)
+            .await
+            .map_err(|error| error.to_string())
     }
 
     async fn publish(

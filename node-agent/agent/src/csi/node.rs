@@ -77,9 +77,9 @@ fn entry(name: &str, identity: &Identity) -> CSINodeDriver {
         name: name.to_owned(),
         node_id: identity.node_id.clone(),
         topology_keys: Some(keys).filter(|keys| !keys.is_empty()),
-        allocatable: identity.limit.map(|count| VolumeNodeResources {
-            count: Some(count),
-        }),
+        allocatable: identity
+            .limit
+            .map(|count| VolumeNodeResources { count: Some(count) }),
     }
 }
 
@@ -132,7 +132,10 @@ mod tests {
         let made = wanted(None, &node(), &drivers("x")).unwrap();
         let driver = &made.spec.drivers[0];
         assert_eq!((driver.name.as_str(), driver.node_id.as_str()), ("d", "x"));
-        assert_eq!(driver.topology_keys.as_deref(), Some(&["zone".to_owned()][..]));
+        assert_eq!(
+            driver.topology_keys.as_deref(),
+            Some(&["zone".to_owned()][..])
+        );
         assert_eq!(driver.allocatable.as_ref().unwrap().count, Some(3));
         assert_eq!(wanted(Some(&made), &node(), &drivers("x")), None);
         let emptied = wanted(Some(&made), &node(), &Drivers::new()).unwrap();

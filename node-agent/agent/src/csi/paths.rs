@@ -154,8 +154,14 @@ mod tests {
         let own = layout.on_node(socket);
         assert_eq!(own, Path::new("/data/a1/plugins/d/csi.sock"));
         assert_eq!(layout.as_known(&own), socket);
-        assert_eq!(layout.on_node(Path::new("/run/d.sock")), Path::new("/run/d.sock"));
-        assert_eq!(layout.on_node(Path::new("/var/lib/kubelet")), Path::new("/data/a1"));
+        assert_eq!(
+            layout.on_node(Path::new("/run/d.sock")),
+            Path::new("/run/d.sock")
+        );
+        assert_eq!(
+            layout.on_node(Path::new("/var/lib/kubelet")),
+            Path::new("/data/a1")
+        );
         assert!(!layout.is_known(Path::new("/var/lib/kubelets")));
     }
 

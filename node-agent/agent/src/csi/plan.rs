@@ -5,9 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use balsa_csi::v1::VolumeCapability;
 use balsa_csi::v1::volume_capability::access_mode::Mode;
 use balsa_csi::v1::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
-use k8s_openapi::api::core::v1::{
-    CSIVolumeSource, PersistentVolume, Pod, SecretReference, Volume,
-};
+use k8s_openapi::api::core::v1::{CSIVolumeSource, PersistentVolume, Pod, SecretReference, Volume};
 use k8s_openapi::api::storage::v1::{CSIDriver, CSIDriverSpec};
 use sha2::{Digest, Sha256};
 
@@ -202,7 +200,8 @@ impl Plan {
         let access = if self.record.block {
             AccessType::Block(BlockVolume {})
         } else {
-            let group = group.filter(|_| able.mount_group && self.group_policy != GroupPolicy::Never);
+            let group =
+                group.filter(|_| able.mount_group && self.group_policy != GroupPolicy::Never);
             AccessType::Mount(MountVolume {
                 fs_type: self.fs_type.clone(),
                 mount_flags: self.mount_flags.clone(),
@@ -340,7 +339,10 @@ mod tests {
     fn a_driver_gets_only_the_kinds_of_volumes_that_it_does() {
         let inline = driver(json!({"volumeLifecycleModes": ["Ephemeral"]}));
         let error = persistent(json!({}), Some(&inline)).unwrap_err();
-        assert!(error.contains("\"Persistent\" not supported by driver d"), "{error}");
+        assert!(
+            error.contains("\"Persistent\" not supported by driver d"),
+            "{error}"
+        );
         let volume: Volume =
             serde_json::from_value(json!({"name": "v", "csi": {"driver": "d", "readOnly": true}}))
                 .unwrap();
@@ -362,10 +364,22 @@ mod tests {
             ..Abilities::default()
         };
         let plain = Abilities::default();
-        assert_eq!(mode("ReadWriteOncePod", plain), Mode::SingleNodeWriter as i32);
-        assert_eq!(mode("ReadWriteOncePod", fine), Mode::SingleNodeSingleWriter as i32);
-        assert_eq!(mode("ReadWriteOnce", fine), Mode::SingleNodeMultiWriter as i32);
-        assert_eq!(mode("ReadWriteMany", fine), Mode::MultiNodeMultiWriter as i32);
+        assert_eq!(
+            mode("ReadWriteOncePod", plain),
+            Mode::SingleNodeWriter as i32
+        );
+        assert_eq!(
+            mode("ReadWriteOncePod", fine),
+            Mode::SingleNodeSingleWriter as i32
+        );
+        assert_eq!(
+            mode("ReadWriteOnce", fine),
+            Mode::SingleNodeMultiWriter as i32
+        );
+        assert_eq!(
+            mode("ReadWriteMany", fine),
+            Mode::MultiNodeMultiWriter as i32
+        );
     }
 
     #[test]
@@ -376,7 +390,10 @@ mod tests {
         };
         assert!(owned(json!({}), json!({})));
         assert!(!owned(json!({}), json!({"accessModes": ["ReadWriteMany"]})));
-        assert!(owned(json!({"fsGroupPolicy": "File"}), json!({"accessModes": ["ReadWriteMany"]})));
+        assert!(owned(
+            json!({"fsGroupPolicy": "File"}),
+            json!({"accessModes": ["ReadWriteMany"]})
+        ));
         assert!(!owned(json!({"fsGroupPolicy": "None"}), json!({})));
         let able = Abilities {
             mount_group: true,
@@ -387,7 +404,10 @@ mod tests {
         let Some(AccessType::Mount(mount)) = plan.capability(able, Some(7)).access_type else {
             panic!("no mount")
         };
-        assert_eq!((mount.volume_mount_group.as_str(), mount.fs_type.as_str()), ("7", "ext4"));
+        assert_eq!(
+            (mount.volume_mount_group.as_str(), mount.fs_type.as_str()),
+            ("7", "ext4")
+        );
     }
 
     #[test]

@@ -88,6 +88,28 @@ impl Registry {
         driver.ok_or_else(|| unknown(name))
     }
 
+    /// Names of the registered drivers.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.drivers.borrow().keys().cloned().collect()
+    }
+
+    /// Asks a driver again how it knows the node; the API is told with the next [`Registry::publish`].
+    pub(super) async fn refresh(&self, name: &str) {
+        let Some(driver) = self.get(name) else { return };
+        match driver.identify().await {
+            Ok(identity) => self.drivers.send_modify(|drivers| {
+                // Where the node is and how it is called does not change while the driver runs.
+                if let Some(known) = drivers.get_mut(name) {
+                    known.identity.limit = identity.limit;
+                }
+            }),
+            Err(error) => debug!(
+                error,
+                name, "a driver does not tell how many volumes it takes"
+            ),
+        }
+    }
+
     /// Follows the folder until stopped.
     pub(super) async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut sockets: HashMap<PathBuf, Socket> = HashMap::new();
@@ -112,7 +134,7 @@ impl Registry {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(LOOK) => {}
                 Some(ended) = attempts.join_next() => if let Ok(ended) = ended {
-                    self.note(&mut sockets, ended);
+                    self.note(&mut sockets, ended).await;
                 },
             }
         }
@@ -136,8 +158,15 @@ impl Registry {
                 next: Some((Instant::now(), RETRY.0)),
             });
         }
-        let left: Vec<_> = sockets.values().filter_map(|s| s.name.clone()).collect();
-        gone.retain(|name| !left.contains(name));
+        self.remove(sockets, gone).await;
+    }
+
+    /// Forgets drivers whose sockets are gone, unless they have others.
+    async fn remove(&self, sockets: &HashMap<PathBuf, Socket>, mut gone: Vec<String>) {
+        gone.retain(|name| {
+            let mut left = sockets.values().filter_map(|socket| socket.name.as_ref());
+            !left.any(|other| other == name)
+        });
         if gone.is_empty() {
             return;
         }
@@ -150,12 +179,13 @@ impl Registry {
         }
     }
 
-    fn note(&self, sockets: &mut HashMap<PathBuf, Socket>, ended: Attempt) {
+    async fn note(&self, sockets: &mut HashMap<PathBuf, Socket>, ended: Attempt) {
         let (path, stamp, result) = ended;
         let socket = sockets.get_mut(&path).filter(|s| s.stamp == stamp);
         let Some(socket) = socket else {
-            // It went meanwhile. If its successor has the same name, that will replace it.
-            return;
+            // It went meanwhile; if it has a successor, that registers by itself.
+            let gone = result.ok().flatten().into_iter().collect();
+            return self.remove(sockets, gone).await;
         };
         match result {
             Ok(name) => {
@@ -179,7 +209,11 @@ impl Registry {
             .map_err(|error| format!("GetInfo: {error}"))?
             .into_inner();
         if info.r#type != PLUGIN_TYPE {
-            debug!(kind = info.r#type, name = info.name, "a plugin of another kind");
+            debug!(
+                kind = info.r#type,
+                name = info.name,
+                "a plugin of another kind"
+            );
             return Ok(None);
         }
         let result = self.welcome(&info, socket).await;

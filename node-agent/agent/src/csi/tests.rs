@@ -80,8 +80,10 @@ impl Rig {
 
     async fn mount(&self, uid: &str, persistent: bool) -> Result<(), String> {
         let going = CancellationToken::new();
-        let pod: Pod = object(json!({"metadata": {"name": "p", "namespace": "s", "uid": uid},
-            "spec": {"containers": [], "serviceAccountName": "sa"}}));
+        let pod: Pod = object(
+            json!({"metadata": {"name": "p", "namespace": "s", "uid": uid},
+            "spec": {"containers": [], "serviceAccountName": "sa"}}),
+        );
         let bound = bound();
         let volume: Volume = if persistent {
             object(json!({"name": "v", "persistentVolumeClaim": {"claimName": "c"}}))
@@ -115,11 +117,15 @@ fn object<T: serde::de::DeserializeOwned>(value: Value) -> T {
 
 fn bound() -> Bound {
     Bound {
-        claim: object(json!({"metadata": {"name": "c", "namespace": "s"}, "spec": {"volumeName": "pv"},
-            "status": {"capacity": {"storage": "1Gi"}}})),
-        volume: object(json!({"metadata": {"name": "pv"}, "spec": {"accessModes": ["ReadWriteOnce"],
+        claim: object(
+            json!({"metadata": {"name": "c", "namespace": "s"}, "spec": {"volumeName": "pv"},
+            "status": {"capacity": {"storage": "1Gi"}}}),
+        ),
+        volume: object(
+            json!({"metadata": {"name": "pv"}, "spec": {"accessModes": ["ReadWriteOnce"],
             "capacity": {"storage": "2Gi"}, "csi": {"driver": "d", "volumeHandle": "h",
-            "nodeStageSecretRef": {"namespace": "x", "name": "key"}}}})),
+            "nodeStageSecretRef": {"namespace": "x", "name": "key"}}}}),
+        ),
     }
 }
 
@@ -132,11 +138,23 @@ fn plain() -> Value {
 async fn a_driver_is_known_to_the_api_while_its_socket_is_there() {
     let rig = Rig::start(plain()).await;
     let entry = rig.api.csi_node.lock().clone().unwrap().spec.drivers[0].clone();
-    assert_eq!((entry.name.as_str(), entry.node_id.as_str()), ("d", "id-n1"));
+    assert_eq!(
+        (entry.name.as_str(), entry.node_id.as_str()),
+        ("d", "id-n1")
+    );
     assert_eq!(entry.topology_keys, Some(vec!["zone".to_owned()]));
     rig.driver.leave();
     let gone = async {
-        while !rig.api.csi_node.lock().clone().unwrap().spec.drivers.is_empty() {
+        while !rig
+            .api
+            .csi_node
+            .lock()
+            .clone()
+            .unwrap()
+            .spec
+            .drivers
+            .is_empty()
+        {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
@@ -208,7 +226,10 @@ async fn a_pods_own_volume_is_published_without_staging() {
     let rig = Rig::start(plain()).await;
     rig.mount("u1", false).await.unwrap();
     let call = rig.driver.next_call().await;
-    assert!(call.starts_with("publish csi-") && call.ends_with("u1 pod=p"), "{call}");
+    assert!(
+        call.starts_with("publish csi-") && call.ends_with("u1 pod=p"),
+        "{call}"
+    );
     rig.csi.tear_down("u1").await.unwrap();
     assert!(rig.driver.next_call().await.starts_with("unpublish csi-"));
 }

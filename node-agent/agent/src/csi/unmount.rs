@@ -57,17 +57,17 @@ impl Csi {
         if self.is_published(record).await? {
             return Ok(());
         }
-        let folder = self
-            .layout
-            .staged(&record.driver, &record.handle, &record.volume, record.block);
+        let folder =
+            self.layout
+                .staged(&record.driver, &record.handle, &record.volume, record.block);
         if folder.join(super::paths::RECORD).exists() {
             let name = record.volume.clone();
             let failed = |error: String| {
                 format!("UnmountVolume.UnmountDevice failed for volume \"{name}\" : {error}")
             };
-            let staging = self
-                .layout
-                .staging(&record.driver, &record.handle, &record.volume, record.block);
+            let staging =
+                self.layout
+                    .staging(&record.driver, &record.handle, &record.volume, record.block);
             let known = self.layout.as_known(&staging);
             let done = driver.unstage(&record.handle, &known).await;
             settle(done, &staging).await.map_err(failed)?;
@@ -86,7 +86,8 @@ impl Csi {
         blocking(move || {
             let pods = layout.pods_with_folders();
             let mut folders = pods.iter().flat_map(|uid| layout.records_of_pod(uid));
-            Ok(folders.any(|folder| Record::read(&folder).is_ok_and(|known| known.is_same(&record))))
+            Ok(folders
+                .any(|folder| Record::read(&folder).is_ok_and(|known| known.is_same(&record))))
         })
         .await
     }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::driver::text;
+use super::driver::{Driver, text};
 use super::{Csi, Published, expand};
 
 /// How often claims are asked whether their volumes have to grow.
@@ -89,6 +89,7 @@ impl Csi {
 
     /// False when the API could not be told what it has to know.
     async fn round(&self) -> bool {
+        self.refresh_limits().await;
         let published = self.registry.publish().await;
         if let Err(error) = &published {
             // At the agent's start the Node is not known at once.
@@ -103,6 +104,17 @@ impl Csi {
         self.unstage_orphans().await;
         self.look_at_usage().await;
         published.is_ok()
+    }
+
+    /// Asks drivers again how many volumes the node takes that want to be asked (KEP-4876).
+    async fn refresh_limits(&self) {
+        for name in self.registry.names() {
+            let object = self.api.driver(&name).await.ok().flatten();
+            let period = object.and_then(|it| it.spec.node_allocatable_update_period_seconds);
+            if period.is_some() {
+                self.registry.refresh(&name).await;
+            }
+        }
     }
 
     pub(super) fn all_published(&self) -> Vec<((String, String), Arc<Published>)> {
@@ -145,8 +157,7 @@ impl Csi {
 
     /// Has a driver let a volume grow that is larger than its claim has been told.
     async fn grow(&self, uid: &str, volume: &str, published: &Published) {
-        let plan = &published.plan;
-        let record = &plan.record;
+        let record = &published.plan.record;
         let driver = self.registry.get(&record.driver);
         let Some(driver) = driver.filter(|driver| driver.able.expand) else {
             return;
@@ -157,27 +168,8 @@ impl Csi {
         let Some(bytes) = expand::needed(&bound.claim, &bound.volume) else {
             return;
         };
-        let target = self.layout.target(uid, &record.volume, record.block);
-        let staging = self
-            .layout
-            .staging(&record.driver, &record.handle, &record.volume, record.block);
         let grown = async {
-            let secrets = self.secrets(plan.expand_secret.as_ref()).await?;
-            let request = NodeExpandVolumeRequest {
-                volume_id: record.handle.clone(),
-                volume_path: text(&self.layout.as_known(&target)),
-                capacity_range: Some(CapacityRange {
-                    required_bytes: bytes,
-                    limit_bytes: 0,
-                }),
-                staging_target_path: if driver.able.stage {
-                    text(&self.layout.as_known(&staging))
-                } else {
-                    String::new()
-                },
-                volume_capability: Some(plan.capability(driver.able, None)),
-                secrets,
-            };
+            let request = self.expansion(uid, published, &driver, bytes).await?;
             {
                 let _busy = self.claim_volume(record).await;
                 // It may have been taken back meanwhile.
@@ -190,26 +182,50 @@ impl Csi {
             }
             let (namespace, name) = published.claim.clone().unwrap_or_default();
             let patch = expand::done(&bound.claim, &bound.volume);
-            self.api.patch_claim_status(&namespace, &name, &patch).await?;
-            Ok::<_, String>(true)
+            let told = self.api.patch_claim_status(&namespace, &name, &patch).await;
+            told.map(|()| true)
         };
+        let name = &record.volume;
         let (kind, reason, message) = match grown.await {
             Ok(false) => return,
             Ok(true) => {
-                let text = format!(
-                    "MountVolume.NodeExpandVolume succeeded for volume \"{}\" {}",
-                    record.volume, self.node_name
-                );
+                let node = &self.node_name;
+                let text =
+                    format!("MountVolume.NodeExpandVolume succeeded for volume \"{name}\" {node}");
                 (EventType::Normal, "FileSystemResizeSuccessful", text)
             }
             Err(error) => {
-                let text = format!(
-                    "MountVolume.NodeExpandVolume failed for volume \"{}\" : {error}",
-                    record.volume
-                );
+                let text =
+                    format!("MountVolume.NodeExpandVolume failed for volume \"{name}\" : {error}");
                 (EventType::Warning, "VolumeResizeFailed", text)
             }
         };
         self.recorder.event(&published.pod, kind, reason, message);
+    }
+
+    /// What a driver is told of a volume that is to grow.
+    async fn expansion(
+        &self,
+        uid: &str,
+        published: &Published,
+        driver: &Driver,
+        bytes: i64,
+    ) -> Result<NodeExpandVolumeRequest, String> {
+        let (plan, layout) = (&published.plan, &self.layout);
+        let record = &plan.record;
+        let target = layout.target(uid, &record.volume, record.block);
+        let staging = layout.staging(&record.driver, &record.handle, &record.volume, record.block);
+        let staging = driver.able.stage.then(|| text(&layout.as_known(&staging)));
+        Ok(NodeExpandVolumeRequest {
+            volume_id: record.handle.clone(),
+            volume_path: text(&layout.as_known(&target)),
+            capacity_range: Some(CapacityRange {
+                required_bytes: bytes,
+                limit_bytes: 0,
+            }),
+            staging_target_path: staging.unwrap_or_default(),
+            volume_capability: Some(plan.capability(driver.able, None)),
+            secrets: self.secrets(plan.expand_secret.as_ref()).await?,
+        })
     }
 }

@@ -66,7 +66,12 @@ impl Csi {
         *self.usage.lock() = found;
     }
 
-    async fn usage_of(&self, uid: &str, volume: String, published: &Published) -> Option<VolumeUse> {
+    async fn usage_of(
+        &self,
+        uid: &str,
+        volume: String,
+        published: &Published,
+    ) -> Option<VolumeUse> {
         let record = &published.plan.record;
         let driver = self.registry.get(&record.driver)?;
         if !driver.able.stats {

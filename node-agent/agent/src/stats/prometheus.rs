@@ -250,12 +250,24 @@ impl Stats {
 fn volume_stats(page: &mut Page, volumes: &[VolumeUse]) {
     type Read = fn(&VolumeUse) -> Option<i64>;
     let families: [(&str, &str, Read); 7] = [
-        ("capacity_bytes", "Capacity of a volume in bytes", |v| Some(v.bytes?.total)),
-        ("available_bytes", "Free bytes of a volume", |v| Some(v.bytes?.available)),
-        ("used_bytes", "Used bytes of a volume", |v| Some(v.bytes?.used)),
-        ("inodes", "Most inodes of a volume", |v| Some(v.inodes?.total)),
-        ("inodes_free", "Free inodes of a volume", |v| Some(v.inodes?.available)),
-        ("inodes_used", "Used inodes of a volume", |v| Some(v.inodes?.used)),
+        ("capacity_bytes", "Capacity of a volume in bytes", |v| {
+            Some(v.bytes?.total)
+        }),
+        ("available_bytes", "Free bytes of a volume", |v| {
+            Some(v.bytes?.available)
+        }),
+        ("used_bytes", "Used bytes of a volume", |v| {
+            Some(v.bytes?.used)
+        }),
+        ("inodes", "Most inodes of a volume", |v| {
+            Some(v.inodes?.total)
+        }),
+        ("inodes_free", "Free inodes of a volume", |v| {
+            Some(v.inodes?.available)
+        }),
+        ("inodes_used", "Used inodes of a volume", |v| {
+            Some(v.inodes?.used)
+        }),
         (
             "health_status_abnormal",
             "1 if a volume's driver says that something is wrong with it",
@@ -274,7 +286,10 @@ fn volume_stats(page: &mut Page, volumes: &[VolumeUse]) {
             }
             if told.insert(claim) {
                 let (namespace, claim) = claim;
-                let labels = [("namespace", &**namespace), ("persistentvolumeclaim", claim)];
+                let labels = [
+                    ("namespace", &**namespace),
+                    ("persistentvolumeclaim", claim),
+                ];
                 page.sample(&name, &labels, value as f64, None);
             }
         }

@@ -55,7 +55,9 @@ impl Api for FakeApi {
     }
 
     fn node(&self) -> Option<Arc<Node>> {
-        Some(Arc::new(object(json!({"metadata": {"name": "n1", "uid": "1"}}))))
+        Some(Arc::new(object(
+            json!({"metadata": {"name": "n1", "uid": "1"}}),
+        )))
     }
 
     async fn patch_node(&self, _: &Value) -> Result<(), String> {

@@ -152,7 +152,10 @@ impl Ops {
             let placed = outside::of_persistent(&bound.volume, &node, read_only).map_err(failed)?;
             return match placed {
                 Some(placed) => Ok(Some(placed)),
-                None => self.ask_driver(pod, volume, Some((&bound, read_only))).await,
+                None => {
+                    self.ask_driver(pod, volume, Some((&bound, read_only)))
+                        .await
+                }
             };
         }
         if volume.csi.is_some() {
