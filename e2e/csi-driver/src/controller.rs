@@ -32,7 +32,7 @@ pub(crate) async fn run(driver: String, volumes: Volumes) -> anyhow::Result<()> 
     };
     let work = async {
         loop {
-            if let Err(error) = controller.round().await {
+            if let Err(error) = Box::pin(controller.round()).await {
                 eprintln!("{error:#}");
             }
             tokio::time::sleep(LOOK).await;

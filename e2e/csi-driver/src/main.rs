@@ -36,7 +36,7 @@ async fn main() -> anyhow::Result<()> {
     let volumes = volumes::Volumes::new(arguments.root)?;
     match arguments.part {
         Part::Node(options) => node::run(arguments.driver, volumes, options).await,
-        Part::Controller => controller::run(arguments.driver, volumes).await,
+        Part::Controller => Box::pin(controller::run(arguments.driver, volumes)).await,
     }
 }
 

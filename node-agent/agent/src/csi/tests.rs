@@ -80,12 +80,12 @@ impl Rig {
 
     async fn mount(&self, uid: &str, persistent: bool) -> Result<(), String> {
         let going = CancellationToken::new();
-        let pod: Pod = object(
+        let pod: Box<Pod> = object(
             json!({"metadata": {"name": "p", "namespace": "s", "uid": uid},
             "spec": {"containers": [], "serviceAccountName": "sa"}}),
         );
-        let bound = bound();
-        let volume: Volume = if persistent {
+        let bound = Box::new(bound());
+        let volume: Box<Volume> = if persistent {
             object(json!({"name": "v", "persistentVolumeClaim": {"claimName": "c"}}))
         } else {
             object(json!({"name": "v", "csi": {"driver": "d", "volumeAttributes": {"k": "x"}}}))
@@ -94,10 +94,10 @@ impl Rig {
             pod: &pod,
             uid,
             volume: &volume,
-            bound: persistent.then_some((&bound, false)),
+            bound: persistent.then_some((&*bound, false)),
             going: &going,
         };
-        self.csi.mount(&wish).await.map(|_| ())
+        Box::pin(self.csi.mount(&wish)).await.map(|_| ())
     }
 
     fn in_use(&self) -> Value {
