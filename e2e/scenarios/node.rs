@@ -2,7 +2,7 @@
 //! pods keep and give back, and what it tells of its use.
 
 use anyhow::{Context, ensure};
-use balsa_e2e::{Kubectl, Namespace, eventually};
+use balsa_e2e::{Namespace, eventually};
 use serde_json::Value;
 
 /// Waits until a check holds.

@@ -1,7 +1,7 @@
 //! The kinds beyond the first application: what operators of a cluster lean on.
 
 use anyhow::ensure;
-use balsa_e2e::{Kubectl, Namespace, eventually};
+use balsa_e2e::{Namespace, eventually};
 
 fn sleeper(name: &str, extra: &str) -> String {
     format!(

@@ -2,7 +2,7 @@
 //! the documents that Balsa was first asked to run.
 
 use anyhow::ensure;
-use balsa_e2e::{Kubectl, Namespace, eventually};
+use balsa_e2e::{Namespace, eventually};
 
 #[test]
 fn environment_comes_from_values_fields_resources_and_references() -> anyhow::Result<()> {
