@@ -240,7 +240,7 @@ fn patches() {
     }
     let applied = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a", "managedFields": null},
         "spec": {"template": {"spec": {"containers": [{"name": "a", "ports": [{"containerPort": 1}]}, {"name": "a"}]}}}});
-    let mut owned = old.clone();
+    let mut owned = old;
     owned["metadata"]["managedFields"] = json!([{"manager": "other", "operation": "Apply", "apiVersion": "apps/v1",
         "fieldsType": "FieldsV1", "fieldsV1": {"f:spec": {"f:template": {"f:spec": {"f:containers": {
             "k:{\"name\":\"a\"}": {".": {}, "f:image": {}}, "v:1": {}, "i:0": {}}}}}}}]);

@@ -33,7 +33,7 @@ pub(crate) fn change(
     match random.below(12) {
         0 => flip(input, random),
         1 => set(input, random),
-        2 => insert(input, at, &[(random.next() & 0xff) as u8]),
+        2 => insert(input, at, &[(random.number() & 0xff) as u8]),
         3 => cut(input, at, random),
         4 => double(input, at, random),
         5 | 6 => {

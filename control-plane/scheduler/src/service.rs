@@ -129,12 +129,9 @@ impl Scheduler {
         informer
     }
 
-    fn heed<K: Send + Sync + 'static>(
-        self: &Arc<Self>,
-        informer: &Informer<K>,
-        changed: fn(&Self, &Delta<K>),
-    ) where
-        K: kube::Resource + Clone,
+    fn heed<K>(self: &Arc<Self>, informer: &Informer<K>, changed: fn(&Self, &Delta<K>))
+    where
+        K: kube::Resource + Clone + Send + Sync + 'static,
     {
         let this = Arc::clone(self);
         informer.on_change(move |delta| changed(&this, delta));

@@ -232,7 +232,16 @@ async fn a_node_keeps_what_drivers_need_for_its_pods_volumes() {
         assert!(!allowed(&asked(&other)).await, "{verb} {resource}");
     }
     assert!(!allowed(&ask(&node, "get", "secrets", "default", "key")).await);
-    assert!(!allowed(&ask(&node, "patch", "persistentvolumeclaims", "default", "data")).await);
+    assert!(
+        !allowed(&ask(
+            &node,
+            "patch",
+            "persistentvolumeclaims",
+            "default",
+            "data"
+        ))
+        .await
+    );
 }
 
 #[tokio::test]

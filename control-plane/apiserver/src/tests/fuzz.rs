@@ -192,7 +192,7 @@ fn bodies() {
             &Method::DELETE,
             &format!("{MAPS}/m?dryRun=All"),
             "application/json",
-            options.clone(),
+            options,
         ),
         (
             "merge PATCH",

@@ -468,7 +468,7 @@ mod tests {
         let local = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "clusterIP": "10.96.0.7",
             "healthCheckNodePort": 30_200, "ports": [{"port": 80}]});
         let old = service(local.clone());
-        let mut left_out = local.clone();
+        let mut left_out = local;
         left_out["healthCheckNodePort"] = Value::Null;
         let mut left_out = service(left_out);
         Services.prepare_update(&mut left_out, &old);
