@@ -22,8 +22,7 @@ pub(super) struct Process {
 }
 
 /// The allocator's settings in the product.
-const ALLOCATOR: &str =
-    "narenas:2,dirty_decay_ms:1000,muzzy_decay_ms:0,background_thread:true,max_background_threads:1";
+const ALLOCATOR: &str = "narenas:2,dirty_decay_ms:1000,muzzy_decay_ms:0,background_thread:true,max_background_threads:1";
 
 impl Process {
     async fn start(id: usize, dir: &Path, addresses: &[SocketAddr]) -> anyhow::Result<(Self, u64)> {

@@ -54,13 +54,21 @@ impl Extras {
         }
         for mount in other.mounts {
             let path = &mount.container_path;
-            if !self.mounts.iter().any(|known| known.container_path == *path) {
+            if !self
+                .mounts
+                .iter()
+                .any(|known| known.container_path == *path)
+            {
                 self.mounts.push(mount);
             }
         }
         for device in other.devices {
             let path = &device.container_path;
-            if !self.devices.iter().any(|known| known.container_path == *path) {
+            if !self
+                .devices
+                .iter()
+                .any(|known| known.container_path == *path)
+            {
                 self.devices.push(device);
             }
         }
@@ -193,7 +201,10 @@ impl Book {
     /// A plugin is gone: its devices may not be given to anybody until it is back.
     pub(super) fn lose(&mut self, resource: &str, now: Instant) {
         let known = self.resources.entry(resource.to_owned()).or_default();
-        known.devices.values_mut().for_each(|healthy| *healthy = false);
+        known
+            .devices
+            .values_mut()
+            .for_each(|healthy| *healthy = false);
         known.lost = Some(now);
     }
 
@@ -251,7 +262,11 @@ impl Book {
         if count == 0 {
             return Ok(None);
         }
-        let Some(known) = self.resources.get(resource).filter(|own| !own.devices.is_empty()) else {
+        let Some(known) = self
+            .resources
+            .get(resource)
+            .filter(|own| !own.devices.is_empty())
+        else {
             return Err(format!("cannot allocate unregistered device {resource}"));
         };
         if known.healthy().next().is_none() {
@@ -377,7 +392,13 @@ mod tests {
         book.lose(GPU, now);
         let amount = |book: &Book, now| book.amounts(now)[GPU];
         let (capacity, allocatable) = (2, 0);
-        assert_eq!(amount(&book, now), Amount { capacity, allocatable });
+        assert_eq!(
+            amount(&book, now),
+            Amount {
+                capacity,
+                allocatable
+            }
+        );
         let error = book.choices(("u", "c"), GPU, 1, &Ids::new()).unwrap_err();
         assert!(error.starts_with("no healthy devices present"), "{error}");
         assert_eq!(amount(&book, now + MEMORY), Amount::default());

@@ -50,16 +50,18 @@ impl DevicePlugin for Fake {
 
     async fn list_and_watch(&self, _: Request<api::Empty>) -> Result<Response<List>, Status> {
         let lists = WatchStream::new(self.devices.subscribe());
-        let lists = lists.take_while(|devices| !devices.is_empty()).map(|devices| {
-            let devices = devices.into_iter().map(|(id, health)| api::Device {
-                id: id.to_owned(),
-                health: health.to_owned(),
-                topology: None,
+        let lists = lists
+            .take_while(|devices| !devices.is_empty())
+            .map(|devices| {
+                let devices = devices.into_iter().map(|(id, health)| api::Device {
+                    id: id.to_owned(),
+                    health: health.to_owned(),
+                    topology: None,
+                });
+                Ok(api::ListAndWatchResponse {
+                    devices: devices.collect(),
+                })
             });
-            Ok(api::ListAndWatchResponse {
-                devices: devices.collect(),
-            })
-        });
         Ok(Response::new(Box::pin(lists)))
     }
 
@@ -83,7 +85,11 @@ impl DevicePlugin for Fake {
         &self,
         request: Request<api::AllocateRequest>,
     ) -> Result<Response<api::AllocateResponse>, Status> {
-        let ids = request.into_inner().container_requests.remove(0).devices_ids;
+        let ids = request
+            .into_inner()
+            .container_requests
+            .remove(0)
+            .devices_ids;
         if ids.iter().any(|id| id == "broken") {
             return Err(Status::unknown("it is broken"));
         }
@@ -99,7 +105,9 @@ impl DevicePlugin for Fake {
         &self,
         request: Request<api::PreStartContainerRequest>,
     ) -> Result<Response<api::PreStartContainerResponse>, Status> {
-        self.prepared.lock().extend(request.into_inner().devices_ids);
+        self.prepared
+            .lock()
+            .extend(request.into_inner().devices_ids);
         Ok(Response::new(api::PreStartContainerResponse {}))
     }
 }
@@ -173,7 +181,12 @@ async fn a_pod_gets_what_its_plugin_prefers_and_gives_it_back_when_it_ends() {
     let (dir, stop) = (tempfile::tempdir().unwrap(), CancellationToken::new());
     let _guard = stop.clone().drop_guard();
     let devices = start(dir.path(), &stop).await;
-    let fake = Fake::new(&[("a", HEALTHY), ("b", HEALTHY), ("c", HEALTHY), ("d", "Unhealthy")]);
+    let fake = Fake::new(&[
+        ("a", HEALTHY),
+        ("b", HEALTHY),
+        ("c", HEALTHY),
+        ("d", "Unhealthy"),
+    ]);
     fake.join(dir.path(), &stop).await;
     until(&devices, 4, 3).await;
     let one = pod("u1", 1, 2);
@@ -218,7 +231,8 @@ async fn a_new_agent_knows_who_holds_what_and_takes_the_plugin_on_again() {
     until(&after, 2, 2).await;
     after.admit(&pod("u2", 0, 1)).await.unwrap();
     assert_eq!(after.prepare("u2", "app").await.unwrap().envs["GPUS"], "a");
-    fake.devices.send_replace(vec![("a", HEALTHY), ("b", "sick")]);
+    fake.devices
+        .send_replace(vec![("a", HEALTHY), ("b", "sick")]);
     until(&after, 2, 1).await;
 }
 
