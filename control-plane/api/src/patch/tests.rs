@@ -35,6 +35,12 @@ fn names(object: &Value) -> Vec<&str> {
 }
 
 #[test]
+fn a_json_patch_that_replaces_the_whole_and_then_fails_is_refused() {
+    let patch = br#"[{"op":"move","from":"/spec","path":""},{"op":"remove","path":"/x"}]"#;
+    assert_eq!(json(json!({"spec": {}}), patch).unwrap_err().code, 422);
+}
+
+#[test]
 fn content_types_name_the_patch() {
     let json =
         PatchType::from_content_type("application/json-patch+json; charset=utf-8", true).unwrap();
