@@ -69,7 +69,7 @@ impl Agent {
         ] {
             std::fs::create_dir_all(&dir).map_err(Error::file("make the folder", &dir))?;
         }
-        let folders = csi::make_folders(&config.layout());
+        let folders = csi::make_folders(&config.layout(), &paths.containerd());
         folders.map_err(Error::file("share the mounts below", &config.data_dir))?;
         Ok(Self {
             config,

@@ -35,6 +35,7 @@ use tracing::{Instrument, info_span};
 use crate::cluster::{Cluster, Token};
 use crate::config::AgentConfig;
 use crate::volumes::payload::TokenWant;
+use crate::volumes::table;
 use api::{Api, KubeApi};
 pub(crate) use mount::Wish;
 pub(crate) use paths::Layout;
@@ -242,20 +243,31 @@ impl Csi {
 
 /// Makes the agent's folder a shared mount, so that what drivers mount below it in their containers shows on the
 /// node (mount propagation), and makes the folders that drivers expect. Again is fine. Blocking.
-pub(crate) fn make_folders(layout: &Layout) -> io::Result<()> {
+///
+/// The runtime's folder stays a private one: the kernel would copy each container's root file system into every
+/// container that is being set up at that moment.
+pub(crate) fn make_folders(layout: &Layout, runtime: &Path) -> io::Result<()> {
     for folder in [layout.registry(), layout.plugins()] {
         std::fs::create_dir_all(folder)?;
     }
     let root = layout.plugins();
     let root = root.parent().unwrap_or(&root);
-    if crate::volumes::table::is_shared(root)? {
-        return Ok(());
+    if !table::is_shared(root)? {
+        mount_on_itself(root, MsFlags::MS_SHARED)?;
     }
+    // What is mounted there already would be left below the new mount.
+    if table::is_shared(runtime)? && table::below(runtime)?.is_empty() {
+        mount_on_itself(runtime, MsFlags::MS_PRIVATE)?;
+    }
+    Ok(())
+}
+
+/// Makes a folder, with what is mounted below it, a mount of its own that propagates as said.
+fn mount_on_itself(folder: &Path, propagation: MsFlags) -> io::Result<()> {
     let none = None::<&Path>;
     let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
-    nix::mount::mount(Some(root), root, none, bind, none)?;
-    let share = MsFlags::MS_SHARED | MsFlags::MS_REC;
-    nix::mount::mount(none, root, none, share, none)?;
+    nix::mount::mount(Some(folder), folder, none, bind, none)?;
+    nix::mount::mount(none, folder, none, propagation | MsFlags::MS_REC, none)?;
     Ok(())
 }
 

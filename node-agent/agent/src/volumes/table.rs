@@ -9,7 +9,7 @@ use nix::mount::MntFlags;
 const TABLE: &str = "/proc/self/mountinfo";
 
 /// All mount points at or below a folder, outermost first.
-pub(super) fn below(dir: &Path) -> io::Result<Vec<PathBuf>> {
+pub(crate) fn below(dir: &Path) -> io::Result<Vec<PathBuf>> {
     // The table has real paths.
     let dir = match std::fs::canonicalize(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
