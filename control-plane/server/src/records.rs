@@ -67,13 +67,14 @@ pub async fn put_server(store: &Store, record: &ServerRecord) -> anyhow::Result<
 /// # Errors
 /// When the store cannot take writes now.
 pub async fn forget_server(store: &Store, id: u64) -> anyhow::Result<()> {
-    let ops = vec![Op::Delete {
-        key: key(SERVERS, &id.to_string()),
-    }];
+    delete(store, key(SERVERS, &id.to_string())).await
+}
+
+async fn delete(store: &Store, key: Bytes) -> anyhow::Result<()> {
     store
         .txn(Txn {
             compares: Vec::new(),
-            ops,
+            ops: vec![Op::Delete { key }],
             fence: None,
         })
         .await?;
@@ -130,16 +131,7 @@ pub async fn revoke_token(store: &Store, id: &str) -> anyhow::Result<bool> {
     if token(store, id).await?.is_none() {
         return Ok(false);
     }
-    let ops = vec![Op::Delete {
-        key: key(TOKENS, id),
-    }];
-    store
-        .txn(Txn {
-            compares: Vec::new(),
-            ops,
-            fence: None,
-        })
-        .await?;
+    delete(store, key(TOKENS, id)).await?;
     Ok(true)
 }
 

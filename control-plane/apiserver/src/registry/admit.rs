@@ -101,18 +101,11 @@ pub fn patched_body(
 
 fn conform_patched(
     cx: &Context,
-    (group, version, kind): (&str, &str, &str),
+    kind: (&str, &str, &str),
     patch: &Patch,
     (old, value): (&Value, Value),
 ) -> Result<Value, Status> {
-    let type_ = Schema::builtin()
-        .kind(group, version, kind)
-        .ok_or_else(|| Status::internal(format!("there is no schema of {kind}")))?;
-    let expected = Expected {
-        group,
-        version,
-        kind,
-    };
+    let (expected, type_) = builtin(kind)?;
     let (mut value, unknown) = decode_patched(expected, type_, value, |why| {
         let outcome = patch.apply(Some(type_), old.clone()).ok();
         patch.refuse(outcome.as_ref(), why)
@@ -179,9 +172,17 @@ pub fn body_of(
 /// As [`object_of`].
 pub fn conform_body(
     cx: &Context,
-    (group, version, kind): (&str, &str, &str),
+    kind: (&str, &str, &str),
     parsed: Parsed,
 ) -> Result<Value, Status> {
+    let (expected, type_) = builtin(kind)?;
+    conform_to(cx, expected, type_, parsed)
+}
+
+/// What is expected of a document of a built-in kind (group, version, kind), and the kind's type.
+fn builtin<'k>(
+    (group, version, kind): (&'k str, &'k str, &'k str),
+) -> Result<(Expected<'k>, Type<'static>), Status> {
     let type_ = Schema::builtin()
         .kind(group, version, kind)
         .ok_or_else(|| Status::internal(format!("there is no schema of {kind}")))?;
@@ -190,7 +191,7 @@ pub fn conform_body(
         version,
         kind,
     };
-    conform_to(cx, expected, type_, parsed)
+    Ok((expected, type_))
 }
 
 fn conform_to(
