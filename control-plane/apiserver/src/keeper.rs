@@ -2,7 +2,7 @@
 //! its endpoints, which are the servers that are alive.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use balsa_api::object;
@@ -31,11 +31,13 @@ pub(crate) async fn keep(
     stop: CancellationToken,
 ) {
     let mut failures = 0_u32;
+    let mut told = Vec::new();
     loop {
         let lead = api.core.registry.backend.lead();
         let wait = if lead.is_me && api.core.cache.is_synced() {
             match reconcile(api, addresses, lead).await {
-                Ok(()) => {
+                Ok(unpublished) => {
+                    tell(&mut told, unpublished);
                     failures = 0;
                     EVERY
                 }
@@ -62,11 +64,35 @@ pub(crate) async fn keep(
     }
 }
 
+/// Says once which servers pods do not find under Service `kubernetes`.
+fn tell(told: &mut Vec<SocketAddr>, unpublished: Vec<SocketAddr>) {
+    if *told == unpublished {
+        return;
+    }
+    if !unpublished.is_empty() {
+        tracing::warn!(
+            addresses = ?unpublished,
+            "pods cannot reach these addresses of servers: Service \"kubernetes\" goes without them"
+        );
+    }
+    *told = unpublished;
+}
+
+/// Endpoints may have it: neither unspecified nor of this machine or this link alone.
+fn is_reachable(address: IpAddr) -> bool {
+    let local = match address {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    !(local || address.is_loopback() || address.is_unspecified() || address.is_multicast())
+}
+
+/// Returns the addresses of servers that could not be published.
 async fn reconcile(
     api: &ApiServer,
     addresses: &dyn ServerAddresses,
     lead: Lead,
-) -> Result<(), String> {
+) -> Result<Vec<SocketAddr>, String> {
     let keeper = Keeper { api, lead };
     for name in NAMESPACES {
         let namespace =
@@ -95,10 +121,12 @@ async fn reconcile(
     }
     keeper.addresses().await?;
     let mut alive = addresses.addresses();
-    if alive.is_empty() {
-        return Ok(());
-    }
     alive.sort();
+    let (alive, unpublished): (Vec<_>, Vec<_>) =
+        alive.into_iter().partition(|a| is_reachable(a.ip()));
+    if alive.is_empty() {
+        return Ok(unpublished);
+    }
     let path = "/api/v1/namespaces/default/endpoints";
     keeper
         .ensure("", "endpoints", path, endpoints(&alive), true)
@@ -112,7 +140,8 @@ async fn reconcile(
             slice(&alive),
             true,
         )
-        .await
+        .await?;
+    Ok(unpublished)
 }
 
 struct Keeper<'a> {
@@ -298,4 +327,29 @@ fn slice(alive: &[SocketAddr]) -> Value {
         "endpoints": endpoints,
         "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn only_addresses_that_endpoints_may_have_are_published() {
+        for (address, reachable) in [
+            ("10.0.0.1", true),
+            ("fd00::1", true),
+            ("127.0.0.1", false),
+            ("::1", false),
+            ("0.0.0.0", false),
+            ("169.254.1.1", false),
+            ("fe80::1", false),
+        ] {
+            assert_eq!(
+                is_reachable(address.parse().unwrap()),
+                reachable,
+                "{address}"
+            );
+        }
+    }
 }
