@@ -18,6 +18,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 pub mod event;
+mod kept;
 pub mod keys;
 pub mod resource;
 pub mod stored;

@@ -11,6 +11,9 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::kept::Kept;
+use crate::http::protobuf;
+
 const METADATA: &[u8] = b"\"metadata\":{";
 
 /// An object at one revision.
@@ -30,6 +33,7 @@ pub struct Stored {
     value: OnceLock<Arc<Value>>,
     /// How versions of a custom resource show it, by the version's number.
     views: Mutex<Vec<(u64, View)>>,
+    protobuf: Kept,
 }
 
 /// How one version of a custom resource shows an object.
@@ -79,6 +83,7 @@ impl Stored {
             version_at,
             value: OnceLock::new(),
             views: Mutex::default(),
+            protobuf: Kept::default(),
         })
     }
 
@@ -94,6 +99,7 @@ impl Stored {
             version_at: 0..0,
             value: OnceLock::new(),
             views: Mutex::default(),
+            protobuf: Kept::default(),
         }
     }
 
@@ -111,7 +117,16 @@ impl Stored {
             version_at,
             value: OnceLock::new(),
             views: Mutex::default(),
+            protobuf: Kept::default(),
         }
+    }
+
+    /// Its message in protobuf, kept for the next who asks if there is room. `None` for an object that is not what
+    /// its kind says.
+    #[must_use]
+    pub fn protobuf(&self, kind: &Kind) -> Option<Bytes> {
+        self.protobuf
+            .get_or_make(|| protobuf::message_of(kind, &self.bytes))
     }
 
     /// The view of a version, where it has been made.

@@ -7,6 +7,8 @@
 //! behind pointers; [`POINTERS`] are the scalars whose zero means something.
 
 mod encode;
+mod json;
+mod list;
 mod table;
 
 use balsa_api::schema::decode::Parsed;
@@ -17,7 +19,8 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-pub use encode::{knows, list, metadata, metadata_list, object, watch_frame};
+pub use encode::{knows, message_of, metadata, metadata_list, object, watch_frame, wrapped};
+pub use list::ListBody;
 use table::MESSAGES;
 
 /// Media type.

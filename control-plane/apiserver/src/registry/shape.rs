@@ -123,27 +123,30 @@ pub fn list(
     document(200, bytes, accepted.format)
 }
 
-/// A list in protobuf. It says its length before its items, so it is put together as a whole.
+/// A list in protobuf. It says its length before its items, so all of them are written before the first is sent.
 fn protobuf_list(
     kind: &Kind,
     objects: &[Arc<Stored>],
     meta: &ListMeta,
     shape: Shape,
 ) -> Result<Response<ResponseBody>, Status> {
-    let items = objects.iter().map(|o| o.bytes.as_ref());
-    let write = || {
-        match shape {
-            Shape::Metadata => protobuf::metadata_list(meta, items),
-            _ => protobuf::list(&kind.group, &kind.version, &kind.kind, meta, items),
+    let write = || match shape {
+        Shape::Metadata => {
+            let items = objects.iter().map(|o| o.bytes.as_ref());
+            protobuf::metadata_list(meta, items).map(respond::full)
         }
-        .ok_or_else(unwritable)
+        _ => {
+            let messages: Option<Vec<Bytes>> = objects.iter().map(|o| o.protobuf(kind)).collect();
+            messages.map(|messages| protobuf::ListBody::new(kind, meta, messages).boxed_unsync())
+        }
     };
-    let written = if objects.len() < LARGE_LIST {
+    let body = if objects.len() < LARGE_LIST {
         write()
     } else {
         blocking(write)
-    }?;
-    Ok(respond::bytes(200, protobuf::MEDIA_TYPE, written))
+    };
+    let body = body.ok_or_else(unwritable)?;
+    Ok(respond::with_body(200, protobuf::MEDIA_TYPE, body))
 }
 
 /// Objects whose encoding takes so long that other requests should not wait behind it.

@@ -116,6 +116,18 @@ impl Form {
         }
     }
 
+    /// The line of an object that is there when the watch begins.
+    fn state_line(self, kind: &Kind, stored: &Stored, first: bool) -> Bytes {
+        let added = EventType::Added.name();
+        match (self.style, self.convert) {
+            (Style::Kept(Encoding::Protobuf), None) => {
+                let message = stored.protobuf(kind).unwrap_or_default();
+                protobuf::watch_frame(added, &protobuf::wrapped(kind, &message))
+            }
+            _ => self.line(kind, added, &stored.bytes, first),
+        }
+    }
+
     fn event_line(self, kind: &Kind, event: &WatchEvent, type_: EventType, first: bool) -> Bytes {
         match (self.style, self.convert) {
             (Style::Kept(Encoding::Table), None) if first => {}
@@ -411,12 +423,8 @@ impl Watcher {
             let Some(stored) = self.state.next() else {
                 break;
             };
-            out.extend_from_slice(&self.form.line(
-                &self.kind,
-                EventType::Added.name(),
-                &stored.bytes,
-                self.first,
-            ));
+            let line = self.form.state_line(&self.kind, &stored, self.first);
+            out.extend_from_slice(&line);
             self.first = false;
             self.sent = self.sent.max(stored.revision);
         }

@@ -2,18 +2,18 @@
 //! `k8s\0` and a `runtime.Unknown` that says its kind (apimachinery `runtime/serializer/protobuf`).
 
 use std::borrow::Cow;
-use std::fmt;
 
-use balsa_api::object::{parse_time, split_api_version};
+use balsa_api::kind::Kind;
+use balsa_api::object::{join_api_version, parse_time, split_api_version};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::MAGIC;
-use super::table::{Codec, Message, PLAN, Target};
+use super::json::Reader;
+use super::table::{Codec, Message, PLAN};
 use crate::render::ListMeta;
 
 const META_VERSION: &str = "meta.k8s.io/v1";
@@ -46,8 +46,27 @@ pub fn object(json: &[u8]) -> Option<Bytes> {
     let (group, version) = split_api_version(&head.api_version);
     let message = PLAN.kind(group, version, &head.kind)?;
     let mut out = Envelope::open(&head.api_version, &head.kind, json.len());
-    put_message(&mut out.bytes, json, message).ok()?;
+    put_message(&mut out.bytes, json, message)?;
     Some(out.close())
+}
+
+/// The message of an object, without what says its kind: what lists have as items.
+#[must_use]
+pub fn message_of(kind: &Kind, json: &[u8]) -> Option<Bytes> {
+    let message = PLAN.kind(&kind.group, &kind.version, &kind.kind)?;
+    let mut out = Vec::with_capacity(json.len());
+    put_message(&mut out, json, message)?;
+    out.shrink_to_fit();
+    Some(out.into())
+}
+
+/// An object that says its kind, around a message of [`message_of`].
+#[must_use]
+pub fn wrapped(kind: &Kind, message: &[u8]) -> Bytes {
+    let api_version = join_api_version(&kind.group, &kind.version);
+    let mut out = Envelope::open(&api_version, &kind.kind, message.len());
+    out.bytes.extend_from_slice(message);
+    out.close()
 }
 
 /// PartialObjectMetadata of an object.
@@ -58,25 +77,25 @@ pub fn metadata(json: &[u8]) -> Option<Bytes> {
     Some(out.close())
 }
 
-/// A list of a kind's objects.
-#[must_use]
-pub fn list<'a>(
-    group: &str,
-    version: &str,
-    kind: &str,
-    meta: &ListMeta,
-    items: impl Iterator<Item = &'a [u8]>,
-) -> Option<Bytes> {
-    let message = PLAN.kind(group, version, kind)?;
-    let api_version = balsa_api::object::join_api_version(group, version);
-    let mut out = Envelope::open(&api_version, &format!("{kind}List"), 4096);
-    put_list_meta(&mut out.bytes, meta);
-    for item in items {
-        let at = open(&mut out.bytes, 2);
-        put_message(&mut out.bytes, item, message).ok()?;
-        close(&mut out.bytes, at);
-    }
-    Some(out.close())
+/// What stands before and behind the items of a list of a kind, which together are `items` bytes long.
+pub(super) fn list_frame(kind: &Kind, meta: &ListMeta, items: usize) -> (Bytes, Bytes) {
+    let api_version = join_api_version(&kind.group, &kind.version);
+    let mut out = Vec::with_capacity(128);
+    put_head(&mut out, &api_version, &format!("{}List", kind.kind));
+    let mut own = Vec::with_capacity(64);
+    put_list_meta(&mut own, meta);
+    key(&mut out, RAW, 2);
+    varint(&mut out, (own.len() + items) as u64);
+    out.extend_from_slice(&own);
+    let mut tail = Vec::new();
+    put_tail(&mut tail);
+    (out.into(), tail.into())
+}
+
+/// What stands before an item of a list.
+pub(super) fn put_item_head(out: &mut Vec<u8>, length: usize) {
+    key(out, 2, 2);
+    varint(out, length as u64);
 }
 
 /// PartialObjectMetadataList.
@@ -108,6 +127,9 @@ pub fn watch_frame(type_: &str, object: &[u8]) -> Bytes {
     out.into()
 }
 
+/// The field of `runtime.Unknown` that holds the object.
+const RAW: u32 = 2;
+
 /// The wrapping of an object, its `raw` bytes open at the end.
 struct Envelope {
     bytes: Vec<u8>,
@@ -117,22 +139,30 @@ struct Envelope {
 impl Envelope {
     fn open(api_version: &str, kind: &str, room: usize) -> Self {
         let mut bytes = Vec::with_capacity(room + 64);
-        bytes.extend_from_slice(MAGIC);
-        let type_meta = open(&mut bytes, 1);
-        put_bytes(&mut bytes, 1, api_version.as_bytes());
-        put_bytes(&mut bytes, 2, kind.as_bytes());
-        close(&mut bytes, type_meta);
-        let raw = open(&mut bytes, 2);
+        put_head(&mut bytes, api_version, kind);
+        let raw = open(&mut bytes, RAW);
         Self { bytes, raw }
     }
 
     fn close(mut self) -> Bytes {
         close(&mut self.bytes, self.raw);
-        // Content encoding and type, both empty: Go writes them too.
-        put_bytes(&mut self.bytes, 3, b"");
-        put_bytes(&mut self.bytes, 4, b"");
+        put_tail(&mut self.bytes);
         self.bytes.into()
     }
+}
+
+fn put_head(out: &mut Vec<u8>, api_version: &str, kind: &str) {
+    out.extend_from_slice(MAGIC);
+    let type_meta = open(out, 1);
+    put_bytes(out, 1, api_version.as_bytes());
+    put_bytes(out, 2, kind.as_bytes());
+    close(out, type_meta);
+}
+
+/// Content encoding and type, both empty: Go writes them too.
+fn put_tail(out: &mut Vec<u8>) {
+    put_bytes(out, 3, b"");
+    put_bytes(out, 4, b"");
 }
 
 fn put_list_meta(out: &mut Vec<u8>, meta: &ListMeta) {
@@ -151,17 +181,13 @@ fn put_metadata(out: &mut Vec<u8>, json: &[u8]) -> Option<()> {
     let object: OnlyMetadata = serde_json::from_slice(json).ok()?;
     let message = PLAN.meta("ObjectMeta")?;
     let at = open(out, 1);
-    put_message(out, object.metadata.get().as_bytes(), message).ok()?;
+    put_message(out, object.metadata.get().as_bytes(), message)?;
     close(out, at);
     Some(())
 }
 
-fn put_message(out: &mut Vec<u8>, json: &[u8], message: usize) -> serde_json::Result<()> {
-    let mut input = serde_json::Deserializer::from_slice(json);
-    input.deserialize_map(Fields {
-        message: &PLAN.messages[message],
-        out,
-    })
+fn put_message(out: &mut Vec<u8>, json: &[u8], message: usize) -> Option<()> {
+    put_fields(&mut Reader::new(json)?, &PLAN.messages[message], out)
 }
 
 // === wire format ===
@@ -203,284 +229,213 @@ fn close(out: &mut Vec<u8>, start: usize) {
         out[start - 1] = length as u8;
         return;
     }
-    let mut prefix = Vec::with_capacity(8);
-    varint(&mut prefix, length as u64);
+    // Room for the longer length, behind the message first.
     let end = out.len();
-    out.resize(end + prefix.len() - 1, 0);
-    out.copy_within(start..end, start + prefix.len() - 1);
-    out[start - 1..start - 1 + prefix.len()].copy_from_slice(&prefix);
+    varint(out, (length >> 7) as u64);
+    let longer = out.len() - end;
+    let mut rest = [0; 10];
+    rest[..longer].copy_from_slice(&out[end..]);
+    out.copy_within(start..end, start + longer);
+    out[start - 1] = (length & 0x7f) as u8 | 0x80;
+    out[start..start + longer].copy_from_slice(&rest[..longer]);
 }
 
 // === JSON ===
 
-/// Writes the fields of a message.
-struct Fields<'o> {
-    message: &'static Message,
-    out: &'o mut Vec<u8>,
-}
-
-struct Name(&'static Message);
-
-impl<'de> DeserializeSeed<'de> for Name {
-    type Value = Option<&'static Target>;
-
-    fn deserialize<D: Deserializer<'de>>(self, input: D) -> Result<Self::Value, D::Error> {
-        input.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for Name {
-    type Value = Option<&'static Target>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a field's name")
-    }
-
-    fn visit_str<E: Error>(self, name: &str) -> Result<Self::Value, E> {
-        Ok(self.0.get(name))
-    }
-}
-
-impl<'de> Visitor<'de> for Fields<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(target) = map.next_key_seed(Name(self.message))? {
-            let Some(target) = target else {
-                map.next_value::<IgnoredAny>()?;
-                continue;
-            };
-            // Parts of a message are merged by whoever reads them, so that each field may open its own.
-            let opened: Vec<usize> = target.path.iter().map(|n| open(self.out, *n)).collect();
-            map.next_value_seed(Put {
-                codec: &target.codec,
-                number: target.number,
-                out: self.out,
-            })?;
-            for at in opened.into_iter().rev() {
-                close(self.out, at);
-            }
+/// Writes the fields of the object that comes next.
+fn put_fields(json: &mut Reader<'_>, message: &'static Message, out: &mut Vec<u8>) -> Option<()> {
+    json.enter(b'{')?;
+    let mut first = true;
+    while let Some(name) = json.next_name(&mut first)? {
+        let Some(target) = message.get(&name) else {
+            json.value()?;
+            continue;
+        };
+        if target.path.is_empty() {
+            put(json, &target.codec, target.number, out)?;
+            continue;
         }
-        Ok(())
-    }
-}
-
-/// Writes one value as a field of the open message; nothing for null.
-struct Put<'o> {
-    codec: &'static Codec,
-    number: u32,
-    out: &'o mut Vec<u8>,
-}
-
-impl<'de> DeserializeSeed<'de> for Put<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, input: D) -> Result<(), D::Error> {
-        match self.codec {
-            Codec::Raw | Codec::Json => {
-                let raw = <&RawValue>::deserialize(input)?.get();
-                if raw != "null" || *self.codec == Codec::Json {
-                    let at = open(self.out, self.number);
-                    put_bytes(self.out, 1, raw.as_bytes());
-                    close(self.out, at);
-                }
-                Ok(())
-            }
-            _ => input.deserialize_any(self),
+        // Parts of a message are merged by whoever reads them, so that each field may open its own.
+        let opened: Vec<usize> = target.path.iter().map(|n| open(out, *n)).collect();
+        put(json, &target.codec, target.number, out)?;
+        for at in opened.into_iter().rev() {
+            close(out, at);
         }
     }
+    Some(())
 }
 
-impl Put<'_> {
-    fn mismatch<E: Error>(&self, what: &str) -> E {
-        E::custom(format_args!("{what} where {:?} belongs", self.codec))
-    }
-
-    fn message(self, write: impl FnOnce(&mut Vec<u8>)) {
-        let at = open(self.out, self.number);
-        write(self.out);
-        close(self.out, at);
-    }
-}
-
-impl<'de> Visitor<'de> for Put<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a value of {:?}", self.codec)
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_bool<E: Error>(self, value: bool) -> Result<(), E> {
-        match self.codec {
-            Codec::Bool => put_integer(self.out, self.number, value.into()),
-            Codec::OrBool { .. } => self.message(|out| put_integer(out, 1, value.into())),
-            _ => return Err(self.mismatch("a boolean")),
+/// Writes the value that comes next as a field of the open message; nothing for null.
+fn put(json: &mut Reader<'_>, codec: &'static Codec, number: u32, out: &mut Vec<u8>) -> Option<()> {
+    if matches!(codec, Codec::Raw | Codec::Json) {
+        let raw = json.value()?;
+        if raw != "null" || *codec == Codec::Json {
+            put_within(out, number, |out| put_bytes(out, 1, raw.as_bytes()));
         }
-        Ok(())
+        return Some(());
     }
+    match json.peek()? {
+        b'"' => put_text(&json.text()?, codec, number, out),
+        b'{' => put_object(json, codec, number, out),
+        b'[' => put_list(json, codec, number, out),
+        _ => match json.word()? {
+            "null" => Some(()),
+            "true" => put_bool(true, codec, number, out),
+            "false" => put_bool(false, codec, number, out),
+            digits => put_number(digits, codec, number, out),
+        },
+    }
+}
 
-    fn visit_i64<E: Error>(self, value: i64) -> Result<(), E> {
-        match self.codec {
-            Codec::Integer => put_integer(self.out, self.number, value),
-            Codec::Double => {
-                key(self.out, self.number, 1);
-                // JSON does not tell whole numbers from others; this is how floats are read.
-                self.out.extend_from_slice(&(value as f64).to_le_bytes());
-            }
-            Codec::Quantity => self.message(|out| put_bytes(out, 1, value.to_string().as_bytes())),
-            Codec::IntOrString => self.message(|out| {
+fn put_within(out: &mut Vec<u8>, number: u32, write: impl FnOnce(&mut Vec<u8>)) {
+    let at = open(out, number);
+    write(out);
+    close(out, at);
+}
+
+fn put_bool(value: bool, codec: &Codec, number: u32, out: &mut Vec<u8>) -> Option<()> {
+    match codec {
+        Codec::Bool => put_integer(out, number, value.into()),
+        Codec::OrBool { .. } => put_within(out, number, |out| put_integer(out, 1, value.into())),
+        _ => return None,
+    }
+    Some(())
+}
+
+fn put_number(digits: &str, codec: &Codec, number: u32, out: &mut Vec<u8>) -> Option<()> {
+    match codec {
+        Codec::Integer => put_integer(out, number, integer(digits)?),
+        Codec::Double => {
+            key(out, number, 1);
+            out.extend_from_slice(&digits.parse::<f64>().ok()?.to_le_bytes());
+        }
+        Codec::Quantity => {
+            digits.parse::<f64>().ok()?;
+            put_within(out, number, |out| put_bytes(out, 1, digits.as_bytes()));
+        }
+        Codec::IntOrString => {
+            let value = integer(digits)?;
+            put_within(out, number, |out| {
                 put_integer(out, 1, 0);
                 put_integer(out, 2, value);
                 put_bytes(out, 3, b"");
-            }),
-            _ => return Err(self.mismatch("a number")),
+            });
         }
-        Ok(())
+        _ => return None,
     }
+    Some(())
+}
 
-    fn visit_u64<E: Error>(self, value: u64) -> Result<(), E> {
-        match i64::try_from(value) {
-            Ok(value) => self.visit_i64(value),
-            Err(_) => self.visit_f64(value as f64),
+/// Whole numbers, `1e3` too.
+fn integer(digits: &str) -> Option<i64> {
+    digits.parse().ok().or_else(|| {
+        let value = digits.parse::<f64>().ok()?;
+        (value.fract() == 0.0).then_some(value as i64)
+    })
+}
+
+fn put_text(text: &str, codec: &Codec, number: u32, out: &mut Vec<u8>) -> Option<()> {
+    match codec {
+        Codec::Text => put_bytes(out, number, text.as_bytes()),
+        Codec::Bytes => put_bytes(out, number, &STANDARD.decode(text).ok()?),
+        Codec::Quantity => put_within(out, number, |out| put_bytes(out, 1, text.as_bytes())),
+        Codec::IntOrString => put_within(out, number, |out| {
+            put_integer(out, 1, 1);
+            put_integer(out, 2, 0);
+            put_bytes(out, 3, text.as_bytes());
+        }),
+        Codec::Time => {
+            let time = parse_time(text)?;
+            put_within(out, number, |out| {
+                put_integer(out, 1, time.as_second());
+                put_integer(out, 2, time.subsec_nanosecond().into());
+            });
         }
+        _ => return None,
     }
+    Some(())
+}
 
-    fn visit_f64<E: Error>(self, value: f64) -> Result<(), E> {
-        match self.codec {
-            Codec::Double => {
-                key(self.out, self.number, 1);
-                self.out.extend_from_slice(&value.to_le_bytes());
-            }
-            Codec::Integer if value.fract() == 0.0 => {
-                put_integer(self.out, self.number, value as i64);
-            }
-            Codec::Quantity => self.message(|out| put_bytes(out, 1, value.to_string().as_bytes())),
-            _ => return Err(self.mismatch("a fraction")),
+fn put_list(
+    json: &mut Reader<'_>,
+    codec: &'static Codec,
+    number: u32,
+    out: &mut Vec<u8>,
+) -> Option<()> {
+    match codec {
+        Codec::List(item) => put_items(json, item, number, out),
+        Codec::Wrapped(item) => {
+            let at = open(out, number);
+            put_items(json, item, 1, out)?;
+            close(out, at);
+            Some(())
         }
-        Ok(())
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
-        match self.codec {
-            Codec::Text => put_bytes(self.out, self.number, text.as_bytes()),
-            Codec::Bytes => {
-                let bytes = STANDARD.decode(text).map_err(E::custom)?;
-                put_bytes(self.out, self.number, &bytes);
-            }
-            Codec::Quantity => self.message(|out| put_bytes(out, 1, text.as_bytes())),
-            Codec::IntOrString => self.message(|out| {
-                put_integer(out, 1, 1);
-                put_integer(out, 2, 0);
-                put_bytes(out, 3, text.as_bytes());
-            }),
-            Codec::Time => {
-                let time = parse_time(text).ok_or_else(|| self.mismatch("no time"))?;
-                self.message(|out| {
-                    put_integer(out, 1, time.as_second());
-                    put_integer(out, 2, time.subsec_nanosecond().into());
-                });
-            }
-            _ => return Err(self.mismatch("a text")),
+        Codec::OrList { item, .. } => {
+            let at = open(out, number);
+            put_items(json, item, 2, out)?;
+            close(out, at);
+            Some(())
         }
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        match self.codec {
-            Codec::List(item) => put_items(seq, item, self.number, self.out),
-            Codec::Wrapped(item) => {
-                let at = open(self.out, self.number);
-                put_items(seq, item, 1, self.out)?;
-                close(self.out, at);
-                Ok(())
-            }
-            Codec::OrList { item, .. } => {
-                let at = open(self.out, self.number);
-                put_items(seq, item, 2, self.out)?;
-                close(self.out, at);
-                Ok(())
-            }
-            _ => {
-                while seq.next_element::<IgnoredAny>()?.is_some() {}
-                Err(self.mismatch("a list"))
-            }
-        }
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let fields = |message: usize| &PLAN.messages[message];
-        let at = match self.codec {
-            Codec::Map(value) => {
-                while let Some(name) = map.next_key::<Cow<'_, str>>()? {
-                    let at = open(self.out, self.number);
-                    put_bytes(self.out, 1, name.as_bytes());
-                    map.next_value_seed(Put {
-                        codec: value,
-                        number: 2,
-                        out: self.out,
-                    })?;
-                    close(self.out, at);
-                }
-                return Ok(());
-            }
-            Codec::Message(_) | Codec::OrList { .. } | Codec::OrBool { .. } => {
-                open(self.out, self.number)
-            }
-            _ => return Err(self.mismatch("an object")),
-        };
-        match self.codec {
-            Codec::Message(message) => Fields {
-                message: fields(*message),
-                out: self.out,
-            }
-            .visit_map(map)?,
-            Codec::OrList { schema, .. } => {
-                let inner = open(self.out, 1);
-                Fields {
-                    message: fields(*schema),
-                    out: self.out,
-                }
-                .visit_map(map)?;
-                close(self.out, inner);
-            }
-            Codec::OrBool { schema } => {
-                put_integer(self.out, 1, 1);
-                let inner = open(self.out, 2);
-                Fields {
-                    message: fields(*schema),
-                    out: self.out,
-                }
-                .visit_map(map)?;
-                close(self.out, inner);
-            }
-            _ => {}
-        }
-        close(self.out, at);
-        Ok(())
+        _ => None,
     }
 }
 
-fn put_items<'de, A: SeqAccess<'de>>(
-    mut seq: A,
+fn put_items(
+    json: &mut Reader<'_>,
     item: &'static Codec,
     number: u32,
     out: &mut Vec<u8>,
-) -> Result<(), A::Error> {
-    while seq
-        .next_element_seed(Put {
-            codec: item,
-            number,
-            out,
-        })?
-        .is_some()
-    {}
-    Ok(())
+) -> Option<()> {
+    json.enter(b'[')?;
+    let mut first = true;
+    while json.next_item(&mut first)? {
+        put(json, item, number, out)?;
+    }
+    Some(())
+}
+
+fn put_object(
+    json: &mut Reader<'_>,
+    codec: &'static Codec,
+    number: u32,
+    out: &mut Vec<u8>,
+) -> Option<()> {
+    if let Codec::Map(value) = codec {
+        return put_map(json, value, number, out);
+    }
+    let at = open(out, number);
+    match codec {
+        Codec::Message(message) => put_fields(json, &PLAN.messages[*message], out)?,
+        Codec::OrList { schema, .. } => {
+            let inner = open(out, 1);
+            put_fields(json, &PLAN.messages[*schema], out)?;
+            close(out, inner);
+        }
+        Codec::OrBool { schema } => {
+            put_integer(out, 1, 1);
+            let inner = open(out, 2);
+            put_fields(json, &PLAN.messages[*schema], out)?;
+            close(out, inner);
+        }
+        _ => return None,
+    }
+    close(out, at);
+    Some(())
+}
+
+fn put_map(
+    json: &mut Reader<'_>,
+    value: &'static Codec,
+    number: u32,
+    out: &mut Vec<u8>,
+) -> Option<()> {
+    json.enter(b'{')?;
+    let mut first = true;
+    while let Some(name) = json.next_name(&mut first)? {
+        let at = open(out, number);
+        put_bytes(out, 1, name.as_bytes());
+        put(json, value, 2, out)?;
+        close(out, at);
+    }
+    Some(())
 }

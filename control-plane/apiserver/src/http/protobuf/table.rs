@@ -97,8 +97,53 @@ pub(super) struct Target {
     pub codec: Codec,
 }
 
-/// A message to write, by the names of its JSON fields.
-pub(super) type Message = HashMap<&'static str, Target>;
+/// A message to write, by the names of its JSON fields: a hash table for short names, asked for every field of
+/// every object that is written.
+#[derive(Debug, Default)]
+pub(super) struct Message {
+    fields: Vec<(&'static str, Target)>,
+    /// Numbers of fields, from one; a power of two of them, or none.
+    slots: Vec<u16>,
+}
+
+impl FromIterator<(&'static str, Target)> for Message {
+    fn from_iter<I: IntoIterator<Item = (&'static str, Target)>>(fields: I) -> Self {
+        let fields: Vec<_> = fields.into_iter().collect();
+        let mut slots = vec![0; (fields.len() * 2 + 1).next_power_of_two()];
+        for (at, (name, _)) in fields.iter().enumerate() {
+            let mut slot = Self::slot(name) & (slots.len() - 1);
+            while slots[slot] != 0 {
+                slot = (slot + 1) & (slots.len() - 1);
+            }
+            // No message has nearly as many fields.
+            slots[slot] = u16::try_from(at + 1).unwrap_or_default();
+        }
+        Self { fields, slots }
+    }
+}
+
+impl Message {
+    fn slot(name: &str) -> usize {
+        let bytes = name.as_bytes();
+        let at = |at: usize| bytes.get(at).map_or(0, |b| usize::from(*b));
+        let (middle, end) = (bytes.len() / 2, bytes.len().saturating_sub(1));
+        (at(0) * 7 + at(middle)) * 13 + at(end) * 3 + bytes.len() * 29
+    }
+
+    /// Where the field of a name goes.
+    pub fn get(&self, name: &str) -> Option<&Target> {
+        let mask = self.slots.len().checked_sub(1)?;
+        let mut slot = Self::slot(name) & mask;
+        loop {
+            let number = usize::from(*self.slots.get(slot)?);
+            let (field, target) = self.fields.get(number.checked_sub(1)?)?;
+            if *field == name {
+                return Some(target);
+            }
+            slot = (slot + 1) & mask;
+        }
+    }
+}
 
 /// All messages of the built-in schema.
 pub(super) struct Plan {

@@ -177,7 +177,14 @@ fn lists_and_metadata_are_written_from_objects_bytes() {
         remaining: Some(4),
     };
     let items = || [item.as_slice(), item].into_iter();
-    let list = read_ok(&list("", "v1", "Pod", &meta, items()).unwrap());
+    let kinds = balsa_api::kinds::builtin();
+    let pod = kinds.iter().find(|k| k.kind == "Pod").unwrap();
+    let messages = items().map(|i| message_of(pod, i).unwrap()).collect();
+    let list = ListBody::new(pod, &meta, messages);
+    let length = http_body::Body::size_hint(&list).exact().unwrap();
+    let list = list.whole();
+    assert_eq!(list.len() as u64, length);
+    let list = read_ok(&list);
     assert_eq!(list["kind"], "PodList");
     assert_eq!(
         list["metadata"],
