@@ -1,6 +1,7 @@
 //! A CSI driver whose volumes are folders.
 
 mod controller;
+mod devices;
 mod node;
 mod register;
 mod volumes;

@@ -15,6 +15,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
+use crate::devices;
 use crate::register::Register;
 use crate::volumes::{Volumes, bind, is_mounted, unbind};
 
@@ -90,6 +91,11 @@ fn done<T>(answer: T) -> Answer<T> {
     Ok(Response::new(answer))
 }
 
+fn is_block(capability: &VolumeCapability) -> bool {
+    use volume_capability::AccessType;
+    matches!(capability.access_type, Some(AccessType::Block(_)))
+}
+
 fn need(what: &str, value: &str) -> Result<(), Status> {
     if value.is_empty() {
         return Err(Status::invalid_argument(format!("{what} is missing")));
@@ -108,6 +114,16 @@ impl Services {
         let folder = self.volumes.folder(handle);
         let folder = folder.filter(|folder| folder.is_dir());
         folder.ok_or_else(|| Status::not_found(format!("there is no volume {handle}")))
+    }
+
+    /// Makes a volume a device of this node. Again is fine.
+    fn stage_device(&self, handle: &str) -> Result<(), Status> {
+        if self.volumes.device(&self.node, handle).is_some() {
+            return Ok(());
+        }
+        let device = devices::attach(&self.volumes.disk(handle)?)?;
+        self.volumes.set_device(&self.node, handle, Some(&device))?;
+        Ok(())
     }
 
     /// Volumes that live and die with their pod start with this.
@@ -152,12 +168,16 @@ impl Node for Services {
         let request = request.into_inner();
         need("volume_id", &request.volume_id)?;
         need("staging_target_path", &request.staging_target_path)?;
-        if request.volume_capability.is_none() {
+        let Some(capability) = &request.volume_capability else {
             return Err(Status::invalid_argument("volume_capability is missing"));
-        }
+        };
         self.note("stage", &request.volume_id, &request.staging_target_path);
         let folder = self.folder(&request.volume_id)?;
-        bind(&folder, Path::new(&request.staging_target_path), false)?;
+        if is_block(capability) {
+            self.stage_device(&request.volume_id)?;
+        } else {
+            bind(&folder, Path::new(&request.staging_target_path), false)?;
+        }
         done(NodeStageVolumeResponse {})
     }
 
@@ -168,7 +188,14 @@ impl Node for Services {
         let request = request.into_inner();
         need("staging_target_path", &request.staging_target_path)?;
         self.note("unstage", &request.volume_id, &request.staging_target_path);
-        unbind(Path::new(&request.staging_target_path))?;
+        match self.volumes.device(&self.node, &request.volume_id) {
+            Some(device) => {
+                devices::detach(&device)?;
+                self.volumes
+                    .set_device(&self.node, &request.volume_id, None)?;
+            }
+            None => unbind(Path::new(&request.staging_target_path))?,
+        }
         done(NodeUnstageVolumeResponse {})
     }
 
@@ -180,6 +207,13 @@ impl Node for Services {
         need("volume_id", &request.volume_id)?;
         need("target_path", &request.target_path)?;
         self.note("publish", &request.volume_id, &request.target_path);
+        if request.volume_capability.as_ref().is_some_and(is_block) {
+            let device = self.volumes.device(&self.node, &request.volume_id);
+            let device =
+                device.ok_or_else(|| Status::failed_precondition("the volume is not staged"))?;
+            devices::bind(&device, Path::new(&request.target_path))?;
+            return done(NodePublishVolumeResponse {});
+        }
         let source = if Self::is_own(&request.volume_id) {
             self.volumes.create(&request.volume_id)?;
             let folder = self.folder(&request.volume_id)?;
@@ -208,7 +242,12 @@ impl Node for Services {
         let request = request.into_inner();
         need("target_path", &request.target_path)?;
         self.note("unpublish", &request.volume_id, &request.target_path);
-        unbind(Path::new(&request.target_path))?;
+        let target = Path::new(&request.target_path);
+        if target.is_dir() {
+            unbind(target)?;
+        } else {
+            devices::unbind(target)?;
+        }
         if Self::is_own(&request.volume_id) {
             self.volumes.delete(&request.volume_id)?;
         }
@@ -222,6 +261,7 @@ impl Node for Services {
         let request = request.into_inner();
         let stat = nix::sys::statvfs::statvfs(Path::new(&request.volume_path));
         let stat = stat.map_err(|error| Status::not_found(error.to_string()))?;
+        let trouble = self.volumes.trouble(&request.volume_id);
         let block = i64::try_from(stat.fragment_size()).unwrap_or_default();
         let number = |count| i64::try_from(count).unwrap_or(i64::MAX);
         let usage = |unit: volume_usage::Unit, total: i64, free: i64| VolumeUsage {
@@ -242,7 +282,10 @@ impl Node for Services {
                     number(stat.files_free()),
                 ),
             ],
-            volume_condition: None,
+            volume_condition: Some(VolumeCondition {
+                abnormal: trouble.is_some(),
+                message: trouble.unwrap_or_default(),
+            }),
         })
     }
 
@@ -270,6 +313,7 @@ impl Node for Services {
             rpc::Type::StageUnstageVolume,
             rpc::Type::GetVolumeStats,
             rpc::Type::ExpandVolume,
+            rpc::Type::VolumeCondition,
         ];
         let capabilities = able.map(|able| NodeServiceCapability {
             r#type: Some(Type::Rpc(Rpc {

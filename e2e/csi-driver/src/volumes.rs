@@ -51,6 +51,49 @@ impl Volumes {
         text.trim().parse().ok()
     }
 
+    /// The file behind the device of a volume, as large as the volume.
+    pub(crate) fn disk(&self, handle: &str) -> io::Result<PathBuf> {
+        let folder = self.folder(handle).ok_or(io::ErrorKind::InvalidInput)?;
+        let path = folder.join("disk");
+        let file = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)?;
+        let size = self.size(handle).unwrap_or(1 << 20);
+        file.set_len(u64::try_from(size).unwrap_or(0))?;
+        Ok(path)
+    }
+
+    /// The device of a volume on a node.
+    pub(crate) fn device(&self, node: &str, handle: &str) -> Option<PathBuf> {
+        let text = fs::read_to_string(self.device_note(node, handle)).ok()?;
+        Some(PathBuf::from(text))
+    }
+
+    /// Notes the device of a volume on a node, or that it has none.
+    pub(crate) fn set_device(
+        &self,
+        node: &str,
+        handle: &str,
+        device: Option<&Path>,
+    ) -> io::Result<()> {
+        let note = self.device_note(node, handle);
+        let Some(device) = device else {
+            return fs::remove_file(note);
+        };
+        fs::create_dir_all(self.root.join(".devices"))?;
+        fs::write(note, device.display().to_string())
+    }
+
+    fn device_note(&self, node: &str, handle: &str) -> PathBuf {
+        self.root.join(".devices").join(format!("{node}.{handle}"))
+    }
+
+    /// What is wrong with a volume: tests write it into `.broken/HANDLE`.
+    pub(crate) fn trouble(&self, handle: &str) -> Option<String> {
+        fs::read_to_string(self.root.join(".broken").join(handle)).ok()
+    }
+
     /// Notes a call, for people and tests to read.
     pub(crate) fn note(&self, call: &str) {
         let file = fs::OpenOptions::new()

@@ -60,6 +60,8 @@ pub(super) struct Abilities {
     pub(super) stage: bool,
     pub(super) stats: bool,
     pub(super) expand: bool,
+    /// It tells when something is wrong with a volume.
+    pub(super) condition: bool,
     /// It tells several writers on one node from a single one.
     pub(super) multi_writer: bool,
     /// It gives files to a group by itself.
@@ -80,6 +82,7 @@ impl Abilities {
             stage: has(Able::StageUnstageVolume),
             stats: has(Able::GetVolumeStats),
             expand: has(Able::ExpandVolume),
+            condition: has(Able::VolumeCondition),
             multi_writer: has(Able::SingleNodeMultiWriter),
             mount_group: has(Able::VolumeMountGroup),
         }

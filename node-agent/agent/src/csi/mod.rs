@@ -11,6 +11,7 @@ mod paths;
 mod plan;
 mod record;
 mod registry;
+mod selinux;
 #[cfg(test)]
 pub(crate) mod tests;
 mod unmount;

@@ -14,7 +14,7 @@ use tracing::warn;
 use super::driver::{Driver, text};
 use super::plan::{self, Plan, SecretAt};
 use super::record::Record;
-use super::{Csi, Published, blocking};
+use super::{Csi, Published, blocking, selinux};
 use crate::cluster::{Bound, Token};
 use crate::volumes::outside::{Outside, Source};
 use crate::volumes::payload::TokenWant;
@@ -60,8 +60,12 @@ impl Csi {
         let failed = |step: &str, error: String| {
             format!("MountVolume.{step} failed for volume \"{name}\" : {error}")
         };
-        let plan = self.plan(wish).await;
+        let plan = self.labelled_plan(wish).await;
         let plan = plan.map_err(|error| failed("SetUp", error))?;
+        let failed = |step: &str, error: String| {
+            let step = step_name(step, plan.record.block);
+            format!("{step} failed for volume \"{name}\" : {error}")
+        };
         let target = self
             .layout
             .target(wish.uid, &plan.record.volume, plan.record.block);
@@ -104,6 +108,18 @@ impl Csi {
         self.published.lock().insert(key, Arc::new(published));
         // It may have to grow at once.
         self.bell.notify_waiters();
+    }
+
+    /// The plan, with the SELinux label of the pod if the node has such and the driver can do with it.
+    async fn labelled_plan(&self, wish: &Wish<'_>) -> Result<Plan, String> {
+        let mut plan = self.plan(wish).await?;
+        if plan.takes_label()
+            && let Some(usual) = selinux::file_label()
+            && let Some(option) = selinux::mount_option(wish.pod, &wish.volume.name, &usual)?
+        {
+            plan.add_mount_option(option);
+        }
+        Ok(plan)
     }
 
     async fn plan(&self, wish: &Wish<'_>) -> Result<Plan, String> {
@@ -355,6 +371,16 @@ impl Csi {
         let named = |claim: &PersistentVolumeClaim| claim.spec.as_ref()?.volume_name.clone();
         // A namesake of the claim may have another volume.
         (named(&bound.claim).as_ref() == Some(&published.plan.record.volume)).then_some(bound)
+    }
+}
+
+/// What upstream calls a step in events: devices are mapped and not mounted.
+fn step_name(step: &str, block: bool) -> String {
+    match (block, step) {
+        (true, "MountDevice") => "MapVolume.SetUpDevice".to_owned(),
+        (true, "SetUp") => "MapVolume.MapPodDevice".to_owned(),
+        (true, step) => format!("MapVolume.{step}"),
+        (false, step) => format!("MountVolume.{step}"),
     }
 }
 

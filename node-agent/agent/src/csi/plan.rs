@@ -54,6 +54,8 @@ pub(super) struct Plan {
     /// It is to be published again from time to time.
     pub(super) republish: bool,
     group_policy: GroupPolicy,
+    /// The driver can mount it with an SELinux label.
+    label_mount: bool,
 }
 
 /// What a persistent volume's driver has to be told. `read_only` is what the pod asks for.
@@ -163,6 +165,7 @@ fn plan(settings: CSIDriverSpec) -> Plan {
         tokens_in_secrets: settings.service_account_token_in_secrets.unwrap_or(false),
         pod_info: settings.pod_info_on_mount.unwrap_or(false),
         republish: settings.requires_republish.unwrap_or(false),
+        label_mount: settings.se_linux_mount.unwrap_or(false),
         group_policy: match settings.fs_group_policy.as_deref() {
             Some("None") => GroupPolicy::Never,
             Some("File") => GroupPolicy::Always,
@@ -195,6 +198,16 @@ pub(super) fn attachment_name(handle: &str, driver: &str, node: &str) -> String 
 }
 
 impl Plan {
+    /// May it be mounted with the SELinux label of its one pod?
+    pub(super) fn takes_label(&self) -> bool {
+        self.label_mount && !self.record.block && self.modes == ["ReadWriteOncePod"]
+    }
+
+    /// Has it mounted with an option beside its own.
+    pub(super) fn add_mount_option(&mut self, option: String) {
+        self.mount_flags.push(option);
+    }
+
     /// How the volume is going to be used. `group` is the pod's `fsGroup`.
     pub(super) fn capability(&self, able: Abilities, group: Option<i64>) -> VolumeCapability {
         let access = if self.record.block {

@@ -71,9 +71,15 @@ impl Csi {
             let known = self.layout.as_known(&staging);
             let done = driver.unstage(&record.handle, &known).await;
             settle(done, &staging).await.map_err(failed)?;
+            let block = record.block;
             let removed = blocking(move || {
                 remove_target(&staging)?;
-                Record::remove(&folder)
+                Record::remove(&folder)?;
+                if block && let Some(own) = folder.parent() {
+                    // That of the volume, which had only the record's.
+                    let _ = std::fs::remove_dir(own);
+                }
+                Ok(())
             });
             removed.await.map_err(failed)?;
         }

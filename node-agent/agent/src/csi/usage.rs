@@ -1,5 +1,6 @@
 //! How full published volumes are, as their drivers tell it.
 
+use balsa_client::EventType;
 use balsa_csi::v1::NodeGetVolumeStatsResponse;
 use balsa_csi::v1::volume_usage::Unit;
 use tracing::debug;
@@ -30,6 +31,16 @@ pub(crate) struct VolumeUse {
 }
 
 impl VolumeUse {
+    /// What is wrong with the volume and was not told before.
+    fn news(&self, before: &[Self]) -> Option<&String> {
+        let trouble = self.abnormal.as_ref()?;
+        let before = before
+            .iter()
+            .find(|other| other.pod == self.pod && other.volume == self.volume);
+        let told = before.and_then(|before| before.abnormal.as_ref());
+        (told != Some(trouble)).then_some(trouble)
+    }
+
     fn read(&mut self, answer: NodeGetVolumeStatsResponse) {
         for usage in answer.usage {
             let amounts = Amounts {
@@ -60,6 +71,12 @@ impl Csi {
         let mut found = Vec::new();
         for ((uid, volume), published) in self.all_published() {
             if let Some(usage) = self.usage_of(&uid, volume, &published).await {
+                let news = usage.news(&self.usage.lock());
+                if let Some(trouble) = news {
+                    let text = format!("Volume {}: {trouble}", published.plan.record.volume);
+                    let (kind, reason) = (EventType::Warning, "VolumeConditionAbnormal");
+                    self.recorder.event(&published.pod, kind, reason, text);
+                }
                 found.push(usage);
             }
         }
@@ -93,6 +110,9 @@ impl Csi {
             ..VolumeUse::default()
         };
         usage.read(answer);
+        if !driver.able.condition {
+            usage.abnormal = None;
+        }
         Some(usage)
     }
 }
@@ -102,6 +122,19 @@ mod tests {
     use balsa_csi::v1::{VolumeCondition, VolumeUsage};
 
     use super::*;
+
+    #[test]
+    fn trouble_with_a_volume_is_news_once() {
+        let volume = |trouble: Option<&str>| VolumeUse {
+            abnormal: trouble.map(str::to_owned),
+            ..VolumeUse::default()
+        };
+        let broken = volume(Some("broken"));
+        assert_eq!(broken.news(&[]), Some(&"broken".to_owned()));
+        assert_eq!(broken.news(&[volume(None)]), Some(&"broken".to_owned()));
+        assert_eq!(broken.news(&[volume(Some("broken"))]), None);
+        assert_eq!(volume(None).news(&[broken]), None);
+    }
 
     #[test]
     fn bytes_and_inodes_are_told_apart() {
