@@ -1,5 +1,6 @@
-//! Generates messages, clients and servers from the protocol definition.
+//! Generates messages, clients and servers from the protocol definitions.
 
 fn main() -> std::io::Result<()> {
-    tonic_prost_build::configure().compile_protos(&["proto/v1beta1.proto"], &["proto"])
+    let protocols = ["proto/v1beta1.proto", "proto/podresources/v1.proto"];
+    tonic_prost_build::configure().compile_protos(&protocols, &["proto"])
 }

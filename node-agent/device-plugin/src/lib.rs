@@ -1,10 +1,16 @@
-//! The protocol between nodes and the plugins that offer their devices to pods: messages, clients and servers,
-//! for the agent and for plugins.
+//! The protocol between nodes and the plugins that offer their devices to pods, and the one in which nodes tell
+//! monitoring agents who has which: messages, clients and servers.
 
 /// Version v1beta1, the only one there is.
 #[allow(missing_docs, clippy::pedantic, clippy::all)]
 pub mod v1beta1 {
     tonic::include_proto!("v1beta1");
+}
+
+/// Who has which devices (PodResources, v1).
+#[allow(missing_docs, clippy::pedantic, clippy::all)]
+pub mod pod_resources {
+    tonic::include_proto!("v1");
 }
 
 /// What both sides call this version.

@@ -113,6 +113,8 @@ pub(crate) struct Amount {
 struct Resource {
     /// Whether each may be used.
     devices: BTreeMap<String, bool>,
+    /// The NUMA nodes that devices are near to, if their plugin tells.
+    near: BTreeMap<String, Vec<i64>>,
     /// Since when there is no plugin.
     lost: Option<Instant>,
 }
@@ -196,6 +198,26 @@ impl Book {
         let known = self.resources.entry(resource.to_owned()).or_default();
         known.devices = devices.into_iter().collect();
         known.lost = None;
+    }
+
+    /// A plugin tells which NUMA nodes its devices are near to.
+    pub(super) fn place(&mut self, resource: &str, near: BTreeMap<String, Vec<i64>>) {
+        if let Some(known) = self.resources.get_mut(resource) {
+            known.near = near;
+        }
+    }
+
+    /// The NUMA nodes that a device is near to.
+    pub(super) fn near(&self, resource: &str, device: &str) -> &[i64] {
+        let known = self.resources.get(resource);
+        let near = known.and_then(|known| known.near.get(device));
+        near.map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// All devices that may be given to pods, whoever has them: resource and id.
+    pub(super) fn usable(&self) -> impl Iterator<Item = (&String, &String)> {
+        let all = self.resources.iter();
+        all.flat_map(|(name, resource)| resource.healthy().map(move |id| (name, id)))
     }
 
     /// A plugin is gone: its devices may not be given to anybody until it is back.

@@ -5,6 +5,7 @@
 //! restarts of its containers and of the agent, until nothing of it runs any more.
 
 mod book;
+mod listing;
 mod plugin;
 mod register;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use tracing::{Instrument, info, info_span, warn};
 use crate::pods::capacity::Refusal;
 pub(crate) use book::{Amount, Extras};
 use book::{Book, Grant, Ids, Record};
+pub(crate) use listing::Listing;
 use plugin::{Plugin, words};
 
 /// What is kept for a restarted agent, in the folder of the sockets.
@@ -258,12 +260,18 @@ impl Devices {
                 Err(status) => return words(&status),
             };
             info!(count = list.len(), "the device plugin tells of its devices");
+            let near = list.iter().filter_map(|device| {
+                let nodes = device.topology.as_ref()?.nodes.iter();
+                Some((device.id.clone(), nodes.map(|node| node.id).collect()))
+            });
+            let near = near.collect();
             let devices = list
                 .into_iter()
                 .map(|device| (device.id, device.health == HEALTHY));
             let mut state = self.state.lock();
             if state.is_current(resource, number) {
                 state.book.update(resource, devices);
+                state.book.place(resource, near);
             }
             drop(state);
             self.save();

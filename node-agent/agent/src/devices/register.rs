@@ -67,7 +67,7 @@ impl Devices {
     }
 }
 
-fn listen(socket: &Path) -> io::Result<UnixListener> {
+pub(super) fn listen(socket: &Path) -> io::Result<UnixListener> {
     if let Some(folder) = socket.parent() {
         std::fs::create_dir_all(folder)?;
     }
