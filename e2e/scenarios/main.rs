@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod api;
 mod autoscaling;
 mod bad_input;
 mod clients;
@@ -15,6 +16,7 @@ mod loss;
 mod loss_csi;
 mod loss_devices;
 mod loss_leaks;
+mod loss_node;
 mod loss_runtime;
 mod network;
 mod node;

@@ -100,7 +100,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     let program = std::env::current_exe().context("cannot find this program's own file")?;
     let (join, token) = (settled.join.clone(), settled.token.clone());
-    let config = settled.config(program);
+    let config = settled.config(program)?;
     settings::run_until_signal(|stop| async move { join_and_run(config, join, token, stop).await })
 }
 
@@ -159,16 +159,16 @@ fn settle(args: Args, file: settings::File) -> anyhow::Result<Settled> {
 }
 
 impl Settled {
-    fn config(self, program: PathBuf) -> AgentConfig {
+    fn config(self, program: PathBuf) -> anyhow::Result<AgentConfig> {
         let mut config = AgentConfig::new(self.name, self.address, self.data_dir);
-        self.node.configure(&mut config);
+        self.node.configure(&mut config)?;
         config.pod_cidr = self.pod_cidr;
         config.service_cidr = self.service_cidr;
         config.cluster_dns = self.cluster_dns;
         config.cluster_domain = self.cluster_domain;
         config.fast_failover = self.failover == Failover::Fast;
         config.cni_program = program;
-        config
+        Ok(config)
     }
 }
 
@@ -189,7 +189,7 @@ async fn join_and_run(
     run_joined(config, &servers, identity, stop).await
 }
 
-/// Runs the agent of a node that has its certificate.
+/// Runs the agent of a node that has its certificate. When the machine goes down it may take its time to return.
 ///
 /// # Errors
 /// When the agent cannot start.
@@ -199,7 +199,8 @@ pub async fn run_joined(
     identity: NodeIdentity,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let running = stop.child_token();
+    // The agent may have to reach servers for a while after it was told to stop.
+    let running = CancellationToken::new();
     let _guard = running.clone().drop_guard();
     let known = KnownServers::new(&config.data_dir);
     let connection = balsa_client::connect(ClientConfig {
@@ -230,7 +231,7 @@ pub async fn run_joined(
     );
     let link = balsa_link::agent::run(options, handler, running.clone());
     let link = tokio::spawn(link.instrument(info_span!("link")));
-    agent.run(running.clone()).await?;
+    agent.run(stop).await?;
     running.cancel();
     link.await??;
     Ok(())

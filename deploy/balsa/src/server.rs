@@ -128,12 +128,22 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             return balsa_server::run(config, stop).await;
         }
         let node = own_agent(config.clone(), node, stop.clone());
-        let (server, node) = tokio::join!(balsa_server::run(config, stop.clone()), async {
-            let outcome = node.await;
-            // A server whose agent cannot start says so by ending, not by half working.
-            stop.cancel();
-            outcome
-        });
+        // The agent ends first: when the machine goes down, it tells this server what becomes of its pods.
+        let serving = CancellationToken::new();
+        let serve = balsa_server::run(config, serving.clone());
+        let (server, node) = tokio::join!(
+            async {
+                let outcome = serve.await;
+                stop.cancel();
+                outcome
+            },
+            async {
+                let outcome = node.await;
+                // A server whose agent cannot start says so by ending, not by half working.
+                serving.cancel();
+                outcome
+            }
+        );
         server.and(node)
     })
 }
@@ -149,7 +159,7 @@ async fn own_agent(
         config.address,
         config.data_dir.join("agent"),
     );
-    settings.configure(&mut node);
+    settings.configure(&mut node)?;
     node.pod_cidr = config.pod_cidr;
     node.service_cidr = config.service_cidr;
     node.cluster_dns = Some(config.cluster_dns());

@@ -29,6 +29,26 @@ pub struct NodeSettings {
     /// [default: DATA_DIR/manifests].
     #[arg(long, env = "BALSA_POD_MANIFEST_PATH")]
     pub pod_manifest_path: Option<PathBuf>,
+    /// Folder that drivers and plugins expect the agent's sockets and volumes in; hostPath volumes below it are
+    /// those of the data folder [default: /var/lib/kubelet].
+    #[arg(long, env = "BALSA_KUBELET_DIR")]
+    pub kubelet_dir: Option<PathBuf>,
+    /// When pods are thrown out for want of something, as in memory.available<500Mi,nodefs.available<10%
+    /// [default: memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,pid.available<5%].
+    #[arg(long, env = "BALSA_EVICTION_HARD")]
+    pub eviction_hard: Option<String>,
+    /// How long the node goes on calling itself short of something after it has enough again [default: 5m].
+    #[arg(long, env = "BALSA_EVICTION_PRESSURE_TRANSITION_PERIOD")]
+    pub eviction_pressure_transition_period: Option<String>,
+    /// Time for pods to end when the machine goes down, as in 1m30s [default: 0, they are left to it].
+    #[arg(long, env = "BALSA_SHUTDOWN_GRACE_PERIOD")]
+    pub shutdown_grace_period: Option<String>,
+    /// The last part of it, which is for critical pods [default: 0].
+    #[arg(long, env = "BALSA_SHUTDOWN_GRACE_PERIOD_CRITICAL_PODS")]
+    pub shutdown_grace_period_critical_pods: Option<String>,
+    /// In place of both: such times by priority, lowest first, as in 0=30s,1000=10s.
+    #[arg(long, env = "BALSA_SHUTDOWN_GRACE_PERIOD_BY_POD_PRIORITY")]
+    pub shutdown_grace_period_by_pod_priority: Option<String>,
 }
 
 impl NodeSettings {
@@ -40,12 +60,53 @@ impl NodeSettings {
             containerd: self.containerd.or(below.containerd),
             cgroup_root: self.cgroup_root.or(below.cgroup_root),
             pod_manifest_path: self.pod_manifest_path.or(below.pod_manifest_path),
+            kubelet_dir: self.kubelet_dir.or(below.kubelet_dir),
+            eviction_hard: self.eviction_hard.or(below.eviction_hard),
+            eviction_pressure_transition_period: self
+                .eviction_pressure_transition_period
+                .or(below.eviction_pressure_transition_period),
+            shutdown_grace_period: self.shutdown_grace_period.or(below.shutdown_grace_period),
+            shutdown_grace_period_critical_pods: self
+                .shutdown_grace_period_critical_pods
+                .or(below.shutdown_grace_period_critical_pods),
+            shutdown_grace_period_by_pod_priority: self
+                .shutdown_grace_period_by_pod_priority
+                .or(below.shutdown_grace_period_by_pod_priority),
         }
     }
 
     /// Sets what they say in an agent's configuration.
-    pub fn configure(self, config: &mut balsa_agent::AgentConfig) {
+    ///
+    /// # Errors
+    /// When something cannot be read; the message names all such settings.
+    pub fn configure(self, config: &mut balsa_agent::AgentConfig) -> anyhow::Result<()> {
         use balsa_agent::RuntimeChoice;
+        let mut problems = Vec::new();
+        let mut check = |name: &str, result: Result<(), String>| {
+            if let Err(why) = result {
+                problems.push(format!("{name}: {why}"));
+            }
+        };
+        if let Some(text) = &self.eviction_hard {
+            check("evictionHard", config.eviction.set_hard(text));
+        }
+        if let Some(text) = &self.eviction_pressure_transition_period {
+            let period = balsa_agent::duration(text);
+            check(
+                "evictionPressureTransitionPeriod",
+                period.map(|period| config.eviction.transition = period),
+            );
+        }
+        let shutdown = self.shutdown();
+        check(
+            "shutdownGracePeriod",
+            shutdown.map(|periods| config.shutdown = periods),
+        );
+        complain(if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(problems)
+        })?;
         if let Some(endpoint) = self.cri_endpoint {
             config.runtime = RuntimeChoice::Existing { endpoint };
         } else if let Some(containerd) = self.containerd {
@@ -54,9 +115,28 @@ impl NodeSettings {
         if let Some(folder) = self.pod_manifest_path {
             config.static_pods = Some(folder);
         }
+        if let Some(folder) = self.kubelet_dir {
+            config.kubelet_dir = folder;
+        }
         if let Some(cgroup) = self.cgroup_root {
             config.cgroup_root = format!("/{}", cgroup.trim_start_matches('/'));
         }
+        Ok(())
+    }
+
+    fn shutdown(&self) -> Result<Vec<balsa_agent::ShutdownGrace>, String> {
+        let whole = self.shutdown_grace_period.as_deref();
+        let critical = self.shutdown_grace_period_critical_pods.as_deref();
+        if let Some(text) = &self.shutdown_grace_period_by_pod_priority {
+            if whole.or(critical).is_some() {
+                return Err(
+                    "set either one time for all pods or times by priority, not both".to_owned(),
+                );
+            }
+            return balsa_agent::shutdown_grace_by_priority(text);
+        }
+        let read = |text: Option<&str>| balsa_agent::duration(text.unwrap_or("0"));
+        balsa_agent::shutdown_grace(read(whole)?, read(critical)?)
     }
 }
 
@@ -165,6 +245,31 @@ mod tests {
         assert_eq!(file.server.join.unwrap(), ["10.0.0.1"]);
         assert_eq!(file.server.no_agent, Some(true));
         assert_eq!(file.node.cri_endpoint.unwrap(), Path::new("/run/cri.sock"));
+    }
+
+    #[test]
+    fn thresholds_and_times_reach_the_agent_and_all_wrong_ones_are_named() {
+        let configure = |text: &str| {
+            let mut config = balsa_agent::AgentConfig::new("a", [10, 0, 0, 1].into(), "/d");
+            let done = parse(text).unwrap().node.configure(&mut config);
+            done.map(|()| config).map_err(|error| format!("{error:#}"))
+        };
+        let config = configure(
+            "kubeletDir: /k\nevictionHard: nodefs.available<2Gi\nshutdownGracePeriod: 30s\n\
+             shutdownGracePeriodCriticalPods: 10s\n",
+        );
+        let config = config.unwrap();
+        assert_eq!(config.kubelet_dir, Path::new("/k"));
+        assert_eq!(config.eviction.disk_available.of(0), 2 << 30);
+        assert_eq!(config.shutdown.len(), 2);
+        let error = configure(
+            "evictionHard: disk\nshutdownGracePeriod: 1s\nshutdownGracePeriodByPodPriority: 0=1s\n",
+        );
+        let error = error.unwrap_err();
+        assert!(
+            error.contains("evictionHard: ") && error.contains("either one time"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -37,12 +37,25 @@ impl Local {
     /// # Errors
     /// When it cannot be started or does not end.
     pub fn run(&self, arguments: &[&str]) -> anyhow::Result<Output> {
+        run(&mut Self::command(arguments), "", DEADLINE)
+    }
+
+    fn command(arguments: &[&str]) -> Command {
         let program = std::env::var_os("E2E_BALSA").unwrap_or_else(|| "balsa".into());
-        run(
-            Command::new(program).arg("local").args(arguments),
-            "",
-            DEADLINE,
-        )
+        let mut command = Command::new(program);
+        command.arg("local").args(arguments);
+        command
+    }
+
+    /// Starts a stopped node whose settings these variables of the environment change.
+    ///
+    /// # Errors
+    /// If it fails.
+    pub fn start_with(&self, node: &str, variables: &[(&str, &str)]) -> anyhow::Result<()> {
+        let mut command = Self::command(&["start", node]);
+        command.envs(variables.iter().copied());
+        run(&mut command, "", DEADLINE)?.ok()?;
+        Ok(())
     }
 
     /// What a command that must succeed prints.

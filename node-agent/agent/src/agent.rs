@@ -20,7 +20,7 @@ use crate::cluster::{Cluster, KubeCluster};
 use crate::config::{AgentConfig, RuntimeChoice};
 use crate::containerd::{Supervisor, end_forgotten_shims, import_pause};
 use crate::csi::{self, Csi};
-use crate::devices::Devices;
+use crate::devices::{Devices, Listing};
 use crate::error::Error;
 use crate::eviction::Evictor;
 use crate::images::{Collector, Images};
@@ -32,6 +32,7 @@ use crate::objects::Objects;
 use crate::pods::capacity::{self, Capacity, Gates, Offer};
 use crate::pods::sandbox::parse_resolv_conf;
 use crate::pods::{Context, Manager, Routes};
+use crate::shutdown::{Machine, Shutdown, Systemd};
 use crate::stats::Stats;
 use crate::streams::{self, Reader, Refusal, Server, Writer};
 
@@ -41,6 +42,9 @@ pub struct Agent {
     client: kube::Client,
     /// Serves streams once everything is up.
     server: watch::Sender<Option<Arc<Server>>>,
+    machine: Arc<dyn Machine>,
+    /// Ends the pods when the machine goes down; there once everything is up.
+    shutdown: Mutex<Option<Shutdown>>,
 }
 
 /// The runtime in both its roles, and what keeps it alive.
@@ -75,17 +79,44 @@ impl Agent {
             config,
             client,
             server: watch::channel(None).0,
+            machine: Arc::new(Systemd),
+            shutdown: Mutex::new(None),
         })
     }
 
-    /// Runs until stopped. Containers, and the agent's own containerd, go on running then.
+    /// Runs until stopped. Containers, and the agent's own containerd, go on running then, unless the machine goes
+    /// down and pods are given time for that: then this returns when they have ended, or their time is up.
     ///
     /// # Errors
     /// When the runtime can't be started or its sandbox image can't be had; everything later is retried.
     pub async fn run(&self, stop: CancellationToken) -> Result<(), Error> {
         // Whatever ends this run ends its tasks.
-        let stop = stop.child_token();
-        let _guard = stop.clone().drop_guard();
+        let running = CancellationToken::new();
+        let _guard = running.clone().drop_guard();
+        let take_leave = async {
+            stop.cancelled().await;
+            self.end_pods_if_the_machine_stops().await;
+            running.cancel();
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            done = self.work(running.clone()) => done,
+            () = take_leave => Ok(()),
+        }
+    }
+
+    async fn end_pods_if_the_machine_stops(&self) {
+        if self.config.shutdown.is_empty() || !self.machine.is_stopping().await {
+            return;
+        }
+        let shutdown = self.shutdown.lock().take();
+        if let Some(shutdown) = shutdown {
+            shutdown.run().await;
+        }
+    }
+
+    /// The agent's life until stopped.
+    async fn work(&self, stop: CancellationToken) -> Result<(), Error> {
         let config = &self.config;
         let paths = config.paths();
 
@@ -227,7 +258,22 @@ impl Agent {
 
         let manager = Manager::new(Arc::clone(&context), pods, stop.clone());
         *changed.lock() = Some(Arc::clone(&manager));
+        let listing = Listing {
+            devices: Arc::clone(&context.devices),
+            manager: Arc::clone(&manager),
+            socket: paths.pod_resources(),
+        };
+        tokio::spawn(
+            listing
+                .serve(stop.clone())
+                .instrument(info_span!("pod-resources")),
+        );
         let stats = Arc::new(Stats::new(Arc::clone(&context), Arc::clone(&manager)));
+        *self.shutdown.lock() = Some(Shutdown {
+            context: Arc::clone(&context),
+            manager: Arc::clone(&manager),
+            obstacle,
+        });
         let server = Server {
             context,
             streams: engine.streams,

@@ -1,10 +1,16 @@
 //! What an agent is told at its start.
 
+mod eviction;
+mod shutdown;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+
+pub use eviction::{Eviction, Threshold};
+pub use shutdown::{ShutdownGrace, duration, shutdown_grace, shutdown_grace_by_priority};
 
 /// Which runtime the agent uses.
 #[derive(Debug, Clone)]
@@ -79,33 +85,8 @@ pub struct AgentConfig {
     pub reserved_cpu_milli: i64,
     /// Memory in bytes that pods are not offered, besides what the eviction threshold keeps free.
     pub reserved_memory: i64,
-}
-
-/// When the node calls itself short of something, and throws pods out (upstream's hard thresholds and defaults).
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Eviction {
-    /// Least available memory, in bytes.
-    pub memory_available: u64,
-    /// Least free part of the file systems that pods and images are on, in percent.
-    pub disk_available_percent: f64,
-    /// Least free part of their inodes, in percent.
-    pub inodes_free_percent: f64,
-    /// Least free process ids, in percent of all.
-    pub pids_available_percent: f64,
-    /// How long the node goes on calling itself short of something after it has enough again.
-    pub transition: Duration,
-}
-
-impl Default for Eviction {
-    fn default() -> Self {
-        Self {
-            memory_available: 100 << 20,
-            disk_available_percent: 10.0,
-            inodes_free_percent: 5.0,
-            pids_available_percent: 5.0,
-            transition: Duration::from_secs(300),
-        }
-    }
+    /// Time for pods to end when the machine goes down, by priority; empty leaves them to it.
+    pub shutdown: Vec<ShutdownGrace>,
 }
 
 impl AgentConfig {
@@ -152,6 +133,7 @@ impl AgentConfig {
             eviction: Eviction::default(),
             reserved_cpu_milli: 0,
             reserved_memory: 0,
+            shutdown: Vec::new(),
         }
     }
 
@@ -238,6 +220,11 @@ impl Paths {
     /// Sockets of device plugins.
     pub fn device_plugins(&self) -> PathBuf {
         self.root.join("device-plugins")
+    }
+
+    /// Where monitoring agents ask which devices pods have.
+    pub fn pod_resources(&self) -> PathBuf {
+        self.root.join("pod-resources/kubelet.sock")
     }
 
     /// Logs of containers, in `namespace_name_uid/container/attempt.log`.

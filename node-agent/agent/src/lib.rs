@@ -20,10 +20,14 @@ mod node;
 mod objects;
 mod pods;
 mod probes;
+mod shutdown;
 mod stats;
 mod streams;
 mod volumes;
 
 pub use agent::Agent;
-pub use config::{AgentConfig, Eviction, Paths, RuntimeChoice};
+pub use config::{
+    AgentConfig, Eviction, Paths, RuntimeChoice, ShutdownGrace, Threshold, duration,
+    shutdown_grace, shutdown_grace_by_priority,
+};
 pub use error::Error;

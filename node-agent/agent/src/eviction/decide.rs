@@ -56,7 +56,6 @@ impl Signal {
 
 /// Everything that the node is short of, the most urgent first.
 pub(super) fn shortages(seen: &Observed, limits: &Eviction) -> Vec<Shortage> {
-    let part = |whole: u64, percent: f64| (whole as f64 * percent / 100.0) as u64;
     let (used, most) = seen.pids;
     let all = [
         (
@@ -68,23 +67,26 @@ pub(super) fn shortages(seen: &Observed, limits: &Eviction) -> Vec<Shortage> {
         (
             Signal::Disk,
             seen.disk.capacity,
-            part(seen.disk.capacity, limits.disk_available_percent),
+            limits.disk_available,
             seen.disk.available,
         ),
         (
             Signal::Inodes,
             seen.disk.inodes,
-            part(seen.disk.inodes, limits.inodes_free_percent),
+            limits.inodes_free,
             seen.disk.inodes_free,
         ),
         (
             Signal::Pids,
             most,
-            part(most, limits.pids_available_percent),
+            limits.pids_available,
             most.saturating_sub(used),
         ),
     ];
     all.into_iter()
+        .map(|(signal, total, threshold, available)| {
+            (signal, total, threshold.of(total), available)
+        })
         // What can't be read has no total, and says nothing.
         .filter(|(_, total, threshold, available)| *total > 0 && available < threshold)
         .map(|(signal, _, threshold, available)| Shortage {

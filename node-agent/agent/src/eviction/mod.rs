@@ -60,6 +60,9 @@ impl Evictor {
                 shortages = self.look();
             }
             self.tell(&mut lasting, &shortages);
+            if shortages.iter().any(on_disk) {
+                self.stats.recount().await;
+            }
             let pods = match self.stats.pods().await {
                 Ok(pods) => pods,
                 Err(error) => {

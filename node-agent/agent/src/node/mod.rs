@@ -119,7 +119,7 @@ impl Keeper {
     async fn keep_status(mut self, stop: CancellationToken) {
         let mut written: Option<(Value, Instant)> = None;
         let changed = self.node_changes();
-        let mut listening = true;
+        let (mut listening, mut pressed) = (true, true);
         let mut was_ready = None;
         let mut pause = LOOK;
         let mut images = Vec::new();
@@ -154,6 +154,7 @@ impl Keeper {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
                 told = self.obstacle.changed(), if listening => listening = told.is_ok(),
+                told = self.pressure.changed(), if pressed => pressed = told.is_ok(),
                 () = changed.notified() => {}
                 () = self.devices.changed() => {}
             }

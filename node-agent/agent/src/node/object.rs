@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde_json::{Value, json};
 
 use super::facts::{Facts, Pressure};
-use crate::config::AgentConfig;
+use crate::config::{AgentConfig, Threshold};
 use crate::devices::Amount;
 
 /// Version of Kubernetes whose node this is.
@@ -216,14 +216,18 @@ fn capacity(config: &AgentConfig, facts: &Facts) -> BTreeMap<String, Quantity> {
 /// What is left for pods: without reservations and without what eviction keeps free.
 fn allocatable(config: &AgentConfig, facts: &Facts) -> BTreeMap<String, Quantity> {
     let eviction = &config.eviction;
-    let kept = i64::try_from(eviction.memory_available).unwrap_or(i64::MAX);
-    let disk = facts.disk as f64 * (1.0 - eviction.disk_available_percent / 100.0);
+    let kept = |threshold: Threshold, whole: i64| {
+        let whole = u64::try_from(whole).unwrap_or(0);
+        i64::try_from(threshold.of(whole)).unwrap_or(i64::MAX)
+    };
+    let disk = facts.disk - kept(eviction.disk_available, facts.disk);
+    let kept = kept(eviction.memory_available, facts.memory);
     resources(
         config,
         facts.cpu_milli - config.reserved_cpu_milli,
         // Huge pages are memory that nobody can have in any other way.
         facts.memory - kept - config.reserved_memory - facts.huge_pages.values().sum::<i64>(),
-        disk as i64,
+        disk.max(0),
         "",
         &facts.huge_pages,
     )

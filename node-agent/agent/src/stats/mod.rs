@@ -209,6 +209,11 @@ impl Stats {
         rate.nano_cores
     }
 
+    /// Has files counted anew at the next look: the disk is full, and who filled it must be known.
+    pub(crate) async fn recount(&self) {
+        *self.disk.lock().await = None;
+    }
+
     /// Counts of files, at most [`DISK_AGE`] old.
     async fn disk(&self, pods: &[(String, Arc<Pod>)]) -> Arc<DiskCounts> {
         let mut kept = self.disk.lock().await;

@@ -84,6 +84,10 @@ impl Server {
     fn configuration(&self) -> Value {
         let config = &self.context.config;
         let eviction = &config.eviction;
+        let shutdown = config.shutdown.iter().map(|entry| {
+            let seconds = entry.period.as_secs();
+            json!({"priority": entry.priority, "shutdownGracePeriodSeconds": seconds})
+        });
         json!({"kubeletconfig": {
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
@@ -99,11 +103,12 @@ impl Server {
             "nodeLeaseDurationSeconds": config.lease_seconds(),
             "evictionHard": {
                 "memory.available": eviction.memory_available.to_string(),
-                "nodefs.available": format!("{}%", eviction.disk_available_percent),
-                "nodefs.inodesFree": format!("{}%", eviction.inodes_free_percent),
-                "pid.available": format!("{}%", eviction.pids_available_percent),
+                "nodefs.available": eviction.disk_available.to_string(),
+                "nodefs.inodesFree": eviction.inodes_free.to_string(),
+                "pid.available": eviction.pids_available.to_string(),
             },
             "evictionPressureTransitionPeriod": format!("{}s", eviction.transition.as_secs()),
+            "shutdownGracePeriodByPodPriority": shutdown.collect::<Vec<_>>(),
         }})
     }
 }

@@ -65,6 +65,8 @@ struct Books {
     held: HashMap<String, Held>,
     /// Resources whose amounts are counted elsewhere: those of device plugins.
     elsewhere: BTreeSet<String>,
+    /// The machine goes down: no pod is taken on any more.
+    closed: bool,
     /// Pods whose resize waits for room.
     waiting: HashMap<String, Weak<Mailbox>>,
 }
@@ -102,6 +104,11 @@ impl Capacity {
         self.books.lock().offer.pressure = conditions;
     }
 
+    /// The machine goes down: refuses all further pods.
+    pub(crate) fn close(&self) {
+        self.books.lock().closed = true;
+    }
+
     /// These resources are counted elsewhere.
     pub(crate) fn leave_out(&self, resources: BTreeSet<String>) {
         self.books.lock().elsewhere = resources;
@@ -129,9 +136,9 @@ impl Capacity {
         let Some(spec) = &pod.spec else { return Ok(()) };
         let mut books = self.books.lock();
         let held = Held::of(pod);
-        let checked = self
-            .gates
-            .check(pod, spec)
+        let checked = books
+            .check_open()
+            .and_then(|()| self.gates.check(pod, spec))
             .and_then(|()| books.check_pressure(pod))
             .and_then(|()| books.check_node(pod, spec))
             .and_then(|()| books.check_ports(pod, &held))
@@ -206,6 +213,14 @@ impl Capacity {
 }
 
 impl Books {
+    fn check_open(&self) -> Result<(), Refusal> {
+        if !self.closed {
+            return Ok(());
+        }
+        let message = "Pod was rejected as the node is shutting down.";
+        Err(("NodeShutdown".to_owned(), message.to_owned()))
+    }
+
     fn check_pressure(&self, pod: &Pod) -> Result<(), Refusal> {
         if self.offer.pressure.is_empty() || critical(pod) {
             return Ok(());
@@ -411,6 +426,18 @@ mod tests {
 
     fn cpu(amount: &str) -> Value {
         json!({"name": "c", "resources": {"requests": {"cpu": amount}}})
+    }
+
+    #[test]
+    fn a_machine_that_goes_down_takes_no_pods() {
+        let capacity = capacity();
+        capacity.close();
+        let (reason, message) = capacity.admit(&pod("a", cpu("1m"))).unwrap_err();
+        assert_eq!(reason, "NodeShutdown");
+        assert!(
+            message.ends_with("as the node is shutting down."),
+            "{message}"
+        );
     }
 
     #[test]
