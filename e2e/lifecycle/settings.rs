@@ -12,7 +12,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
 /// A server on loopback without a node; ends with this value.
-struct Server {
+pub(crate) struct Server {
     process: Child,
     folder: PathBuf,
     log: PathBuf,
@@ -28,14 +28,18 @@ impl Drop for Server {
 fn command(folder: &Path, arguments: &[&str]) -> anyhow::Result<Command> {
     let program = std::env::var("E2E_BALSA").context("E2E_BALSA names no program")?;
     let mut command = Command::new(program);
-    command.args(["server", "--no-agent", "--address", "127.0.0.1"]);
+    command.args(["server", "--no-agent"]);
+    if !arguments.contains(&"--address") {
+        command.args(["--address", "127.0.0.1"]);
+    }
     command.arg("--data-dir").arg(folder.join("data"));
     command.args(arguments);
     Ok(command)
 }
 
 impl Server {
-    fn start(folder: &Path, arguments: &[&str]) -> anyhow::Result<Self> {
+    /// Starts one and waits until it is ready.
+    pub(crate) fn start(folder: &Path, arguments: &[&str]) -> anyhow::Result<Self> {
         let log = folder.join("log");
         let out = File::create(&log)?;
         let process = command(folder, arguments)?
@@ -55,7 +59,7 @@ impl Server {
         Ok(server)
     }
 
-    fn kubectl(&self, arguments: &[&str]) -> anyhow::Result<String> {
+    pub(crate) fn kubectl(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let program = std::env::var_os("E2E_KUBECTL").unwrap_or_else(|| "kubectl".into());
         let mut command = Command::new(program);
         command.arg("--kubeconfig");
@@ -64,7 +68,7 @@ impl Server {
         balsa_e2e::run(&mut command, "", Duration::from_secs(20))?.ok()
     }
 
-    fn said(&self, text: &str) -> anyhow::Result<bool> {
+    pub(crate) fn said(&self, text: &str) -> anyhow::Result<bool> {
         Ok(fs::read_to_string(&self.log)?.contains(text))
     }
 }
@@ -112,6 +116,10 @@ fn secrets_lie_encrypted_on_the_disk_and_outlive_their_keys() -> anyhow::Result<
     {
         let path = encryption(folder, &[("one", 1)])?;
         let server = Server::start(folder, &["--encryption-provider-config", &path])?;
+        // Endpoints cannot have such an address, and nothing is tried again and again.
+        eventually("a word on the address", 10, || {
+            server.said("pods cannot reach these addresses of servers")
+        })?;
         let literal = format!("--from-literal=k={SECRET}");
         server.kubectl(&["create", "secret", "generic", "s", &literal])?;
         server.kubectl(&[

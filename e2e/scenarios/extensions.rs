@@ -2,14 +2,12 @@
 //! API of their own. The other server runs in the test and is an endpoint beside the nodes.
 
 use std::convert::Infallible;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{IpAddr, TcpStream, UdpSocket};
-use std::process::Stdio;
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, UdpSocket};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use balsa_e2e::{Kubectl, Local, Namespace, eventually};
+use balsa_e2e::{Kubectl, Local, Namespace, Proxy, eventually};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -337,31 +335,6 @@ fn a_custom_resource_is_converted_by_a_webhook() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `kubectl proxy` on a port of its choice, ended with the test.
-struct Proxy(std::process::Child, String);
-
-impl Proxy {
-    fn start(kubectl: &Kubectl) -> anyhow::Result<Self> {
-        let mut child = kubectl
-            .command(&["proxy", "--port=0"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()?;
-        let printed = child.stdout.take().context("no output")?;
-        let mut line = String::new();
-        BufReader::new(printed).read_line(&mut line)?;
-        let address = line.trim().rsplit(' ').next().unwrap_or_default();
-        Ok(Self(child, address.to_owned()))
-    }
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn another_servers_api_stands_beside_ours() -> anyhow::Result<()> {
     let ns = Namespace::new("aggregate")?;
@@ -403,24 +376,8 @@ fn another_servers_api_stands_beside_ours() -> anyhow::Result<()> {
     })?;
     // What is upgraded goes through both servers.
     let proxy = Proxy::start(kubectl)?;
-    let mut stream = TcpStream::connect(&proxy.1)?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     let path = format!("/apis/{group}/v1/namespaces/{}/things/kon/talk", ns.name());
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"
-    )?;
-    let mut heard = Vec::new();
-    let mut byte = [0];
-    while !heard.ends_with(b"\r\n\r\n") {
-        stream.read_exact(&mut byte)?;
-        heard.push(byte[0]);
-    }
-    ensure!(
-        heard.starts_with(b"HTTP/1.1 101"),
-        "{}",
-        String::from_utf8_lossy(&heard)
-    );
+    let mut stream = proxy.upgrade(&path, "echo")?;
     stream.write_all(b"ahoy")?;
     let mut echo = [0; 4];
     stream.read_exact(&mut echo)?;

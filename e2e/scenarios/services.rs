@@ -273,3 +273,44 @@ fn one_host_port_is_shared_by_addresses_and_protocols() -> anyhow::Result<()> {
     eventually("the pod behind UDP", 10, || says(&udp, "p3"))?;
     Ok(())
 }
+
+#[test]
+fn a_load_balancer_learns_which_nodes_have_endpoints() -> anyhow::Result<()> {
+    let ns = Namespace::new("health")?;
+    let kubectl = ns.kubectl();
+    servers(&ns, 1)?;
+    service(
+        &ns,
+        &format!("type: LoadBalancer, externalTrafficPolicy: Local, {HTTP}"),
+    )?;
+    let port = kubectl.field("service/s", "{.spec.healthCheckNodePort}")?;
+    ensure!(
+        port.parse::<u16>().is_ok(),
+        "the Service has no port for it: {port:?}"
+    );
+    let agents = Local.agents()?;
+    let client = client_on(&ns, &agents[0])?;
+    for (agent, endpoints, code) in [(&agents[0], 1, 200), (&agents[1], 0, 503)] {
+        let url = format!("http://{}:{port}/healthz", Local.node(agent)?.address);
+        let script = format!("curl -s -m 2 -w ' %{{http_code}}' {url}");
+        eventually(&format!("{code} of {agent}"), 10, || {
+            let said = kubectl.ok(&["exec", &client, "--", "sh", "-c", &script])?;
+            Ok(said.contains(&format!("\"localEndpoints\": {endpoints}"))
+                && said.ends_with(&format!(" {code}")))
+        })?;
+    }
+    // With the policy goes the port.
+    kubectl.ok(&[
+        "patch",
+        "service",
+        "s",
+        "-p",
+        "{\"spec\": {\"externalTrafficPolicy\": \"Cluster\"}}",
+    ])?;
+    ensure!(
+        kubectl
+            .field("service/s", "{.spec.healthCheckNodePort}")?
+            .is_empty()
+    );
+    Ok(())
+}

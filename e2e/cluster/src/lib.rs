@@ -7,6 +7,7 @@ mod command;
 mod kubectl;
 mod local;
 mod namespace;
+mod proxy;
 mod wait;
 mod writer;
 
@@ -14,5 +15,6 @@ pub use command::{Output, run};
 pub use kubectl::Kubectl;
 pub use local::{Local, NodeRow};
 pub use namespace::Namespace;
+pub use proxy::{Answer, Proxy};
 pub use wait::{eventually, eventually_some};
 pub use writer::{Report, Writer, clients};
