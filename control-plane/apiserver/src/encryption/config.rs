@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
-use super::seal::Key;
+use super::seal::{Key, Method};
 
 /// Why a file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -53,8 +53,8 @@ struct Entry {
 struct ProviderEntry {
     identity: Option<Empty>,
     aesgcm: Option<Keys>,
-    aescbc: Option<serde_json::Value>,
-    secretbox: Option<serde_json::Value>,
+    aescbc: Option<Keys>,
+    secretbox: Option<Keys>,
     kms: Option<serde_json::Value>,
 }
 
@@ -80,8 +80,8 @@ struct NamedKey {
 pub(super) enum Provider {
     /// As they are.
     Identity,
-    /// AES in Galois/counter mode; the first key writes.
-    AesGcm(Vec<Key>),
+    /// With keys of one method; the first writes.
+    Keys(Vec<Key>),
 }
 
 /// Some resources and the ways to read and write them; the first way writes.
@@ -219,32 +219,35 @@ fn rule(entry: Entry, path: &str, errors: &mut FieldErrors) -> Rule {
 }
 
 fn read_provider(entry: ProviderEntry, path: &str, errors: &mut FieldErrors) -> Option<Provider> {
-    for (name, given) in [
-        ("aescbc", entry.aescbc.is_some()),
-        ("secretbox", entry.secretbox.is_some()),
-        ("kms", entry.kms.is_some()),
-    ] {
-        if given {
-            errors.invalid(path, name, "this provider is not supported; use aesgcm");
-            return None;
-        }
+    if entry.kms.is_some() {
+        let why = "this provider is not supported; use secretbox, aesgcm or aescbc";
+        errors.invalid(path, "kms", why);
+        return None;
     }
-    match (entry.identity, entry.aesgcm) {
-        (Some(_), None) => Some(Provider::Identity),
-        (None, Some(keys)) => Some(Provider::AesGcm(read_keys(keys, path, errors))),
+    let given = [
+        (Method::AesGcm, entry.aesgcm),
+        (Method::AesCbc, entry.aescbc),
+        (Method::SecretBox, entry.secretbox),
+    ];
+    let mut given = given.into_iter().filter_map(|(m, keys)| Some((m, keys?)));
+    match (entry.identity, given.next(), given.next()) {
+        (Some(_), None, _) => Some(Provider::Identity),
+        (None, Some((method, keys)), None) => {
+            Some(Provider::Keys(read_keys(method, keys, path, errors)))
+        }
         _ => {
             errors.invalid(
                 path,
                 "",
-                "every provider list item must have exactly one provider: aesgcm or identity",
+                "every provider list item must have exactly one provider: secretbox, aesgcm, aescbc or identity",
             );
             None
         }
     }
 }
 
-fn read_keys(given: Keys, path: &str, errors: &mut FieldErrors) -> Vec<Key> {
-    let path = format!("{path}.aesgcm.keys");
+fn read_keys(method: Method, given: Keys, path: &str, errors: &mut FieldErrors) -> Vec<Key> {
+    let path = format!("{path}.{}.keys", method.name());
     if given.keys.is_empty() {
         errors.required(&path, "at least one key is needed");
     }
@@ -273,12 +276,16 @@ fn read_keys(given: Keys, path: &str, errors: &mut FieldErrors) -> Vec<Key> {
             );
             continue;
         };
-        match Key::new(&key.name, &bytes) {
+        match Key::new(method, &key.name, &bytes) {
             Some(key) => keys.push(key),
             None => errors.invalid(
                 format!("{path}.secret"),
                 hidden,
-                format!("must be 16 or 32 bytes long, not {}", bytes.len()),
+                format!(
+                    "must be {} bytes long, not {}",
+                    method.key_lengths(),
+                    bytes.len()
+                ),
             ),
         }
     }
@@ -318,7 +325,7 @@ mod tests {
     fn what_is_wrong_is_named_without_the_secret() {
         let bad = config(
             "secrets",
-            "  - aesgcm: {keys: [{name: k, secret: c2hvcnQ=}]}\n  - aescbc: {keys: []}\n",
+            "  - aesgcm: {keys: [{name: k, secret: c2hvcnQ=}]}\n  - aescbc: {keys: []}\n  - kms: {name: k}\n",
         );
         let why = parse(&bad).err().unwrap();
         assert!(
@@ -326,7 +333,9 @@ mod tests {
             "{why}"
         );
         assert!(
-            why.contains("16 or 32 bytes") && why.contains("aescbc"),
+            why.contains("16 or 32 bytes")
+                && why.contains("providers[1].aescbc.keys: Required")
+                && why.contains("kms"),
             "{why}"
         );
         assert!(!why.contains("c2hvcnQ"), "{why}");

@@ -89,9 +89,24 @@ async fn after_a_change_of_keys_everything_is_written_with_the_first() {
     both.renew(1, tokio_util::sync::CancellationToken::new())
         .await;
     assert!(raw().starts_with(b"k8s:enc:aesgcm:v1:two:"));
+    // By other ways.
+    for (provider, name) in [("secretbox", "sb"), ("aescbc", "cbc")] {
+        let config = format!(
+            "[{{{provider}: {{keys: [{{name: {name}, secret: AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=}}]}}}}, \
+             {{secretbox: {{keys: [{{name: sb, secret: AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=}}]}}}}, \
+             {{aesgcm: {{keys: [{TWO}]}}}}]"
+        );
+        let other = Sealed::new(memory.clone(), encryption(&config));
+        other
+            .renew(1, tokio_util::sync::CancellationToken::new())
+            .await;
+        let head = format!("k8s:enc:{provider}:v1:{name}:");
+        assert!(raw().starts_with(head.as_bytes()));
+        assert_eq!(plain(&other), b"{\"a\":1}");
+    }
     // And back to plain text.
     let off = encryption(&format!(
-        "[{{identity: {{}}}}, {{aesgcm: {{keys: [{TWO}]}}}}]"
+        "[{{identity: {{}}}}, {{aescbc: {{keys: [{{name: cbc, secret: AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=}}]}}}}]"
     ));
     let off = Sealed::new(memory.clone(), off);
     off.renew(1, tokio_util::sync::CancellationToken::new())
