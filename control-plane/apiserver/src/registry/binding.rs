@@ -142,7 +142,10 @@ fn set_scheduled(pod: &mut Value, now: &str) {
     if !pod["status"].is_object() {
         pod["status"] = json!({});
     }
-    let condition = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now});
+    let mut condition = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now});
+    if object::generation(pod) != 0 {
+        condition["observedGeneration"] = object::generation(pod).into();
+    }
     match pod["status"]["conditions"].as_array_mut() {
         Some(list) => match list.iter_mut().find(|c| c["type"] == "PodScheduled") {
             Some(present) => *present = condition,

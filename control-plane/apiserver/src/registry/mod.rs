@@ -37,6 +37,7 @@ pub mod quota;
 pub mod read;
 pub mod scale;
 mod scale_apply;
+mod scale_table;
 pub mod select;
 pub mod service;
 pub mod shape;

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::Response;
 use serde_json::{Value, json};
 
+use super::scale_table::SCALE;
 use super::update::{Change, How, Lens};
 use super::{Registry, Target, admit, metadata, options, scale_apply, shape};
 use crate::http::context::Context;
@@ -145,7 +146,7 @@ impl Registry {
         cx: &Context,
         target: &Target,
     ) -> Result<Response<ResponseBody>, Status> {
-        let accepted = cx.accepted(false)?;
+        let accepted = cx.accepted(true)?;
         let paths = paths(target)?;
         self.freshen(options::get_freshness(&cx.query)?).await?;
         let stored = target
@@ -154,7 +155,7 @@ impl Registry {
             .ok_or_else(|| target.not_found())?;
         let stored = target.present(&stored).await?;
         let bytes = serde_json::to_vec(&scale_of(&stored.decode(), &paths)).unwrap_or_default();
-        shape::document(200, bytes.into(), accepted.format)
+        shape::object(200, &SCALE, bytes.into(), accepted, &cx.query)
     }
 
     /// PUT and PATCH.

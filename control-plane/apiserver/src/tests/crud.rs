@@ -274,6 +274,18 @@ async fn a_scale_reads_and_writes_replicas() {
         (&json!("Scale"), &json!(2))
     );
     assert_eq!(scale["status"]["selector"], "app=web");
+    let table = h
+        .ask(Method::GET, &format!("{path}/web/scale"))
+        .header("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")
+        .send()
+        .await
+        .expect(200);
+    assert_eq!(table["columnDefinitions"][1]["name"], "Desired");
+    let cells = &table["rows"][0]["cells"];
+    assert_eq!(
+        (&cells[0], &cells[1], &cells[2]),
+        (&json!("web"), &json!(2), &json!(0))
+    );
     scale["spec"]["replicas"] = 5.into();
     h.put(&format!("{path}/web/scale"), scale.clone())
         .await

@@ -8,8 +8,6 @@ use balsa_api::object::{join_api_version, parse_time, split_api_version};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use super::MAGIC;
 use super::json::Reader;
@@ -24,28 +22,33 @@ pub fn knows(group: &str, version: &str, kind: &str) -> bool {
     PLAN.kind(group, version, kind).is_some()
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Head<'a> {
-    #[serde(borrow, default)]
-    api_version: Cow<'a, str>,
-    #[serde(borrow, default)]
-    kind: Cow<'a, str>,
-}
-
-#[derive(Deserialize)]
-struct OnlyMetadata<'a> {
-    #[serde(borrow)]
-    metadata: &'a RawValue,
+/// What an object says of itself: apiVersion and kind. They stand first in what we store.
+fn head(json: &[u8]) -> Option<(Cow<'_, str>, Cow<'_, str>)> {
+    let mut json = Reader::new(json)?;
+    let (mut api_version, mut kind) = (None, None);
+    json.enter(b'{')?;
+    let mut first = true;
+    while (api_version.is_none() || kind.is_none())
+        && let Some(name) = json.next_name(&mut first)?
+    {
+        match name.as_ref() {
+            "apiVersion" => api_version = Some(json.text()?),
+            "kind" => kind = Some(json.text()?),
+            _ => {
+                json.value()?;
+            }
+        }
+    }
+    Some((api_version?, kind?))
 }
 
 /// An object that says its kind. `None` when the kind is not known or the bytes are not of it.
 #[must_use]
 pub fn object(json: &[u8]) -> Option<Bytes> {
-    let head: Head = serde_json::from_slice(json).ok()?;
-    let (group, version) = split_api_version(&head.api_version);
-    let message = PLAN.kind(group, version, &head.kind)?;
-    let mut out = Envelope::open(&head.api_version, &head.kind, json.len());
+    let (api_version, kind) = head(json)?;
+    let (group, version) = split_api_version(&api_version);
+    let message = PLAN.kind(group, version, &kind)?;
+    let mut out = Envelope::open(&api_version, &kind, json.len());
     put_message(&mut out.bytes, json, message)?;
     Some(out.close())
 }
@@ -178,12 +181,20 @@ fn put_list_meta(out: &mut Vec<u8>, meta: &ListMeta) {
 }
 
 fn put_metadata(out: &mut Vec<u8>, json: &[u8]) -> Option<()> {
-    let object: OnlyMetadata = serde_json::from_slice(json).ok()?;
     let message = PLAN.meta("ObjectMeta")?;
-    let at = open(out, 1);
-    put_message(out, object.metadata.get().as_bytes(), message)?;
-    close(out, at);
-    Some(())
+    let mut json = Reader::new(json)?;
+    json.enter(b'{')?;
+    let mut first = true;
+    while let Some(name) = json.next_name(&mut first)? {
+        if name == "metadata" {
+            let at = open(out, 1);
+            put_fields(&mut json, &PLAN.messages[message], out)?;
+            close(out, at);
+            return Some(());
+        }
+        json.value()?;
+    }
+    None
 }
 
 fn put_message(out: &mut Vec<u8>, json: &[u8], message: usize) -> Option<()> {
