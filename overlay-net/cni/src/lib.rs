@@ -1,10 +1,12 @@
 //! The tiny CNI plugin: a veth pair, an address from the node's CIDR, and routes.
 //!
 //! The container runtime starts it for each pod, so it is one short process: blocking netlink, no runtime.
-//! The `balsa` binary calls [`run`] when it was started under one of [`PLUGIN_NAMES`].
+//! The `balsa` binary calls [`run`] when it was started under one of [`PLUGIN_NAMES`]. Starting so large a program
+//! costs more than the work, so agents have the runtime start the [`RELAY`] and do the work themselves ([`relayed`]).
 
 mod attach;
 mod conf;
+mod relay;
 mod result;
 
 #[cfg(test)]
@@ -16,6 +18,7 @@ use std::process::ExitCode;
 pub use attach::{GATEWAY, host_interface};
 pub use conf::{CONFLIST_NAME, ConflistParams, Error, conflist};
 use conf::{Command, Request};
+pub use relay::{RELAY, SOCKET, WHOLE, relayed};
 
 /// File names under which the binary is a CNI plugin: the pod network, and the runtime's `lo`.
 pub const PLUGIN_NAMES: [&str; 2] = ["balsa-cni", "loopback"];
