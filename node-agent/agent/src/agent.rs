@@ -141,6 +141,8 @@ impl Agent {
         );
 
         net::install_plugin(config)?;
+        let plugin = net::serve_plugin(paths.cni(), stop.clone());
+        tokio::spawn(plugin.instrument(info_span!("cni")));
         let engine = self.start_runtime(&stop).await?;
         let version = engine
             .runtime

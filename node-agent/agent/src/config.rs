@@ -177,6 +177,11 @@ impl Paths {
         self.root.join("containerd.sock")
     }
 
+    /// What concerns the runtime's network plugin.
+    pub fn cni(&self) -> PathBuf {
+        self.root.join("cni")
+    }
+
     /// Programs that containerd runs to connect pods.
     pub fn cni_bin(&self) -> PathBuf {
         self.root.join("cni/bin")

@@ -5,14 +5,14 @@
 //! so nothing depends on the order of events, and a burst of them costs one round.
 
 mod follow;
+mod plugin;
 
 use std::collections::HashSet;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use balsa_client::{Informer, InformerOptions};
-use balsa_cni::{CONFLIST_NAME, ConflistParams, PLUGIN_NAMES, conflist};
+use balsa_cni::{CONFLIST_NAME, ConflistParams, conflist};
 use balsa_cri::Runtime;
 use balsa_ipam::Ipam;
 use balsa_netlink::nft::{Kernel, Nft};
@@ -29,6 +29,7 @@ use tracing::{Instrument, info, info_span, warn};
 
 use crate::config::AgentConfig;
 use crate::error::Error;
+pub(crate) use plugin::{install_plugin, serve_plugin};
 
 /// What the network follows.
 #[derive(Clone)]
@@ -39,26 +40,6 @@ pub(crate) struct Watched {
     pub(crate) services: Informer<Service>,
     /// This node's pods.
     pub(crate) pods: Informer<Pod>,
-}
-
-/// Puts links to this program where the runtime looks for its network plugins.
-pub(crate) fn install_plugin(config: &AgentConfig) -> Result<(), Error> {
-    let dir = config.paths().cni_bin();
-    let program = std::fs::canonicalize(&config.cni_program)
-        .map_err(Error::file("find", &config.cni_program))?;
-    for name in PLUGIN_NAMES {
-        link(&program, &dir.join(name)).map_err(Error::file("link", dir.join(name)))?;
-    }
-    Ok(())
-}
-
-/// Makes a link anew: an upgrade may have moved the program.
-fn link(program: &Path, path: &Path) -> std::io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    std::os::unix::fs::symlink(program, path)
 }
 
 /// Waits for the node's pod CIDR, starts the overlay, the Services and DNS, and tells the runtime's plugin.

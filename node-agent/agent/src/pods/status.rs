@@ -68,6 +68,22 @@ pub(crate) fn patch(api: &PodStatus, wanted: &PodStatus, uid: &str) -> Option<Va
     (!status.is_empty()).then(|| json!({"metadata": {"uid": uid}, "status": status}))
 }
 
+/// Does a patch tell of nothing but a sandbox that is ready, and of its addresses?
+pub(crate) fn is_of_sandbox(patch: &Value) -> bool {
+    let Some(status) = patch["status"].as_object() else {
+        return false;
+    };
+    status.iter().all(|(key, value)| match key.as_str() {
+        "podIP" | "podIPs" => true,
+        "conditions" => value.as_array().is_some_and(|conditions| {
+            conditions
+                .iter()
+                .all(|condition| condition["type"] == OURS[0] && condition["status"] == "True")
+        }),
+        _ => false,
+    })
+}
+
 fn changed_conditions(before: Option<&Value>, wanted: &Value) -> Vec<Value> {
     let before: Vec<&Value> = before
         .and_then(Value::as_array)
@@ -167,6 +183,20 @@ mod tests {
         );
         assert_eq!(patch["status"].get("qosClass"), None);
         assert_eq!(patch["metadata"]["uid"], "u");
+    }
+
+    #[test]
+    fn only_news_of_a_ready_sandbox_can_wait_for_more() {
+        let ready = |status: &str| json!({"type": "PodReadyToStartContainers", "status": status});
+        let of = |status: Value| is_of_sandbox(&json!({"metadata": {}, "status": status}));
+        assert!(of(
+            json!({"podIP": "10.0.0.1", "conditions": [ready("True")]})
+        ));
+        assert!(!of(json!({"conditions": [ready("False")]})));
+        assert!(!of(
+            json!({"conditions": [ready("True"), {"type": "Ready", "status": "True"}]})
+        ));
+        assert!(!of(json!({"podIP": "10.0.0.1", "phase": "Running"})));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use balsa_api::scheduling::selects_node;
-use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeSpec, Volume};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeSpec, Pod, Volume};
 
 use super::table;
 
@@ -54,6 +54,40 @@ pub(crate) fn claim_of(pod_name: &str, volume: &Volume) -> Option<(String, bool)
     }
     volume.ephemeral.as_ref()?;
     Some((format!("{pod_name}-{}", volume.name), false))
+}
+
+/// Is a persistent volume what the pod's containers take it for, a device or a file system? The error is for people.
+pub(crate) fn is_used_as_it_is(
+    pod: &Pod,
+    name: &str,
+    volume: &PersistentVolume,
+) -> Result<(), String> {
+    let spec = volume.spec.as_ref();
+    let mode = spec.and_then(|spec| spec.volume_mode.as_deref());
+    let mode = mode.unwrap_or("Filesystem");
+    let pod = pod.spec.as_ref();
+    let inits = pod
+        .iter()
+        .flat_map(|spec| spec.init_containers.iter().flatten());
+    let apps = pod.iter().flat_map(|spec| &spec.containers);
+    for container in inits.chain(apps) {
+        let mut mounts = container.volume_mounts.iter().flatten();
+        let mut devices = container.volume_devices.iter().flatten();
+        let wrong = match mode {
+            "Block" => mounts
+                .any(|mount| mount.name == name)
+                .then_some("volumeMounts"),
+            _ => devices
+                .any(|device| device.name == name)
+                .then_some("volumeDevices"),
+        };
+        if let Some(wrong) = wrong {
+            return Err(format!(
+                "volume {name} has volumeMode {mode}, but is specified in {wrong}"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// What a persistent volume's spec comes to on this node; `None` if a CSI driver must mount it. The error is for
@@ -245,6 +279,27 @@ mod tests {
             resolve(on("b")),
             Err("no matching NodeSelectorTerms".to_owned())
         );
+    }
+
+    #[test]
+    fn a_device_is_no_file_system_nor_the_other_way_round() {
+        let container = |used: &str| json!({"name": "c", used: [{"name": "v", "mountPath": "/v", "devicePath": "/v"}]});
+        let check = |mode: Value, used: &str| {
+            let pod = json!({"spec": {"containers": [container(used)]}});
+            let volume = json!({"spec": {"volumeMode": mode}});
+            is_used_as_it_is(
+                &serde_json::from_value(pod).unwrap(),
+                "v",
+                &serde_json::from_value(volume).unwrap(),
+            )
+        };
+        assert!(check(json!("Block"), "volumeDevices").is_ok());
+        assert!(check(json!(null), "volumeMounts").is_ok());
+        assert_eq!(
+            check(json!("Block"), "volumeMounts").unwrap_err(),
+            "volume v has volumeMode Block, but is specified in volumeMounts"
+        );
+        assert!(check(json!("Filesystem"), "volumeDevices").is_err());
     }
 
     #[test]

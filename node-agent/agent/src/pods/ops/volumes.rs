@@ -148,6 +148,7 @@ impl Ops {
                     "error processing PVC {namespace}/{claim}: PVC was not created for pod {namespace}/{name}"
                 ));
             }
+            outside::is_used_as_it_is(pod, &volume.name, &bound.volume)?;
             let node = self.context.capacity.node();
             let placed = outside::of_persistent(&bound.volume, &node, read_only).map_err(failed)?;
             return match placed {

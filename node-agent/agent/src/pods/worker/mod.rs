@@ -27,6 +27,10 @@ use crate::volumes::Prepared;
 /// Pauses between attempts to write a status.
 const PATCH_RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
+/// How long the first news of a sandbox wait for those of its containers: mostly they come at once, and are written
+/// together.
+const SANDBOX_NEWS: Duration = Duration::from_millis(1500);
+
 /// One pod's worker.
 pub(crate) struct Worker {
     context: Arc<Context>,
@@ -63,6 +67,8 @@ pub(crate) struct Worker {
     patching: bool,
     patch_at: Option<Instant>,
     patch_pause: Duration,
+    /// Until when news wait for more.
+    held_until: Option<Instant>,
     finish_planned: bool,
     finished: bool,
     probes: Probes,
@@ -119,6 +125,7 @@ impl Worker {
             patching: false,
             patch_at: None,
             patch_pause: PATCH_RETRY.0,
+            held_until: None,
             finish_planned: false,
             finished: false,
             backing_off: HashSet::new(),
@@ -194,6 +201,7 @@ impl Worker {
         let wakes = [
             plan.wake_at.map(in_time),
             self.patch_at,
+            self.held_until,
             self.refresh_at
                 .filter(|_| !self.refreshing && self.volumes_ready())
                 .map(in_time),
@@ -298,6 +306,7 @@ impl Worker {
 
     fn write_status(&mut self) {
         let waits = self.patch_at.is_some_and(|at| at > Instant::now());
+        let held = self.held_until.take();
         if self.patching || waits || self.gone || self.finish_planned {
             return;
         }
@@ -311,6 +320,14 @@ impl Worker {
         let Some(patch) = status::patch(&self.api_status, &wanted, &uid) else {
             return;
         };
+        if self.in_flight > 0 && status::is_of_sandbox(&patch) {
+            let now = Instant::now();
+            let until = held.unwrap_or(now + SANDBOX_NEWS);
+            if now < until {
+                self.held_until = Some(until);
+                return;
+            }
+        }
         self.patching = true;
         self.ops
             .spawn("status", self.ops.clone().patch(self.pod.clone(), patch));
