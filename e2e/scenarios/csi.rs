@@ -300,3 +300,57 @@ fn a_pods_own_volume_comes_from_its_driver_and_goes_with_it() -> anyhow::Result<
     ensure!(calls.contains(&format!("{node} unpublish csi-")), "{calls}");
     Ok(())
 }
+
+#[test]
+fn a_drivers_device_is_what_its_pods_wrote_to_it_on_whichever_node() -> anyhow::Result<()> {
+    let driver = Driver::install("csi-block", "{attachRequired: true}")?;
+    let kubectl = driver.kubectl();
+    let agents = Local.agents()?;
+    let claim = driver.claim("data", "ReadWriteOnce");
+    let block = "  volumeMode: Block\n  resources: {requests: {storage: 8Mi}}";
+    kubectl.apply(&claim.replace("  resources: {requests: {storage: 1Gi}}", block))?;
+    // As a file system it cannot be had.
+    kubectl.apply(&pod("wrong", &agents[0], CLAIMED, "true"))?;
+    let device = |name: &str, node: &str, command: &str| {
+        let mount = "volumeMounts: [{name: data, mountPath: /data}]";
+        let device = "volumeDevices: [{name: data, devicePath: /dev/xvda}]";
+        pod(name, node, CLAIMED, command).replace(mount, device)
+    };
+    let write = "test -b /dev/xvda && echo raw bytes | dd of=/dev/xvda conv=fsync 2> /dev/null";
+    kubectl.apply(&device("writer", &agents[0], write))?;
+    kubectl.wait_ready("writer", 60)?;
+    let size = kubectl.ok(&[
+        "exec",
+        "writer",
+        "--",
+        "blockdev",
+        "--getsize64",
+        "/dev/xvda",
+    ])?;
+    ensure!(size.trim() == "8388608", "{size}");
+    eventually("word that a device is no file system", 40, || {
+        let events = kubectl.ok(&[
+            "get",
+            "events",
+            "--field-selector=involvedObject.name=wrong",
+        ])?;
+        Ok(events.contains("volumeMode"))
+    })?;
+    kubectl.ok(&["delete", "pod", "writer", "wrong"])?;
+    kubectl.apply(&device("reader", &agents[1], "true"))?;
+    kubectl.wait_ready("reader", 90)?;
+    let read = kubectl.ok(&["exec", "reader", "--", "head", "-c", "9", "/dev/xvda"])?;
+    ensure!(read == "raw bytes", "{read:?}");
+    kubectl.ok(&["delete", "pod", "reader"])?;
+    kubectl.ok(&["delete", "pvc", "data"])?;
+    driver.nothing_is_left()?;
+    eventually("no device of any volume", 30, || {
+        let all = std::fs::read_dir("/sys/block")?.flatten();
+        let files =
+            all.filter_map(|it| std::fs::read_to_string(it.path().join("loop/backing_file")).ok());
+        let left: Vec<String> = files.filter(|it| it.contains(driver.ns.name())).collect();
+        ensure!(left.is_empty(), "{left:?}");
+        Ok(true)
+    })?;
+    Ok(())
+}

@@ -161,6 +161,31 @@ spec:
     )
 }
 
+/// What the node tells monitoring agents: pods of a namespace with containers and their devices.
+fn holders(tasks: &Runtime, node: &str, namespace: &str) -> anyhow::Result<Vec<String>> {
+    use balsa_device_plugin::pod_resources as api;
+    use balsa_device_plugin::pod_resources::pod_resources_lister_client::PodResourcesListerClient;
+    let socket = crate::loss_runtime::folder(node).join("pod-resources/kubelet.sock");
+    let ask = async move {
+        let mut lister = PodResourcesListerClient::new(balsa_csi::channel(&socket));
+        let all = lister.get_allocatable_resources(api::AllocatableResourcesRequest {});
+        let all = all.await?.into_inner().devices.len();
+        ensure!(all >= 2, "only {all} devices may be given to pods");
+        let listed = lister.list(api::ListPodResourcesRequest {}).await?;
+        let mut told = Vec::new();
+        for pod in listed.into_inner().pod_resources {
+            for container in pod.containers.iter().filter(|_| pod.namespace == namespace) {
+                for device in &container.devices {
+                    let (resource, ids) = (&device.resource_name, device.device_ids.join(","));
+                    told.push(format!("{} {} {resource} {ids}", pod.name, container.name));
+                }
+            }
+        }
+        Ok(told)
+    };
+    tasks.block_on(async { tokio::time::timeout(Duration::from_secs(20), ask).await })?
+}
+
 /// Waits until the node offers so many of so many.
 fn offers(kubectl: &Kubectl, node: &str, allocatable: u32, capacity: u32) -> anyhow::Result<()> {
     let key = RESOURCE.replace('.', "\\.");
@@ -190,6 +215,9 @@ fn pods_get_the_devices_of_a_plugin_and_keep_them_over_a_restart_of_the_agent() 
     let seen = kubectl.ok(&["exec", "one", "--", "sh", "-c", look])?;
     let seen: Vec<&str> = seen.lines().map(str::trim).collect();
     ensure!(seen == ["two of them", "zero-0", "00 00 00"], "{seen:?}");
+
+    let told = holders(&tasks, &node, ns.name())?;
+    ensure!(told == ["one c e2e.balsa.io/zero zero-0"], "{told:?}");
 
     // It is bound by hand: the scheduler would not.
     kubectl.apply(&pod("greedy", &node, 2))?;

@@ -127,7 +127,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         if config.no_agent {
             return balsa_server::run(config, stop).await;
         }
-        let node = own_agent(config.clone(), node, stop.clone());
+        let node = Box::pin(own_agent(config.clone(), node, stop.clone()));
         // The agent ends first: when the machine goes down, it tells this server what becomes of its pods.
         let serving = CancellationToken::new();
         let serve = balsa_server::run(config, serving.clone());
