@@ -1,12 +1,12 @@
-//! Pods that nobody else will remove: of nodes that are gone, finished ones beyond a limit, and terminating
-//! ones that never had a node.
+//! Pods that nobody else will remove: of nodes that are gone, finished ones beyond a limit, terminating ones that
+//! never had a node, and terminating ones of nodes that an administrator has declared out of service (KEP-2268).
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use balsa_client::{Key, Outcome, WorkQueue};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::ResourceExt;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use serde_json::json;
@@ -17,6 +17,7 @@ use crate::support::pods;
 
 /// A node that vanished may be registered again in a moment (an agent that was told to re-register).
 const QUARANTINE: Duration = Duration::from_secs(40);
+const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 /// How often finished pods are counted.
 const SWEEP: Duration = Duration::from_secs(20);
 
@@ -27,9 +28,15 @@ pub(crate) async fn run(context: Shared) {
     informers.pods.synced().await;
     let (nodes, this) = (queue.clone(), Arc::clone(&context));
     informers.nodes.on_change(move |delta| {
+        let node = &**delta.object();
+        let pods = || this.informers.pods_by_node.get(&node.name_any());
         if delta.is_delete() {
-            for pod in this.informers.pods_by_node.get(&delta.object().name_any()) {
+            for pod in pods() {
                 nodes.add_after(Key::of(&*pod), quarantine(&this));
+            }
+        } else if is_out_of_service(node) {
+            for pod in pods() {
+                nodes.add(Key::of(&*pod));
             }
         }
     });
@@ -44,8 +51,12 @@ pub(crate) async fn run(context: Shared) {
             if pods::is_terminating(pod) {
                 pods.add(Key::of(pod));
             }
-        } else if this.informers.nodes.get("", node).is_none() {
-            pods.add_after(Key::of(pod), quarantine(&this));
+            return;
+        }
+        match this.informers.nodes.get("", node) {
+            None => pods.add_after(Key::of(pod), quarantine(&this)),
+            Some(node) if is_out_of_service(&node) => pods.add(Key::of(pod)),
+            Some(_) => {}
         }
     });
     let this = Arc::clone(&context);
@@ -71,15 +82,34 @@ async fn reconcile(context: &Shared, key: Key) -> Result<Outcome> {
         }
         return Ok(Outcome::Done);
     }
-    if context.informers.nodes.get("", node).is_some() {
+    if let Some(node) = context.informers.nodes.get("", node) {
+        // Its volumes are let go at the same word; nobody there will end the pod.
+        if is_out_of_service(&node) && pods::is_terminating(&pod) {
+            remove(context, &pod, None).await?;
+        }
         return Ok(Outcome::Done);
     }
     // The cache may be behind.
-    let api = context.cluster_api::<k8s_openapi::api::core::v1::Node>();
+    let api = context.cluster_api::<Node>();
     if api.get_metadata_opt(node).await?.is_none() {
         remove(context, &pod, Some("PodGC: node no longer exists")).await?;
     }
     Ok(Outcome::Done)
+}
+
+/// Declared lost for good, and indeed silent.
+fn is_out_of_service(node: &Node) -> bool {
+    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref());
+    let conditions = node.status.as_ref().and_then(|s| s.conditions.as_deref());
+    let ready = conditions
+        .unwrap_or_default()
+        .iter()
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True");
+    !ready
+        && taints
+            .unwrap_or_default()
+            .iter()
+            .any(|taint| taint.key == OUT_OF_SERVICE)
 }
 
 /// Marks an unfinished pod as failed, so that its owner counts it, and removes it without waiting for a node.
@@ -191,6 +221,21 @@ mod tests {
         let names: Vec<String> = surplus(&all, 1).iter().map(|pod| pod.name_any()).collect();
         assert_eq!(names, ["old", "middle"]);
         assert!(surplus(&all, 3).is_empty());
+    }
+
+    #[test]
+    fn a_node_is_out_of_service_when_it_is_said_to_be_and_silent() {
+        let node = |ready: &str, taint: &str| -> Node {
+            serde_json::from_value(
+                json!({"spec": {"taints": [{"key": taint, "effect": "NoExecute"}]},
+                "status": {"conditions": [{"type": "Ready", "status": ready}]}}),
+            )
+            .unwrap()
+        };
+        assert!(is_out_of_service(&node("Unknown", OUT_OF_SERVICE)));
+        assert!(!is_out_of_service(&node("True", OUT_OF_SERVICE)));
+        assert!(!is_out_of_service(&node("Unknown", "gpu")));
+        assert!(!is_out_of_service(&Node::default()));
     }
 
     #[test]

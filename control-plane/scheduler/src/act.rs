@@ -76,6 +76,7 @@ pub async fn tell(
         "status": {"conditions": [{
             "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
             "lastProbeTime": null, "lastTransitionTime": balsa_client::time::now(),
+            "observedGeneration": pod.pod.metadata.generation,
         }]},
     });
     if let Some(node) = nominated {
@@ -106,6 +107,7 @@ pub async fn evict(
             "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
             "message": format!("{scheduler}: preempting to accommodate a higher priority pod"),
             "lastTransitionTime": balsa_client::time::now(),
+            "observedGeneration": victim.pod.metadata.generation,
         }]},
     });
     let patch = Patch::Strategic(patch);

@@ -82,16 +82,17 @@ pub(crate) fn next_available<'a>(
         .min()
 }
 
+/// How often containers of the pod were started again, init containers too.
 pub(crate) fn restarts(pod: &Pod) -> i32 {
-    let statuses = pod
-        .status
-        .as_ref()
-        .and_then(|status| status.container_statuses.as_deref());
-    statuses
-        .unwrap_or_default()
-        .iter()
-        .map(|status| status.restart_count)
-        .sum()
+    restart_counts(pod).sum()
+}
+
+fn restart_counts(pod: &Pod) -> impl Iterator<Item = i32> {
+    let status = pod.status.as_ref();
+    let containers = status.and_then(|status| status.container_statuses.as_deref());
+    let init = status.and_then(|status| status.init_container_statuses.as_deref());
+    let all = containers.into_iter().chain(init).flatten();
+    all.map(|status| status.restart_count)
 }
 
 /// A sort key: pods that come first are the first to be deleted when there are too many. `neighbours` is how
@@ -116,7 +117,8 @@ pub(crate) fn deletion_rank(pod: &Pod, neighbours: usize, now: Timestamp) -> imp
         cost,
         Reverse(neighbours),
         age_class(ready_since(pod), now),
-        Reverse(restarts(pod)),
+        // The container that was started most often speaks for the pod.
+        Reverse(restart_counts(pod).max().unwrap_or_default()),
         age_class(created, now),
         // A stable order among equals.
         pod.metadata.uid.clone(),

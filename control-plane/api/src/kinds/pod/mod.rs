@@ -57,6 +57,7 @@ impl Strategy for Pods {
             status["conditions"] = json!([{
                 "type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
                 "message": "Scheduling is blocked due to non-empty scheduling gates",
+                "observedGeneration": 1,
             }]);
         }
         set(object, "status", status);
