@@ -3,36 +3,29 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::confirm::Confirm;
 use crate::error::Error;
 use crate::fault::{self, Break};
 use crate::metrics::Metrics;
-use crate::net::{Peers, Pipe, Purpose};
+use crate::net::{Line, Peers, Purpose};
+use crate::rounds::{Gather, HOLD, Waiters, answer};
 use crate::state::Progress;
 use crate::types::{Leadership, MemberId, Revision};
 
 /// One question to the leader takes at most this long: a little more than what it takes at most to answer.
 const ROUND: Duration = Duration::from_millis(600);
-/// What rounds keep between them when many readers come. A round costs each member some messages: without the pause
-/// busy members spend as much on rounds as on what is read, and the API of three servers answers 5,000 reads a second
-/// in place of 8,600. A reader alone never waits for it.
-const PACE: Duration = Duration::from_millis(1);
-/// From how many readers in one round on the next one is held back.
-const CROWD: usize = 4;
 /// The pause after a round failed.
 const RETRY: Duration = Duration::from_millis(15);
 
-type Waiter = oneshot::Sender<Result<Revision, Error>>;
+type Outcome = Result<Revision, Error>;
 
 /// Who waits for the next round.
 #[derive(Default)]
 pub(crate) struct Barrier {
-    waiting: Mutex<Vec<Waiter>>,
-    wake: Notify,
+    waiters: Waiters<Outcome>,
 }
 
 /// What [`Barrier::run`] needs.
@@ -44,8 +37,8 @@ pub(crate) struct Rounds {
     pub patience: Duration,
     pub metrics: Arc<Metrics>,
     pub stop: CancellationToken,
-    /// None at first.
-    pub line: Option<Line>,
+    /// To the leader.
+    pub line: Line,
 }
 
 impl Barrier {
@@ -54,62 +47,41 @@ impl Barrier {
         if fault::broken(Break::ReadWithoutIndex) {
             return Ok(0);
         }
-        let (sender, receiver) = oneshot::channel();
-        self.waiting.lock().push(sender);
-        self.wake.notify_one();
-        receiver.await.map_err(|_| Error::Closed)?
+        self.waiters.wait().await.unwrap_or(Err(Error::Closed))
     }
 
     /// Makes rounds until the stop.
     pub async fn run(self: Arc<Self>, mut rounds: Rounds) {
         let stop = rounds.stop.clone();
-        let working = async {
-            loop {
-                rounds.until(&self.wake).await;
-                let waiters = std::mem::take(&mut *self.waiting.lock());
-                if waiters.is_empty() {
-                    continue;
-                }
-                let crowded = waiters.len() >= CROWD;
-                rounds.round(waiters).await;
-                if crowded {
-                    tokio::time::sleep(PACE).await;
-                }
-            }
-        };
         tokio::select! {
             () = stop.cancelled() => {}
-            () = working => {}
+            () = self.rounds(&mut rounds) => {}
         }
         // Senders that are dropped say that the store is closed.
-        self.waiting.lock().clear();
+        drop(self.waiters.take());
     }
-}
 
-/// An open way to the leader.
-pub(crate) struct Line {
-    leader: MemberId,
-    pipe: Option<Pipe>,
+    async fn rounds(&self, rounds: &mut Rounds) {
+        let (mut gather, mut last) = (Gather::default(), Duration::ZERO);
+        loop {
+            rounds.line.keep_until(self.waiters.come()).await;
+            let waiting = self.waiters.count();
+            if gather.holds(waiting, last) {
+                tokio::time::sleep(HOLD).await;
+                gather.learn(waiting, self.waiters.count());
+            }
+            let waiters = self.waiters.take();
+            if !waiters.is_empty() {
+                let began = tokio::time::Instant::now();
+                rounds.round(waiters).await;
+                last = began.elapsed();
+            }
+        }
+    }
 }
 
 impl Rounds {
-    /// Waits for somebody to wake it, and keeps the way to the leader open meanwhile.
-    async fn until(&mut self, wake: &Notify) {
-        let Some(pipe) = self.line.as_mut().and_then(|line| line.pipe.as_mut()) else {
-            return wake.notified().await;
-        };
-        tokio::select! {
-            biased;
-            () = wake.notified() => {}
-            // It says nothing unasked, so this is its end.
-            _ = pipe.next() => {
-                self.line = None;
-                wake.notified().await;
-            }
-        }
-    }
-
-    async fn round(&mut self, waiters: Vec<Waiter>) {
+    async fn round(&mut self, waiters: Vec<oneshot::Sender<Outcome>>) {
         let started = Instant::now();
         let index = match tokio::time::timeout(self.patience, self.index()).await {
             Ok(index) => index,
@@ -166,20 +138,10 @@ impl Rounds {
         if leader == self.peers.me() {
             return self.confirm.index().await;
         }
-        let line = self.line.take().filter(|line| line.leader == leader);
-        let mut line = line.unwrap_or(Line { leader, pipe: None });
-        let asked = self.peers.call(leader, Purpose::Read, &mut line.pipe);
-        let index: Result<u64, String> = tokio::time::timeout(ROUND, asked)
-            .await
-            .unwrap_or_else(|_| Err("no answer".to_owned()))?;
-        self.line = Some(line);
+        let asked = self.peers.call(leader, Purpose::Read, &mut self.line);
+        let answer = tokio::time::timeout(ROUND, asked).await;
+        // The leader may answer that it has no index to give.
+        let index: Result<u64, String> = answer.unwrap_or_else(|_| Err("no answer".to_owned()))?;
         index
-    }
-}
-
-fn answer(waiters: Vec<Waiter>, result: &Result<Revision, Error>) {
-    for waiter in waiters {
-        // Whoever asked may have left.
-        let _ = waiter.send(result.clone());
     }
 }

@@ -12,13 +12,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::net::{Peers, Purpose};
+use crate::fault::{self, Break};
+use crate::net::{Line, Peers, Purpose};
 use crate::raft::{Raft, term_of};
+use crate::rounds::{Waiters, answer};
 use crate::types::{MemberId, Term};
 
 /// A round takes at most this long.
@@ -26,13 +28,10 @@ const ROUND: Duration = Duration::from_millis(500);
 /// The pause before a member that could not be asked is asked again.
 const RETRY: Duration = Duration::from_millis(20);
 
-type Waiter = oneshot::Sender<Result<u64, String>>;
-
 /// Who waits for the next round.
 #[derive(Default)]
 pub(crate) struct Confirm {
-    waiting: Mutex<Vec<Waiter>>,
-    wake: Notify,
+    waiters: Waiters<Result<u64, String>>,
 }
 
 impl Confirm {
@@ -41,12 +40,8 @@ impl Confirm {
     /// # Errors
     /// In words: this member does not lead, or no majority confirms that it does.
     pub async fn index(&self) -> Result<u64, String> {
-        let (sender, receiver) = oneshot::channel();
-        self.waiting.lock().push(sender);
-        self.wake.notify_one();
-        receiver
-            .await
-            .unwrap_or_else(|_| Err("this member stops".to_owned()))
+        let told = self.waiters.wait().await;
+        told.unwrap_or_else(|| Err("this member stops".to_owned()))
     }
 }
 
@@ -127,7 +122,7 @@ impl Confirming {
             () = self.rounds() => {}
         }
         // Senders that are dropped say that the member stops.
-        self.confirm.waiting.lock().clear();
+        drop(self.confirm.waiters.take());
     }
 
     async fn rounds(&self) {
@@ -135,8 +130,8 @@ impl Confirming {
         let (question, _) = watch::channel(Question { round: 0, term: 0 });
         let (mut tasks, mut asking) = (JoinSet::new(), HashMap::new());
         loop {
-            self.confirm.wake.notified().await;
-            let waiters = std::mem::take(&mut *self.confirm.waiting.lock());
+            self.confirm.waiters.come().await;
+            let waiters = self.confirm.waiters.take();
             if waiters.is_empty() {
                 continue;
             }
@@ -147,10 +142,7 @@ impl Confirming {
                 }
                 Err(error) => Err(error),
             };
-            for waiter in waiters {
-                // Whoever asked may have left.
-                let _ = waiter.send(outcome.clone());
-            }
+            answer(waiters, &outcome);
         }
     }
 
@@ -219,6 +211,9 @@ impl Confirming {
         question: &watch::Sender<Question>,
         answers: &Answers,
     ) -> Result<u64, String> {
+        if fault::broken(Break::ConfirmUnasked) {
+            return Ok(lead.index);
+        }
         let me = self.peers.me();
         let round = question.borrow().round + 1;
         let confirmed = async {
@@ -249,25 +244,14 @@ async fn ask(
     mut question: watch::Receiver<Question>,
     answers: Arc<Answers>,
 ) {
-    let mut pipe = None;
+    let mut line = Line::default();
     loop {
-        let changed = match &mut pipe {
-            None => question.changed().await,
-            Some(open) => tokio::select! {
-                biased;
-                changed = question.changed() => changed,
-                // It says nothing unasked, so this is its end.
-                _ = crate::net::Pipe::next(open) => {
-                    pipe = None;
-                    continue;
-                }
-            },
-        };
+        let changed = line.keep_until(question.changed()).await;
         if changed.is_err() {
             return;
         }
         let asked = *question.borrow_and_update();
-        match peers.call(member, Purpose::Confirm, &mut pipe).await {
+        match peers.call(member, Purpose::Confirm, &mut line).await {
             Ok(promised) => answers.note(member, asked, promised),
             Err(error) => {
                 tracing::debug!(%error, "the question failed");

@@ -70,6 +70,8 @@ pub(crate) enum Break {
     ForgetVote,
     /// Reads do not ask the leader.
     ReadWithoutIndex,
+    /// The leader does not ask whether it still leads.
+    ConfirmUnasked,
     /// Watches leave out an event now and then.
     SkipEvent,
     /// Batches that are sent again are applied again.

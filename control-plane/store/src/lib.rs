@@ -28,6 +28,7 @@ mod offline;
 mod pending;
 mod proposer;
 mod raft;
+mod rounds;
 mod running;
 mod sequencer;
 #[cfg(test)]

@@ -219,7 +219,7 @@ impl Running {
             patience: config.timings.request,
             metrics: metrics.clone(),
             stop: stop.clone(),
-            line: None,
+            line: net::Line::default(),
         };
         spawn("reads", Box::pin(barrier.clone().run(rounds)));
         let duties = LeaderDuties {

@@ -72,6 +72,7 @@ async fn obey(store: &Store, line: &str, addresses: &[SocketAddr]) -> anyhow::Re
             "formed".to_owned()
         }
         ["leader"] => store.leadership().borrow().leader.unwrap_or(0).to_string(),
+        ["term"] => store.leadership().borrow().term.to_string(),
         [what @ ("puts" | "gets"), tasks, seconds] => {
             let seconds = Duration::from_secs(seconds.parse()?);
             load(store, what == "puts", tasks.parse()?, seconds).await
@@ -82,7 +83,10 @@ async fn obey(store: &Store, line: &str, addresses: &[SocketAddr]) -> anyhow::Re
             while store.read_barrier().await.is_err() {}
             began.elapsed().as_millis().to_string()
         }
-        ["gap", seconds] => gap(store, Duration::from_secs(seconds.parse()?)).await,
+        ["gap", seconds, pause_ms] => {
+            let pause = Duration::from_millis(pause_ms.parse()?);
+            gap(store, Duration::from_secs(seconds.parse()?), pause).await
+        }
         ["transfer"] => match store.transfer_leadership(None).await {
             Ok(()) => "transferred".to_owned(),
             Err(error) => format!("not transferred: {error}"),
@@ -185,9 +189,9 @@ async fn fill(store: &Store, keys: u64, size: usize) -> anyhow::Result<String> {
     Ok(began.elapsed().as_millis().to_string())
 }
 
-/// One writer: `LONGEST ACKNOWLEDGED LOST`, the longest time between two acknowledged writes in milliseconds, and
-/// how many of them are not there afterwards.
-async fn gap(store: &Store, time: Duration) -> String {
+/// One writer with pauses: `LONGEST ACKNOWLEDGED LOST`, the longest time between two acknowledged writes in
+/// milliseconds, and how many of them are not there afterwards.
+async fn gap(store: &Store, time: Duration, pause: Duration) -> String {
     let began = Instant::now();
     let (mut last, mut longest, mut acknowledged) = (began, Duration::ZERO, Vec::new());
     let round = store.revision();
@@ -202,6 +206,9 @@ async fn gap(store: &Store, time: Duration) -> String {
             longest = longest.max(last.elapsed());
             last = Instant::now();
             acknowledged.push(key);
+        }
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
         }
     }
     longest = longest.max(last.elapsed());

@@ -2,6 +2,7 @@
 //! write synced. etcd is driven through its own gRPC interface by this process; the store as the API server
 //! drives it, by tasks in its members' processes, so what it takes for its callers is counted as its own.
 
+mod calm;
 mod member;
 mod members;
 
@@ -31,9 +32,15 @@ pub struct Options {
     /// How often the leader is killed
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     kills: u32,
-    /// Only these parts, of: loads, memory, loss, kills, transfer, watch
+    /// Only these parts, of: loads, memory, loss, kills, transfer, watch, calm (which is left out unless named)
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Minutes without an election that calm waits for
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=1_440))]
+    minutes: u32,
+    /// Threads that keep the machine busy meanwhile
+    #[arg(long, default_value_t = 8)]
+    burners: usize,
 }
 
 /// Bytes of a value under load, as in `member`.
@@ -88,6 +95,9 @@ pub async fn measure(options: &Options) -> anyhow::Result<()> {
     }
     if wanted("watch") {
         watch(options).await?;
+    }
+    if options.only.iter().any(|part| part == "calm") {
+        calm::calm(options).await?;
     }
     Ok(())
 }
@@ -263,7 +273,7 @@ async fn kills(options: &Options) -> anyhow::Result<()> {
     for _ in 0..options.kills {
         let leader = members.leader().await?;
         let writer = leader % 3 + 1;
-        members.get(writer)?.tell("gap 2").await?;
+        members.get(writer)?.tell("gap 2 0").await?;
         tokio::time::sleep(Duration::from_millis(700)).await;
         members.kill(leader).await?;
         let [gap, written, missing] = numbers::<u64, 3>(&members.get(writer)?.hear().await?)?;
@@ -291,7 +301,7 @@ async fn transfer(options: &Options) -> anyhow::Result<()> {
     for _ in 0..10 {
         let leader = members.leader().await?;
         let writer = leader % 3 + 1;
-        members.get(writer)?.tell("gap 2").await?;
+        members.get(writer)?.tell("gap 2 0").await?;
         tokio::time::sleep(Duration::from_millis(700)).await;
         let said = members.get(leader)?.ask("transfer").await?;
         ensure!(said == "transferred", "leadership is {said}");

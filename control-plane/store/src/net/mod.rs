@@ -33,8 +33,8 @@ mod proto {
 
 pub(crate) use client::Network;
 pub(crate) use listen::{Listener, serve};
-pub(crate) use peers::{Forwarding, Peers};
-pub(crate) use pipe::{Pipe, Purpose};
+pub(crate) use peers::{Forwarding, Line, Peers};
+pub(crate) use pipe::Purpose;
 pub(crate) use server::Service;
 pub(crate) use wire::{Hello, Manage, Managed};
 

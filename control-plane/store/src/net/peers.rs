@@ -131,24 +131,24 @@ impl Peers {
             .map_err(|error| Status::unavailable(error.to_string()))
     }
 
-    /// Asks a question without words over a pipe for it, which is opened if it is not open, and closed on failure.
+    /// Asks a member a question without words over a line, which is opened if it is not open, and closed on failure.
     pub async fn call<T: DeserializeOwned>(
         &self,
         to: MemberId,
         purpose: Purpose,
-        pipe: &mut Option<Pipe>,
+        line: &mut Line,
     ) -> Result<T, String> {
-        let mut open = match pipe.take() {
-            Some(open) => open,
-            None => {
+        let mut pipe = match line.open.take() {
+            Some((other, pipe)) if other == to => pipe,
+            _ => {
                 let opened = self.open(to, purpose).await;
                 opened.map_err(|status| status.message().to_owned())?
             }
         };
-        let answer = open.call(&Message::default()).await;
+        let answer = pipe.call(&Message::default()).await;
         let answer = answer.map_err(|error| error.to_string())?;
         let answer = wire::decode(&answer).map_err(|status| status.message().to_owned())?;
-        *pipe = Some(open);
+        line.open = Some((to, pipe));
         Ok(answer)
     }
 
@@ -215,6 +215,28 @@ impl Peers {
             Ok(peer) => is_refused(&peer.address).await,
             Err(_) => false,
         }
+    }
+}
+
+/// A pipe for questions that is opened when there is one, and kept open between them.
+#[derive(Default)]
+pub(crate) struct Line {
+    open: Option<(MemberId, Pipe)>,
+}
+
+impl Line {
+    /// Waits, and keeps the pipe open meanwhile.
+    pub async fn keep_until<T>(&mut self, wanted: impl Future<Output = T>) -> T {
+        let mut wanted = std::pin::pin!(wanted);
+        if let Some((_, pipe)) = &mut self.open {
+            tokio::select! {
+                biased;
+                came = &mut wanted => return came,
+                // Nothing comes unasked, so this is its end.
+                _ = pipe.next() => self.open = None,
+            }
+        }
+        wanted.await
     }
 }
 

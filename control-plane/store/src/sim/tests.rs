@@ -112,16 +112,18 @@ fn a_seed_is_one_run() {
 /// A checker that cannot fail proves nothing: each must find what it guards, broken.
 fn finds(broken: Break, rule: &str, seeds: std::ops::Range<u64>) {
     show();
+    // What is broken shows where: in what a slow disk has not written when the machine dies, in what a leader answers
+    // that nobody follows.
+    let (only, disk_ms) = match broken {
+        Break::AnswerBeforeSync => (Some(Kind::PowerCut), 400),
+        Break::ConfirmUnasked => (Some(Kind::Cut), 0),
+        _ => (None, 0),
+    };
     for seed in seeds {
         let plan = Plan {
             broken: Some(broken),
-            only: (broken == Break::AnswerBeforeSync).then_some(Kind::PowerCut),
-            // What is broken shows in what a slow disk has not written when the machine dies.
-            disk_ms: if broken == Break::AnswerBeforeSync {
-                400
-            } else {
-                0
-            },
+            only,
+            disk_ms,
             ..plan(seed)
         };
         // Other rules may be broken by it too, and a member that Raft itself gave up, for what it saw of the
@@ -138,6 +140,11 @@ fn finds(broken: Break, rule: &str, seeds: std::ops::Range<u64>) {
 #[test]
 fn a_read_that_does_not_ask_the_leader_is_found() {
     finds(Break::ReadWithoutIndex, "linearizable", 1..20);
+}
+
+#[test]
+fn a_leader_that_does_not_ask_whether_it_leads_is_found() {
+    finds(Break::ConfirmUnasked, "linearizable", 1..40);
 }
 
 #[test]
