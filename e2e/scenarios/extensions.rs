@@ -23,8 +23,8 @@ use tokio_rustls::rustls;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
 /// An HTTPS server that stands for other people's.
-struct Extension {
-    ca_bundle: String,
+pub(crate) struct Extension {
+    pub(crate) ca_bundle: String,
     address: IpAddr,
     port: u16,
     /// Runs it, and ends it when the test ends.
@@ -33,7 +33,7 @@ struct Extension {
 
 impl Extension {
     /// Starts it for the Service `ext` of the namespace, which it makes.
-    fn start(ns: &Namespace) -> anyhow::Result<Self> {
+    pub(crate) fn start(ns: &Namespace) -> anyhow::Result<Self> {
         let node = Local.nodes()?.pop().context("no nodes")?.address;
         let probe = UdpSocket::bind("0.0.0.0:0")?;
         // Sends nothing: it asks which of our addresses the nodes see.
@@ -204,6 +204,9 @@ fn things(path: &str, user: &str) -> Option<Value> {
         return GROUP.get().map(|group| openapi(group));
     }
     let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
+    if let Some(document) = crate::autoscaling::adapter(&parts) {
+        return Some(document);
+    }
     let api_version = |group: &str| format!("{group}/v1");
     match parts.as_slice() {
         ["apis", group, "v1"] => Some(json!({"kind": "APIResourceList", "apiVersion": "v1",
@@ -220,7 +223,7 @@ fn things(path: &str, user: &str) -> Option<Value> {
 }
 
 /// Objects outside of the namespace, deleted at the end.
-struct Cleanup<'a>(&'a Kubectl, Vec<String>);
+pub(crate) struct Cleanup<'a>(pub(crate) &'a Kubectl, pub(crate) Vec<String>);
 
 impl Drop for Cleanup<'_> {
     fn drop(&mut self) {
