@@ -48,7 +48,8 @@ impl Method {
 }
 
 enum Secret {
-    AesGcm(LessSafeKey),
+    // With its tables half a kilobyte, the others a few bytes.
+    AesGcm(Box<LessSafeKey>),
     Aes128Cbc([u8; 16]),
     Aes192Cbc([u8; 24]),
     Aes256Cbc([u8; 32]),
@@ -68,7 +69,7 @@ impl Key {
         let gcm = |algorithm| {
             UnboundKey::new(algorithm, secret)
                 .ok()
-                .map(LessSafeKey::new)
+                .map(|key| Box::new(LessSafeKey::new(key)))
         };
         let secret = match (method, secret.len()) {
             (Method::AesGcm, 16) => Secret::AesGcm(gcm(&AES_128_GCM)?),

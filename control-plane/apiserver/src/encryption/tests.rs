@@ -105,9 +105,9 @@ async fn after_a_change_of_keys_everything_is_written_with_the_first() {
         assert_eq!(plain(&other), b"{\"a\":1}");
     }
     // And back to plain text.
-    let off = encryption(&format!(
-        "[{{identity: {{}}}}, {{aescbc: {{keys: [{{name: cbc, secret: AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=}}]}}}}]"
-    ));
+    let off = encryption(
+        "[{identity: {}}, {aescbc: {keys: [{name: cbc, secret: AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=}]}}]",
+    );
     let off = Sealed::new(memory.clone(), off);
     off.renew(1, tokio_util::sync::CancellationToken::new())
         .await;
