@@ -1,7 +1,7 @@
 //! Having drivers take volumes back.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use tonic::Code;
 use tracing::warn;
@@ -44,8 +44,13 @@ impl Csi {
         let done = driver.unpublish(&record.handle, &known).await;
         settle(done, &target).await.map_err(failed)?;
         let at = folder.to_owned();
+        let block = record.block;
         let removed = blocking(move || {
             remove_target(&target)?;
+            if block && let Some(own) = target.parent() {
+                // That of the device, once no other pod has it.
+                let _ = std::fs::remove_dir(own);
+            }
             Record::remove(&at)
         });
         removed.await.map_err(failed)?;
@@ -134,7 +139,6 @@ fn remove_target(target: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         found => found?,
     };
-    let parent = target.parent().map(PathBuf::from).unwrap_or_default();
     if crate::volumes::table::is_mounted(target)? {
         return Err(io::Error::other(format!(
             "{} is still mounted, though the driver says it is not",
@@ -144,8 +148,5 @@ fn remove_target(target: &Path) -> io::Result<()> {
     if metadata.is_dir() {
         return std::fs::remove_dir(target);
     }
-    std::fs::remove_file(target)?;
-    // The folder of a device that was published for several pods: the last one clears it away.
-    let _ = std::fs::remove_dir(parent);
-    Ok(())
+    std::fs::remove_file(target)
 }
