@@ -20,6 +20,8 @@ use crate::support::pods;
 
 pub(crate) const NOT_READY: &str = "node.kubernetes.io/not-ready";
 pub(crate) const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+/// Taints say when they were added in whole seconds, cut short.
+const CUT_SHORT: SignedDuration = SignedDuration::from_millis(999);
 /// What admission gives each pod for the two taints above.
 const ADMISSION_SECONDS: i64 = 300;
 
@@ -163,8 +165,8 @@ impl Controller {
 }
 
 /// How long a pod may stay: `None` for ever, zero not at all. Counted from when the taint was added, so that
-/// a new leader goes on where the old one stopped; from `noticed` if it does not say. `fallback` stands in for
-/// admission's 300 s.
+/// a new leader goes on where the old one stopped; from `noticed` if it does not say, or if that may be nearer to the
+/// truth. `fallback` stands in for admission's 300 s.
 fn time_left(
     taints: &[Taint],
     tolerations: &[Toleration],
@@ -181,7 +183,10 @@ fn time_left(
         if matching.is_empty() {
             return Some(Duration::ZERO);
         }
-        let since = taint.time_added.as_ref().map_or(noticed, |time| time.0);
+        let since = taint.time_added.as_ref().map_or(noticed, |time| {
+            let latest = time.0.checked_add(CUT_SHORT).unwrap_or(time.0);
+            noticed.clamp(time.0, latest)
+        });
         // Of several tolerations for one taint the shortest counts, as upstream.
         let seconds = matching
             .iter()
@@ -268,6 +273,23 @@ mod tests {
             left(&[taint("gpu", 900)], &[toleration("gpu", Some(60))]),
             Some(0)
         );
+    }
+
+    #[test]
+    fn a_second_is_a_second_although_times_are_cut_short() {
+        // Added at 1000.9 s, and seen at once.
+        let noticed = Timestamp::from_millisecond(1_000_900).unwrap();
+        let left = |now_ms| {
+            time_left(
+                &[taint("gpu", 1000)],
+                &[toleration("gpu", Some(1))],
+                Duration::from_secs(300),
+                noticed,
+                Timestamp::from_millisecond(now_ms).unwrap(),
+            )
+        };
+        assert_eq!(left(1_001_100), Some(Duration::from_millis(800)));
+        assert_eq!(left(1_001_900), Some(Duration::ZERO));
     }
 
     #[test]

@@ -179,12 +179,9 @@ impl Agent {
         let Some(node) = keeper.register(&stop).await else {
             return Ok(());
         };
-        let uid = node.metadata.uid.clone().unwrap_or_default();
-        tokio::spawn(
-            keeper
-                .run(uid, stop.clone())
-                .instrument(info_span!("node-status")),
-        );
+        let (known, stopped) = (node.clone(), stop.clone());
+        let keep = async move { keeper.run(&known, stopped).await };
+        tokio::spawn(keep.instrument(info_span!("node-status")));
 
         let changed: Arc<Mutex<Option<Arc<Manager>>>> = Arc::default();
         let tell = Arc::clone(&changed);

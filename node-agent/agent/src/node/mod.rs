@@ -34,6 +34,10 @@ const RETRY: Duration = Duration::from_millis(200);
 /// Time allowed to the runtime to say how it is: one that takes longer is called down.
 const HEALTH: Duration = Duration::from_secs(15);
 
+/// How long a node that was ready may take to be so again before it says otherwise. An agent that is only started anew
+/// is there long before, and pods that tolerate a node's absence for a second stay where they are.
+const COME_BACK: Duration = Duration::from_secs(5);
+
 /// Time allowed to a call.
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -104,19 +108,28 @@ impl Keeper {
     }
 
     /// Writes status and Lease until stopped.
-    pub(crate) async fn run(self, uid: String, stop: CancellationToken) {
+    pub(crate) async fn run(self, node: &Node, stop: CancellationToken) {
         let lease = lease::Lease {
             client: self.client.clone(),
             node: self.config.node_name.clone(),
-            uid,
+            uid: node.metadata.uid.clone().unwrap_or_default(),
             seconds: self.config.lease_seconds(),
             period: self.config.lease_period(),
         };
         let renew = lease.run(stop.clone()).instrument(info_span!("lease"));
-        tokio::join!(renew, self.keep_status(stop));
+        let was_ready = node.status.as_ref().is_some_and(object::is_ready);
+        tokio::join!(renew, self.keep_status(was_ready, stop));
     }
 
-    async fn keep_status(mut self, stop: CancellationToken) {
+    async fn keep_status(mut self, was_ready: bool, stop: CancellationToken) {
+        if was_ready {
+            let ready = self.obstacle.wait_for(Option::is_none);
+            tokio::select! {
+                () = stop.cancelled() => return,
+                // In time or not: what is so is told.
+                _ = tokio::time::timeout(COME_BACK, ready) => {}
+            }
+        }
         let mut written: Option<(Value, Instant)> = None;
         let changed = self.node_changes();
         let (mut listening, mut pressed) = (true, true);
