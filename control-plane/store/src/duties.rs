@@ -15,7 +15,7 @@ use crate::log::Log;
 use crate::members::Members;
 use crate::metrics::Metrics;
 use crate::net::Peers;
-use crate::raft::Raft;
+use crate::raft::{Raft, voted_for};
 use crate::sequencer::Clock;
 use crate::state::{Progress, State};
 use crate::types::{Leadership, MemberId, Revision, Term};
@@ -57,10 +57,12 @@ impl Leaders {
                 }
                 let leading = now.state == ServerState::Leader;
                 let term = now.vote.leader_id().term;
+                // The vote is what is on disk, and a leader of a later term may be known before it is.
+                let of_term = |leader: &MemberId| voted_for(&now.vote) == Some(*leader);
                 (
                     Leadership {
                         term,
-                        leader: now.current_leader,
+                        leader: now.current_leader.filter(of_term),
                         is_me: leading && self.progress.borrow_and_update().term == term,
                     },
                     leading,
