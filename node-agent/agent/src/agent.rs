@@ -180,7 +180,7 @@ impl Agent {
             return Ok(());
         };
         let (known, stopped) = (node.clone(), stop.clone());
-        let keep = async move { keeper.run(&known, stopped).await };
+        let keep = async move { Box::pin(keeper.run(&known, stopped)).await };
         tokio::spawn(keep.instrument(info_span!("node-status")));
 
         let changed: Arc<Mutex<Option<Arc<Manager>>>> = Arc::default();
