@@ -50,12 +50,6 @@ const QUEUE: usize = 4096;
 const WRITE_DEADLINE: Duration = Duration::from_secs(10);
 const WRITE_ATTEMPTS: u32 = 4;
 
-/// How many times as long as a write took the next one waits: events are for people, and step back when servers are
-/// busy with the work itself. An idle server takes some milliseconds.
-const STEP_BACK: u32 = 3;
-/// The longest such wait.
-const LONGEST_STEP: Duration = Duration::from_millis(500);
-
 /// Writes Events in the background. Cheap to clone; never blocks; drops reports when it cannot keep up.
 ///
 /// Equal reports raise the count of one Event; many similar ones are combined; one noisy object is slowed
@@ -142,7 +136,6 @@ impl Writer {
     async fn run(self, mut reports: mpsc::Receiver<Report>) {
         let mut correlator = Correlator::default();
         while let Some(report) = reports.recv().await {
-            let began = tokio::time::Instant::now();
             let key = match correlator.observe(&report) {
                 Some(write) => self.write(&report, write).await,
                 None => continue,
@@ -150,8 +143,6 @@ impl Writer {
             if let Some((key, name)) = key {
                 correlator.written(key, name);
             }
-            let pause = began.elapsed().saturating_mul(STEP_BACK);
-            tokio::time::sleep(pause.min(LONGEST_STEP)).await;
         }
     }
 
