@@ -11,6 +11,7 @@ use rocksdb::{BlockBasedOptions, Cache, DB, DBCompressionType, Options};
 use crate::config::Tuning;
 use crate::error::OpenError;
 use crate::fault::{self, Site};
+use crate::threads;
 
 /// How long a writer waits before it offers a failed write again.
 pub(crate) const RETRY_WRITE: Duration = Duration::from_millis(500);
@@ -202,17 +203,8 @@ impl Disk {
             if stopped() {
                 return false;
             }
-            pause(RETRY_WRITE);
+            threads::aside(|| std::thread::sleep(RETRY_WRITE));
         }
-    }
-}
-
-/// Sleeps, without keeping a runtime's other tasks waiting where that can be helped.
-fn pause(time: Duration) {
-    use tokio::runtime::{Handle, RuntimeFlavor};
-    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
-        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(|| std::thread::sleep(time)),
-        _ => std::thread::sleep(time),
     }
 }
 

@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use openraft::EntryPayload;
 use parking_lot::Mutex;
-use rocksdb::{Cache, Direction, IteratorMode, WriteBatch, WriteOptions};
+use rocksdb::{Cache, Direction, ErrorKind, IteratorMode, WriteBatch, WriteOptions};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -43,6 +43,7 @@ use crate::metrics::Metrics;
 use crate::observer::Observer;
 use crate::pending::Pending;
 use crate::raft::{Entry, LogId, SnapshotMeta, StoredMembership, term_of};
+use crate::threads;
 use crate::types::{Revision, Term};
 use crate::watch::Window;
 use apply::{ApplyError, Draft, Working};
@@ -264,6 +265,9 @@ impl State {
     fn write(&self, batch: WriteBatch) -> Result<(), ApplyError> {
         let mut options = WriteOptions::default();
         options.disable_wal(true);
+        let mut at_once = WriteOptions::default();
+        at_once.disable_wal(true);
+        at_once.set_no_slowdown(true);
         let data = batch.data().to_vec();
         let mut first = Some(batch);
         let written = self.context.disk.insist(
@@ -274,8 +278,14 @@ impl State {
                 if failed >= MOVE_AFTER {
                     self.move_on()?;
                 }
+                let db = &self.generation().db;
                 let batch = first.take().unwrap_or_else(|| WriteBatch::from_data(&data));
-                let written = self.generation().db.write_opt(batch, &options);
+                let mut written = db.write_opt(batch, &at_once);
+                if matches!(&written, Err(error) if error.kind() == ErrorKind::Incomplete) {
+                    // RocksDB would wait until it has flushed something: Raft's heartbeats must not.
+                    let batch = WriteBatch::from_data(&data);
+                    written = threads::aside(|| db.write_opt(batch, &options));
+                }
                 written.map_err(|error| error.to_string())
             },
         );
