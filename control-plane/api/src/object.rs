@@ -396,6 +396,9 @@ pub fn format_micro_time(time: Timestamp) -> String {
     format!("{}.{micros:06}Z", time.strftime("%Y-%m-%dT%H:%M:%S"))
 }
 
+/// What Go reads as no time at all (`IsZero`).
+pub const ZERO_TIME: &str = "0001-01-01T00:00:00Z";
+
 /// Reads RFC 3339 in any offset, with or without fraction.
 #[must_use]
 pub fn parse_time(text: &str) -> Option<Timestamp> {

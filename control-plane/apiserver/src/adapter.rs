@@ -2,6 +2,7 @@
 
 use balsa_api::apply::{self, Manager};
 use balsa_api::object;
+use balsa_api::schema::conform::conform_whole;
 use balsa_api::status::Status;
 use jiff::Timestamp;
 use serde_json::Value;
@@ -60,6 +61,9 @@ pub fn apply(
         _ => &[],
     };
     let mut new = apply::apply(type_, old, patch, &manager, force, reset)?;
+    if target.custom.is_none() {
+        conform_whole(type_, &mut new).map_err(Status::bad_request)?;
+    }
     if let Some(old) = old {
         // The precondition was the patch's; the rest of the identity stays.
         let wanted = object::resource_version(patch);

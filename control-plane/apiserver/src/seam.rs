@@ -16,6 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache::Stored;
 
+pub use balsa_http::{Peer, RequestBody, ResponseBody};
+
 /// Who makes a request.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct User {
@@ -27,15 +29,6 @@ pub struct User {
     pub groups: Vec<String>,
     /// Extra attributes, for example `authentication.kubernetes.io/pod-name`.
     pub extra: BTreeMap<String, Vec<String>>,
-}
-
-/// What the connection says of the client.
-#[derive(Debug, Clone, Default)]
-pub struct Peer {
-    /// Remote address; `None` for calls from inside the process.
-    pub address: Option<SocketAddr>,
-    /// Client certificate chain (DER), already verified against the cluster CA by TLS.
-    pub certificates: Vec<Vec<u8>>,
 }
 
 /// Turns credentials into a [`User`].
@@ -185,17 +178,6 @@ pub struct ConnectContext {
     /// Path after `/proxy`, with leading slash, or empty.
     pub tail: String,
 }
-
-/// Body type of all requests inside the API server (boxed, so that calls from inside the process work too).
-pub type RequestBody = http_body_util::combinators::UnsyncBoxBody<
-    bytes::Bytes,
-    Box<dyn std::error::Error + Send + Sync>,
->;
-/// Body type of all responses.
-pub type ResponseBody = http_body_util::combinators::UnsyncBoxBody<
-    bytes::Bytes,
-    Box<dyn std::error::Error + Send + Sync>,
->;
 
 /// A streaming subresource. May take over the connection through `hyper::upgrade::on`.
 #[async_trait]

@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use ipnet::Ipv4Net;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -18,7 +19,6 @@ use crate::extensions::crd::admission::DefinitionRules;
 use crate::extensions::crd::convert::NoConversion;
 use crate::extensions::crd::{self, ConversionCaller, CustomResources};
 use crate::flow::Flow;
-use crate::http::connection;
 use crate::http::discovery::Documents;
 use crate::http::metrics::Metrics;
 use crate::keeper;
@@ -29,8 +29,8 @@ use crate::registry::quota::Quotas;
 use crate::registry::service::ServiceAllocator;
 use crate::registry::{Allocator, Registry};
 use crate::seam::{
-    Admission, Authenticator, Authorizer, Computed, Connect, Extension, ObjectReader, RequestBody,
-    ResponseBody, ServerAddresses, User,
+    Admission, Authenticator, Authorizer, Computed, Connect, Extension, ObjectReader, Peer,
+    RequestBody, ResponseBody, ServerAddresses, User,
 };
 
 /// What is configurable.
@@ -175,7 +175,14 @@ impl ApiServer {
         let custom = self.core.custom.run(serving.clone());
         let aggregation = self.core.aggregation.run(serving.clone());
         let connections = async {
-            let ended = connection::serve(self.clone(), listener, tls, stop).await;
+            let ended = balsa_http::serve(
+                Arc::new(self.clone()),
+                listener,
+                tls,
+                self.core.config.drain,
+                stop,
+            )
+            .await;
             serving.cancel();
             ended
         };
@@ -225,6 +232,21 @@ impl ApiServer {
     /// Ends all watches now; for shutdown.
     pub fn end_watches(&self) {
         self.core.registry.stop.cancel();
+    }
+}
+
+impl balsa_http::Service for ApiServer {
+    fn answer(
+        &self,
+        request: http::Request<RequestBody>,
+        peer: Arc<Peer>,
+    ) -> BoxFuture<'static, http::Response<ResponseBody>> {
+        let api = self.clone();
+        Box::pin(async move { api.handle(request, &peer, None).await })
+    }
+
+    fn draining(&self) {
+        self.end_watches();
     }
 }
 

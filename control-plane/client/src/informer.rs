@@ -404,7 +404,7 @@ where
                 Some(Ok(WatchEvent::Error(status))) => {
                     return Err(unknown(kube::Error::Api(status).into()));
                 }
-                Some(Err(kube::Error::SerdeError(error))) => skip_undecodable(&error),
+                Some(Err(error)) if is_undecodable(&error) => skip_undecodable(&error),
                 Some(Err(error)) => return Err(unknown(error.into())),
                 None => return Err(unknown(StepError::Ended)),
             }
@@ -469,7 +469,7 @@ where
                 Some(Ok(WatchEvent::Error(status))) => {
                     return Err((kube::Error::Api(status).into(), Position::At(version)));
                 }
-                Some(Err(kube::Error::SerdeError(error))) => skip_undecodable(&error),
+                Some(Err(error)) if is_undecodable(&error) => skip_undecodable(&error),
                 Some(Err(error)) => return Err((error.into(), Position::At(version))),
                 // Also a dead server's doing: go on elsewhere after the shortest pause.
                 None => return Err((StepError::Ended, Position::At(version))),
@@ -535,7 +535,18 @@ fn is_expired(status: &kube::core::Status) -> bool {
     status.code == 410
 }
 
-fn skip_undecodable(error: &serde_json::Error) {
+/// True for an event that the type cannot take. kube tries to read such a line as a Status, of which every field is
+/// optional, and so hands out a failure that says nothing. Asking again from the same revision would bring the same
+/// event for ever.
+fn is_undecodable(error: &kube::Error) -> bool {
+    match error {
+        kube::Error::SerdeError(_) => true,
+        kube::Error::Api(status) => status.code == 0 && status.reason.is_empty(),
+        _ => false,
+    }
+}
+
+fn skip_undecodable(error: &kube::Error) {
     tracing::warn!(%error, "skipping an event that this version cannot decode");
 }
 

@@ -15,6 +15,8 @@ use crate::quantity::Quantity;
 
 /// Unknown fields reported at most; the rest is removed silently.
 const MAX_REPORTED: usize = 100;
+const CONDITION: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Condition";
+const TRANSITION: &str = "lastTransitionTime";
 
 /// Makes `value` conform to a type. Returns what was removed because no such field exists, in upstream's words
 /// (`unknown field "spec.foo"`).
@@ -23,6 +25,20 @@ const MAX_REPORTED: usize = 100;
 /// The first value of a wrong type, in the words of Go's JSON decoder.
 pub fn conform(type_: Type<'_>, value: &mut Value) -> Result<Vec<String>, String> {
     let mut walk = Walk::default();
+    walk.value(type_, value)?;
+    Ok(walk.unknown)
+}
+
+/// As [`conform`], and puts Go's zero time where a `meta/v1` Condition has no `lastTransitionTime`: Go clients send
+/// null for it, and readers in other languages cannot do without.
+///
+/// # Errors
+/// Those of [`conform`].
+pub fn conform_whole(type_: Type<'_>, value: &mut Value) -> Result<Vec<String>, String> {
+    let mut walk = Walk {
+        whole: true,
+        ..Walk::default()
+    };
     walk.value(type_, value)?;
     Ok(walk.unknown)
 }
@@ -60,6 +76,8 @@ struct Walk<'s> {
     /// Go name of the innermost struct.
     owner: &'s str,
     unknown: Vec<String>,
+    /// Conditions get a time.
+    whole: bool,
 }
 
 fn json_type(value: &Value) -> String {
@@ -179,6 +197,10 @@ impl<'s> Walk<'s> {
         for name in remove {
             map.remove(&name);
         }
+        if self.whole && self.owner == "Condition" && is_condition(type_) {
+            map.entry(TRANSITION)
+                .or_insert_with(|| object::ZERO_TIME.into());
+        }
         self.owner = owner;
         Ok(())
     }
@@ -237,6 +259,10 @@ impl<'s> Walk<'s> {
         self.path.truncate(path);
         self.go_path.truncate(go_path);
     }
+}
+
+fn is_condition(type_: Type<'_>) -> bool {
+    type_.definition().is_some_and(|d| d.name() == CONDITION)
 }
 
 fn struct_name(type_: Type<'_>) -> &str {

@@ -7,7 +7,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess,
 use serde_json::{Map, Number, Value};
 
 use super::Type;
-use super::conform::conform;
+use super::conform::conform_whole;
 use super::duplicates::Duplicates;
 use crate::object;
 use crate::status::{FieldErrors, Status};
@@ -149,7 +149,7 @@ pub fn decode(
     } = parsed;
     identify(expected, &mut value)?;
     let unknown =
-        conform(type_, &mut value).map_err(|why| unhandled(expected, expected.kind, &why))?;
+        conform_whole(type_, &mut value).map_err(|why| unhandled(expected, expected.kind, &why))?;
     let warnings = judge(expected, &duplicates, unknown, validation)?;
     Ok((value, warnings))
 }
@@ -166,7 +166,7 @@ pub fn decode_patched(
     refuse: impl FnOnce(&str) -> Status,
 ) -> Result<(Value, Vec<String>), Status> {
     identify(expected, &mut value)?;
-    let unknown = conform(type_, &mut value).map_err(|why| refuse(&why))?;
+    let unknown = conform_whole(type_, &mut value).map_err(|why| refuse(&why))?;
     Ok((value, unknown))
 }
 

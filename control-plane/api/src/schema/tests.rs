@@ -321,3 +321,21 @@ fn every_field_of_every_kind_survives_decoding() {
         assert!(read == object, "{group} {version} {kind} loses something");
     }
 }
+
+#[test]
+fn a_condition_without_a_time_gets_gos_zero_time() {
+    let service = Schema::builtin().kind("", "v1", "Service").unwrap();
+    let mut value = json!({"status": {"conditions": [
+        {"type": "A", "status": "True", "reason": "R", "message": "", "lastTransitionTime": null},
+        {"type": "B", "status": "True", "lastTransitionTime": "2026-01-02T03:04:05Z"},
+    ]}});
+    conform::conform_whole(service, &mut value).unwrap();
+    let conditions = &value["status"]["conditions"];
+    assert_eq!(conditions[0]["lastTransitionTime"], "0001-01-01T00:00:00Z");
+    assert_eq!(conditions[1]["lastTransitionTime"], "2026-01-02T03:04:05Z");
+    assert!(crate::object::parse_time(crate::object::ZERO_TIME).is_some());
+    // What somebody applies is theirs alone: nothing is added to it.
+    let mut applied = json!({"status": {"conditions": [{"type": "A", "status": "True"}]}});
+    conform::conform(service, &mut applied).unwrap();
+    assert!(applied["status"]["conditions"][0]["lastTransitionTime"].is_null());
+}

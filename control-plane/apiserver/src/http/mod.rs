@@ -1,6 +1,5 @@
-//! HTTP: connections, requests, responses, and the documents that are not API objects.
+//! HTTP: requests, responses, and the documents that are not API objects.
 
-pub mod connection;
 pub mod context;
 pub mod decode;
 pub mod discovery;

@@ -230,3 +230,18 @@ async fn a_slow_subscriber_is_told_that_it_missed_something() {
         .unwrap();
     assert_eq!(c.change().await, "+after");
 }
+
+/// What kube makes of `{"type": "MODIFIED", "object": ...}` when the object does not fit the type.
+#[tokio::test]
+async fn an_event_that_does_not_fit_the_type_is_passed_over() {
+    let (events, watch) = stream();
+    let mut c = converse(vec![watch]);
+    events.send(Ok(bookmark("5", true))).unwrap();
+    let line = r#"{"type": "MODIFIED", "object": {"data": 7}}"#;
+    let status: Status = serde_json::from_str(line).unwrap();
+    events.send(Err(kube::Error::Api(status.boxed()))).unwrap();
+    events.send(Ok(WatchEvent::Added(map("a", "8")))).unwrap();
+    assert_eq!(c.change().await, "+a");
+    assert_eq!(c.question().await, "initial watch ");
+    assert!(c.asked.try_recv().is_err(), "nobody asked again");
+}
