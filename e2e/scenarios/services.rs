@@ -267,6 +267,10 @@ fn one_host_port_is_shared_by_addresses_and_protocols() -> anyhow::Result<()> {
     eventually("the pod behind the loopback address", 10, || {
         says(&loopback, "p1")
     })?;
+    let local = "curl -s -m 2 http://127.0.0.1:24321/hostname";
+    eventually("the pod, from the loopback address", 10, || {
+        says(local, "p1")
+    })?;
     let own = format!("curl -s -m 2 http://{address}:24321/hostname");
     eventually("the pod behind the node's address", 10, || says(&own, "p2"))?;
     let udp = format!("exec 3<>/dev/udp/{address}/24321; echo hi >&3; timeout 1 head -n 1 <&3");

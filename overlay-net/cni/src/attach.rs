@@ -214,6 +214,12 @@ fn outside(host: &Rtnl, a: &Attached) -> balsa_netlink::Result<()> {
         &format!("ipv4/conf/{}/send_redirects", a.host_interface),
         "0",
     );
+    // The node's own 127.0.0.1 may speak to the pod, for its host ports; the proxy's rules keep the pod from speaking
+    // to what listens there. Without it only `localhost` as an address of host ports is lost.
+    let _ = sysctl::set(
+        &format!("ipv4/conf/{}/route_localnet", a.host_interface),
+        "1",
+    );
     up(host, &link)?;
     host.put_neighbour(&Neighbour {
         link: link.index,

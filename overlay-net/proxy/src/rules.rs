@@ -227,6 +227,13 @@ pub(crate) fn fixed_chains() -> Vec<Chain> {
         plain("services"),
         plain("node-ports"),
         plain("refuse"),
+        // Before connections are known: answers have the host's own address here still.
+        hooked(
+            "raw-prerouting",
+            ChainKind::Filter,
+            HookPoint::Prerouting,
+            -300,
+        ),
         hooked(
             "nat-prerouting",
             ChainKind::Nat,
@@ -256,6 +263,9 @@ pub(crate) fn fixed_rules(config: &Config, family: Family) -> Vec<Rule> {
             exprs,
         })
     };
+    if family == Family::Ipv4 {
+        add("raw-prerouting", martians(family));
+    }
     for hook in ["nat-prerouting", "nat-output"] {
         add(
             hook,
@@ -354,7 +364,13 @@ fn services(config: &Config, family: Family) -> Vec<Vec<Expr>> {
     });
     at.push(l.dnat(0));
     rules.push(at);
-    // Loopback senders have an address that cannot leave the host, so node ports are not served there.
+    // Loopback senders have an address that leaves the host only towards pods, which host ports lead to and node ports
+    // need not. IPv6 has no way at all.
+    if family == Family::Ipv4 {
+        let mut host = daddr_in(family, loopback_net(family));
+        host.extend(host_port(l));
+        rules.push(host);
+    }
     let mut loopback = daddr_in(family, loopback_net(family));
     loopback.push(Expr::Verdict(Verdict::Return));
     rules.push(loopback);
@@ -368,17 +384,43 @@ fn node_ports(config: &Config, family: Family) -> Vec<Vec<Expr>> {
     let l = layout(family);
     let mut rules = from_inside(config, family, Front::Node, SetId::NodeInside);
     rules.push(verdict_map(l, Front::Node, SetId::Node));
-    let mut host = Vec::new();
-    l.front(Front::Node, 0, &mut host);
-    host.push(Expr::Lookup {
+    rules.push(host_port(l));
+    rules
+}
+
+/// To the pod that has this port of all the host's addresses.
+fn host_port(l: Layout) -> Vec<Expr> {
+    let mut exprs = Vec::new();
+    l.front(Front::Node, 0, &mut exprs);
+    exprs.push(Expr::Lookup {
         set: SetId::HostPort.name().to_owned(),
         key: Reg(0),
         data: Some(Reg(0)),
         invert: false,
     });
-    host.push(l.dnat(0));
-    rules.push(host);
-    rules
+    exprs.push(l.dnat(0));
+    exprs
+}
+
+/// Pods' devices let loopback addresses through for the sake of host ports; nobody else may use that to reach what
+/// listens on the host's loopback device alone (CVE-2020-8558).
+fn martians(family: Family) -> Vec<Expr> {
+    let mut name = b"lo".to_vec();
+    name.resize(16, 0);
+    let mut exprs = vec![
+        Expr::Meta {
+            key: MetaKey::IifName,
+            reg: Reg(0),
+        },
+        Expr::Cmp {
+            op: CmpOp::Ne,
+            reg: Reg(0),
+            value: name,
+        },
+    ];
+    exprs.extend(daddr_in(family, loopback_net(family)));
+    exprs.push(Expr::Verdict(Verdict::Drop));
+    exprs
 }
 
 fn postrouting(config: &Config, family: Family) -> Vec<Vec<Expr>> {
@@ -408,6 +450,12 @@ fn postrouting(config: &Config, family: Family) -> Vec<Vec<Expr>> {
     });
     hairpin.push(Expr::Masquerade);
     let mut rules = vec![marked, hairpin];
+    if family == Family::Ipv4 {
+        let mut from_loopback = translated();
+        from_loopback.extend(saddr_in(family, loopback_net(family)));
+        from_loopback.push(Expr::Masquerade);
+        rules.push(from_loopback);
+    }
     for cidr in cidrs(config, family) {
         let mut leaving = saddr_in(family, cidr);
         leaving.extend(outside_cluster(config, family, |l| l.daddr(0)));

@@ -146,6 +146,7 @@ impl World {
         let to: SocketAddr = to.parse().unwrap();
         let is_host = |ip: IpAddr| {
             ip.to_string() == NODE
+                || ip.is_loopback()
                 || ip.to_string() == "10.244.1.0"
                 || ip.to_string() == "10.96.0.10"
         };
@@ -345,6 +346,15 @@ fn a_host_port_leads_to_the_pod() {
     assert_eq!(
         world.connect(6, "172.16.0.5", &format!("{NODE}:8081"), 0),
         at("10.244.1.2:82", false)
+    );
+    // A pod cannot answer a loopback address.
+    assert_eq!(
+        world.connect(6, "127.0.0.1", "127.0.0.1:8080", 0),
+        at("10.244.1.2:80", true)
+    );
+    assert_eq!(
+        world.connect(6, POD_A, "127.0.0.1:8080", 0),
+        Outcome::Dropped
     );
 }
 
