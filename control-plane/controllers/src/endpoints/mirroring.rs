@@ -18,6 +18,11 @@ use crate::support::owner;
 const MANAGER: &str = "endpointslicemirroring-controller.k8s.io";
 const SKIP: &str = "endpointslice.kubernetes.io/skip-mirror";
 const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
+/// Annotations that speak of the Endpoints themselves.
+const OWN_ANNOTATIONS: [&str; 2] = [
+    "kubectl.kubernetes.io/last-applied-configuration",
+    "endpoints.kubernetes.io/last-change-trigger-time",
+];
 /// Addresses mirrored of one subset at most.
 const CAPACITY: usize = 1000;
 
@@ -105,10 +110,13 @@ fn template(endpoints: &Endpoints, key: &Key) -> Template {
     let mut labels = endpoints.metadata.labels.clone().unwrap_or_default();
     labels.insert(SERVICE_NAME.into(), key.name.clone());
     labels.insert(MANAGED_BY.into(), MANAGER.into());
+    let mut annotations = endpoints.annotations().clone();
+    annotations.retain(|name, _| !OWN_ANNOTATIONS.contains(&name.as_str()));
     Template {
         namespace: key.namespace.clone(),
         service: key.name.clone(),
         labels,
+        annotations: Some(annotations),
         owner: owner::controller_ref(endpoints),
     }
 }
@@ -212,6 +220,21 @@ mod tests {
             .map(|e| e.conditions.as_ref().unwrap().ready)
             .collect();
         assert_eq!(ready, [Some(true), Some(false)]);
+    }
+
+    #[test]
+    fn labels_and_annotations_are_mirrored_but_not_what_was_applied() {
+        let mut endpoints = endpoints(&["192.0.2.1"], &[]);
+        endpoints.labels_mut().insert("l".into(), "v".into());
+        for name in ["a", OWN_ANNOTATIONS[0]] {
+            endpoints.annotations_mut().insert(name.into(), "v".into());
+        }
+        let template = template(&endpoints, &Key::new("default", "web"));
+        assert_eq!(template.labels["l"], "v");
+        assert_eq!(
+            template.annotations,
+            Some([("a".into(), "v".into())].into())
+        );
     }
 
     #[test]

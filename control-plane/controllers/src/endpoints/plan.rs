@@ -26,6 +26,8 @@ pub(super) struct Template {
     pub(super) service: String,
     /// Complete labels.
     pub(super) labels: BTreeMap<String, String>,
+    /// Complete annotations; `None` leaves them alone.
+    pub(super) annotations: Option<BTreeMap<String, String>>,
     pub(super) owner: OwnerReference,
 }
 
@@ -170,11 +172,21 @@ fn update(
 ) {
     let same = slice.endpoints == endpoints
         && slice.ports.as_deref().unwrap_or_default() == ports
-        && *slice.labels() == template.labels;
+        && *slice.labels() == template.labels
+        && template
+            .annotations
+            .as_ref()
+            .is_none_or(|wanted| slice.annotations() == wanted);
     if same {
         return;
     }
     let mut changed = (**slice).clone();
+    if template.annotations.is_some() {
+        changed
+            .metadata
+            .annotations
+            .clone_from(&template.annotations);
+    }
     changed.metadata.labels = Some(template.labels.clone());
     changed.ports = Some(ports);
     changed.endpoints = endpoints;
@@ -195,6 +207,7 @@ fn new_slice(
             generate_name: Some(format!("{}-", template.service)),
             namespace: Some(template.namespace.clone()),
             labels: Some(template.labels.clone()),
+            annotations: template.annotations.clone(),
             owner_references: Some(vec![template.owner.clone()]),
             ..ObjectMeta::default()
         },

@@ -124,6 +124,7 @@ fn template(service: &Service, key: &Key) -> Template {
         namespace: key.namespace.clone(),
         service: key.name.clone(),
         labels,
+        annotations: None,
         owner: owner::controller_ref(service),
     }
 }

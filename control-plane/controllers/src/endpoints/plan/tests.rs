@@ -6,6 +6,7 @@ fn template() -> Template {
         namespace: "default".into(),
         service: "web".into(),
         labels: BTreeMap::from([(SERVICE_NAME.to_owned(), "web".to_owned())]),
+        annotations: None,
         owner: OwnerReference::default(),
     }
 }
