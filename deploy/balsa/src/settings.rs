@@ -1,6 +1,7 @@
 //! Settings from the file, below those from flags and the environment.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use balsa_server::Settings;
@@ -34,9 +35,19 @@ pub struct NodeSettings {
     #[arg(long, env = "BALSA_KUBELET_DIR")]
     pub kubelet_dir: Option<PathBuf>,
     /// When pods are thrown out for want of something, as in memory.available<500Mi,nodefs.available<10%
-    /// [default: memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,pid.available<5%].
+    /// [default: memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,imagefs.available<15%,
+    /// imagefs.inodesFree<5%,pid.available<5%].
     #[arg(long, env = "BALSA_EVICTION_HARD")]
     pub eviction_hard: Option<String>,
+    /// The same with time to recover, as in memory.available<1Gi [default: none].
+    #[arg(long, env = "BALSA_EVICTION_SOFT")]
+    pub eviction_soft: Option<String>,
+    /// How long soft thresholds may be crossed before pods are thrown out, as in memory.available=1m30s.
+    #[arg(long, env = "BALSA_EVICTION_SOFT_GRACE_PERIOD")]
+    pub eviction_soft_grace_period: Option<String>,
+    /// Most seconds that pods get to end that are thrown out for a soft threshold [default: 0, as few as can be].
+    #[arg(long, env = "BALSA_EVICTION_MAX_POD_GRACE_PERIOD")]
+    pub eviction_max_pod_grace_period: Option<u32>,
     /// How long the node goes on calling itself short of something after it has enough again [default: 5m].
     #[arg(long, env = "BALSA_EVICTION_PRESSURE_TRANSITION_PERIOD")]
     pub eviction_pressure_transition_period: Option<String>,
@@ -62,6 +73,13 @@ impl NodeSettings {
             pod_manifest_path: self.pod_manifest_path.or(below.pod_manifest_path),
             kubelet_dir: self.kubelet_dir.or(below.kubelet_dir),
             eviction_hard: self.eviction_hard.or(below.eviction_hard),
+            eviction_soft: self.eviction_soft.or(below.eviction_soft),
+            eviction_soft_grace_period: self
+                .eviction_soft_grace_period
+                .or(below.eviction_soft_grace_period),
+            eviction_max_pod_grace_period: self
+                .eviction_max_pod_grace_period
+                .or(below.eviction_max_pod_grace_period),
             eviction_pressure_transition_period: self
                 .eviction_pressure_transition_period
                 .or(below.eviction_pressure_transition_period),
@@ -89,6 +107,14 @@ impl NodeSettings {
         };
         if let Some(text) = &self.eviction_hard {
             check("evictionHard", config.eviction.set_hard(text));
+        }
+        if let Some(text) = &self.eviction_soft {
+            let graces = self.eviction_soft_grace_period.as_deref();
+            let set = config.eviction.set_soft(text, graces.unwrap_or_default());
+            check("evictionSoft", set);
+        }
+        if let Some(seconds) = self.eviction_max_pod_grace_period {
+            config.eviction.max_pod_grace = Duration::from_secs(seconds.into());
         }
         if let Some(text) = &self.eviction_pressure_transition_period {
             let period = balsa_agent::duration(text);
@@ -256,11 +282,15 @@ mod tests {
         };
         let config = configure(
             "kubeletDir: /k\nevictionHard: nodefs.available<2Gi\nshutdownGracePeriod: 30s\n\
-             shutdownGracePeriodCriticalPods: 10s\n",
+             shutdownGracePeriodCriticalPods: 10s\nevictionSoft: memory.available<1Gi\n\
+             evictionSoftGracePeriod: memory.available=1m\nevictionMaxPodGracePeriod: 60\n",
         );
         let config = config.unwrap();
         assert_eq!(config.kubelet_dir, Path::new("/k"));
-        assert_eq!(config.eviction.disk_available.of(0), 2 << 30);
+        let hard = config.eviction.hard(balsa_agent::Signal::Disk);
+        assert_eq!(hard.of(0), 2 << 30);
+        assert_eq!(config.eviction.soft.len(), 1);
+        assert_eq!(config.eviction.max_pod_grace.as_secs(), 60);
         assert_eq!(config.shutdown.len(), 2);
         let error = configure(
             "evictionHard: disk\nshutdownGracePeriod: 1s\nshutdownGracePeriodByPodPriority: 0=1s\n",

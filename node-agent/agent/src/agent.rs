@@ -31,6 +31,7 @@ use crate::node::{Keeper, facts};
 use crate::objects::Objects;
 use crate::pods::capacity::{self, Capacity, Gates, Offer};
 use crate::pods::sandbox::parse_resolv_conf;
+use crate::pods::users::UserRanges;
 use crate::pods::{Context, Manager, Routes};
 use crate::shutdown::{Machine, Shutdown, Systemd};
 use crate::stats::Stats;
@@ -227,6 +228,8 @@ impl Agent {
             memory: facts.memory,
             capacity: Capacity::new(Offer::default(), gates),
             cgroups: Cgroups::new(&config.cgroup_root),
+            users: UserRanges::load(&paths.pods()),
+            features: facts.features.clone(),
             devices,
         });
         if let Err(error) = context.cgroups.make_classes() {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-pub use eviction::{Eviction, Threshold};
+pub use eviction::{Eviction, Signal, Soft, Threshold};
 pub use shutdown::{ShutdownGrace, duration, shutdown_grace, shutdown_grace_by_priority};
 
 /// Which runtime the agent uses.

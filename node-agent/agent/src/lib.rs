@@ -27,7 +27,7 @@ mod volumes;
 
 pub use agent::Agent;
 pub use config::{
-    AgentConfig, Eviction, Paths, RuntimeChoice, ShutdownGrace, Threshold, duration,
+    AgentConfig, Eviction, Paths, RuntimeChoice, ShutdownGrace, Signal, Soft, Threshold, duration,
     shutdown_grace, shutdown_grace_by_priority,
 };
 pub use error::Error;

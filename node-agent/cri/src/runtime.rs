@@ -31,6 +31,12 @@ pub trait Runtime: Send + Sync + 'static {
     async fn remove_sandbox(&self, id: &str) -> Result<()>;
     /// All sandboxes.
     async fn list_sandboxes(&self) -> Result<Vec<SandboxInfo>>;
+    /// The sandboxes of one pod, by its UID.
+    async fn pod_sandboxes(&self, uid: &str) -> Result<Vec<SandboxInfo>> {
+        let mut all = self.list_sandboxes().await?;
+        all.retain(|sandbox| sandbox.uid == uid);
+        Ok(all)
+    }
     /// One sandbox with its addresses.
     async fn sandbox_status(&self, id: &str) -> Result<SandboxStatus>;
 

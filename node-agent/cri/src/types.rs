@@ -96,6 +96,17 @@ pub struct Namespaces {
     pub ipc: NamespaceMode,
     /// Container whose process namespace is joined with [`NamespaceMode::Target`].
     pub target: String,
+    /// The node's ids that stand for those of a user namespace of the pod's own; `None` shares the node's.
+    pub users: Option<IdRange>,
+}
+
+/// A range of user ids, and of group ids, of the node. In the pod they begin at 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IdRange {
+    /// The first.
+    pub first: u32,
+    /// How many.
+    pub length: u32,
 }
 
 /// Which system calls are let through.
@@ -287,6 +298,8 @@ pub struct Mount {
     pub readonly: bool,
     /// Propagation.
     pub propagation: Propagation,
+    /// The node's ids as which the pod's own appear in it, for pods with user namespaces.
+    pub users: Option<IdRange>,
 }
 
 /// A device of the node, given to a container.

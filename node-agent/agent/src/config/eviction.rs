@@ -1,5 +1,6 @@
-//! When the node calls itself short of something: upstream's hard eviction thresholds, and how people write them.
+//! When the node calls itself short of something: upstream's eviction thresholds, and how people write them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use balsa_api::quantity::Quantity;
@@ -48,77 +49,170 @@ impl std::fmt::Display for Threshold {
     }
 }
 
-/// When the node calls itself short of something, and throws pods out (upstream's hard thresholds and defaults).
+/// What of the node is watched. The order is that in which shortages are seen to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Signal {
+    /// Memory.
+    Memory,
+    /// Bytes of the file system that pods write to.
+    Disk,
+    /// Inodes of that file system.
+    Inodes,
+    /// Bytes of the images' file system, where they have one of their own.
+    ImageDisk,
+    /// Inodes of that file system.
+    ImageInodes,
+    /// Process ids.
+    Pids,
+}
+
+impl Signal {
+    const ALL: [Self; 6] = [
+        Self::Memory,
+        Self::Disk,
+        Self::Inodes,
+        Self::ImageDisk,
+        Self::ImageInodes,
+        Self::Pids,
+    ];
+
+    /// The name in kubelet's settings.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory.available",
+            Self::Disk => "nodefs.available",
+            Self::Inodes => "nodefs.inodesFree",
+            Self::ImageDisk => "imagefs.available",
+            Self::ImageInodes => "imagefs.inodesFree",
+            Self::Pids => "pid.available",
+        }
+    }
+
+    /// Is it about a disk?
+    #[must_use]
+    pub fn is_of_disk(self) -> bool {
+        !matches!(self, Self::Memory | Self::Pids)
+    }
+
+    fn named(name: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|signal| signal.name() == name);
+        found.ok_or_else(|| {
+            let known: Vec<_> = Self::ALL.iter().map(|signal| signal.name()).collect();
+            format!(
+                "the eviction signal {name:?} is not known: those are {}",
+                known.join(", ")
+            )
+        })
+    }
+}
+
+/// Less than which a signal may be for some time.
 #[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Soft {
+    /// Least of it.
+    pub threshold: Threshold,
+    /// How long it may be less before pods are thrown out.
+    pub grace: Duration,
+}
+
+/// When the node calls itself short of something, and throws pods out (upstream's signals and defaults).
+#[derive(Debug, Clone, PartialEq)]
 pub struct Eviction {
-    /// Least available memory.
-    pub memory_available: Threshold,
-    /// Least free part of the file systems that pods and images are on.
-    pub disk_available: Threshold,
-    /// Least free part of their inodes.
-    pub inodes_free: Threshold,
-    /// Least free process ids.
-    pub pids_available: Threshold,
+    /// Least of each signal: pods are thrown out at once when there is less.
+    pub hard: BTreeMap<Signal, Threshold>,
+    /// The same, but with time to recover and for pods to end.
+    pub soft: BTreeMap<Signal, Soft>,
+    /// Most time that pods get to end that are thrown out for a soft threshold.
+    pub max_pod_grace: Duration,
     /// How long the node goes on calling itself short of something after it has enough again.
     pub transition: Duration,
 }
 
 impl Default for Eviction {
     fn default() -> Self {
+        let hard = [
+            (Signal::Memory, Threshold::Amount(100 << 20)),
+            (Signal::Disk, Threshold::Percent(10.0)),
+            (Signal::Inodes, Threshold::Percent(5.0)),
+            (Signal::ImageDisk, Threshold::Percent(15.0)),
+            (Signal::ImageInodes, Threshold::Percent(5.0)),
+            (Signal::Pids, Threshold::Percent(5.0)),
+        ];
         Self {
-            memory_available: Threshold::Amount(100 << 20),
-            disk_available: Threshold::Percent(10.0),
-            inodes_free: Threshold::Percent(5.0),
-            pids_available: Threshold::Percent(5.0),
+            hard: hard.into(),
+            soft: BTreeMap::new(),
+            max_pod_grace: Duration::ZERO,
             transition: Duration::from_secs(300),
         }
     }
 }
 
 impl Eviction {
+    /// The hard threshold of a signal.
+    #[must_use]
+    pub fn hard(&self, signal: Signal) -> Threshold {
+        let known = self.hard.get(&signal).copied();
+        known.unwrap_or(Threshold::Amount(0))
+    }
+
     /// Sets the hard thresholds as kubelet's `evictionHard` is written: `memory.available<1Gi,nodefs.available<10%`.
     /// As there, signals that are not named have no threshold then.
     ///
     /// # Errors
     /// When a signal is not known or a threshold cannot be read; for people.
     pub fn set_hard(&mut self, text: &str) -> Result<(), String> {
-        let none = Threshold::Amount(0);
-        let mut next = Self {
-            memory_available: none,
-            disk_available: none,
-            inodes_free: none,
-            pids_available: none,
-            transition: self.transition,
-        };
-        for part in text
-            .split(',')
-            .map(str::trim)
-            .filter(|part| !part.is_empty())
-        {
-            let wrong = || {
-                format!(
-                    "{part:?} is no threshold: write SIGNAL<AMOUNT, as in memory.available<500Mi or nodefs.available<10%"
-                )
-            };
-            let (signal, value) = part.split_once('<').ok_or_else(wrong)?;
-            let value = Threshold::parse(value.trim()).ok_or_else(wrong)?;
-            let place = match signal.trim() {
-                "memory.available" => &mut next.memory_available,
-                "nodefs.available" => &mut next.disk_available,
-                "nodefs.inodesFree" => &mut next.inodes_free,
-                "pid.available" => &mut next.pids_available,
-                other => {
-                    return Err(format!(
-                        "the eviction signal {other:?} is not known: those are memory.available, nodefs.available, \
-                         nodefs.inodesFree and pid.available"
-                    ));
-                }
-            };
-            *place = value;
-        }
-        *self = next;
+        self.hard = thresholds(text)?;
         Ok(())
     }
+
+    /// Sets the soft thresholds as kubelet's `evictionSoft` is written, and their times as `evictionSoftGracePeriod`
+    /// is: `memory.available=1m30s,nodefs.available=2m`.
+    ///
+    /// # Errors
+    /// When either cannot be read, or a threshold has no time; for people.
+    pub fn set_soft(&mut self, text: &str, graces: &str) -> Result<(), String> {
+        let mut times = BTreeMap::new();
+        for part in parts(graces) {
+            let (signal, time) = part.split_once('=').ok_or_else(|| {
+                format!(
+                    "{part:?} is no grace period: write SIGNAL=TIME, as in memory.available=1m30s"
+                )
+            })?;
+            times.insert(Signal::named(signal.trim())?, super::duration(time.trim())?);
+        }
+        let soft = thresholds(text)?.into_iter().map(|(signal, threshold)| {
+            let grace = times.get(&signal).copied().ok_or_else(|| {
+                format!(
+                    "grace period must be specified for the soft eviction threshold {}",
+                    signal.name()
+                )
+            })?;
+            Ok((signal, Soft { threshold, grace }))
+        });
+        self.soft = soft.collect::<Result<_, String>>()?;
+        Ok(())
+    }
+}
+
+fn parts(text: &str) -> impl Iterator<Item = &str> {
+    let parts = text.split(',').map(str::trim);
+    parts.filter(|part| !part.is_empty())
+}
+
+fn thresholds(text: &str) -> Result<BTreeMap<Signal, Threshold>, String> {
+    let mut all = BTreeMap::new();
+    for part in parts(text) {
+        let wrong = || {
+            format!(
+                "{part:?} is no threshold: write SIGNAL<AMOUNT, as in memory.available<500Mi or nodefs.available<10%"
+            )
+        };
+        let (signal, value) = part.split_once('<').ok_or_else(wrong)?;
+        let value = Threshold::parse(value.trim()).ok_or_else(wrong)?;
+        all.insert(Signal::named(signal.trim())?, value);
+    }
+    Ok(all)
 }
 
 #[cfg(test)]
@@ -132,11 +226,28 @@ mod tests {
         eviction
             .set_hard("memory.available<1Gi, nodefs.available<12.5%")
             .unwrap();
-        assert_eq!(eviction.memory_available.of(1 << 40), 1 << 30);
-        assert_eq!(eviction.disk_available.of(800), 100);
-        assert_eq!(eviction.inodes_free.of(800), 0);
+        assert_eq!(eviction.hard(Signal::Memory).of(1 << 40), 1 << 30);
+        assert_eq!(eviction.hard(Signal::Disk).of(800), 100);
+        assert_eq!(eviction.hard(Signal::Inodes).of(800), 0);
         assert_eq!(eviction.transition, Duration::from_secs(300));
-        assert_eq!(eviction.memory_available.to_string(), "1024Mi");
+        assert_eq!(eviction.hard(Signal::Memory).to_string(), "1024Mi");
+    }
+
+    #[test]
+    fn a_soft_threshold_needs_a_time() {
+        let mut eviction = Eviction::default();
+        eviction
+            .set_soft("imagefs.available<20%", "imagefs.available=1m30s")
+            .unwrap();
+        let soft = eviction.soft[&Signal::ImageDisk];
+        assert_eq!(soft.threshold.of(100), 20);
+        assert_eq!(soft.grace, Duration::from_secs(90));
+        let error = eviction.set_soft("pid.available<9", "").unwrap_err();
+        assert_eq!(
+            error,
+            "grace period must be specified for the soft eviction threshold pid.available"
+        );
+        assert!(eviction.set_soft("", "memory.available").is_err());
     }
 
     #[test]

@@ -1,37 +1,51 @@
 //! Which pod goes first, and in which words. Pure; the order is upstream's (`pkg/kubelet/eviction/helpers.go`).
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use balsa_api::kinds::pod_requests;
 use balsa_api::quantity::Quantity;
 use k8s_openapi::api::core::v1::{Container, Pod, Volume};
+use tokio::time::Instant;
 
-use crate::config::Eviction;
+use crate::config::{Eviction, Signal};
 use crate::node::facts::Pressure;
 use crate::pods::capacity::critical;
 use crate::stats::node::{Filesystem, Memory};
-use crate::stats::{ContainerUse, PodUse};
-
-/// What is watched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Signal {
-    /// `memory.available`
-    Memory,
-    /// `nodefs.available`
-    Disk,
-    /// `nodefs.inodesFree`
-    Inodes,
-    /// `pid.available`
-    Pids,
-}
+use crate::stats::{ContainerUse, DiskUse, PodUse};
 
 /// What the node has.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Observed {
     pub(super) memory: Memory,
     pub(super) disk: Filesystem,
+    /// The images' file system, if they have one of their own. Containers write to it too.
+    pub(super) images: Option<Filesystem>,
     /// Process ids in use, and the most there may be.
     pub(super) pids: (u64, u64),
+}
+
+impl Observed {
+    /// How much there is of something, and how much of that is free. What can't be read has no total.
+    fn of(&self, signal: Signal) -> Option<(u64, u64)> {
+        let (used, most) = self.pids;
+        let (total, free) = match signal {
+            Signal::Memory => (self.memory.total, self.memory.available),
+            Signal::Disk => (self.disk.capacity, self.disk.available),
+            Signal::Inodes => (self.disk.inodes, self.disk.inodes_free),
+            Signal::ImageDisk => {
+                let images = self.images?;
+                (images.capacity, images.available)
+            }
+            Signal::ImageInodes => {
+                let images = self.images?;
+                (images.inodes, images.inodes_free)
+            }
+            Signal::Pids => (most, most.saturating_sub(used)),
+        };
+        (total > 0).then_some((total, free))
+    }
 }
 
 /// A signal beyond its threshold.
@@ -40,61 +54,63 @@ pub(super) struct Shortage {
     pub(super) signal: Signal,
     pub(super) threshold: u64,
     pub(super) available: u64,
+    /// How long it may last, for a soft threshold.
+    pub(super) grace: Option<Duration>,
+    /// Do images, and what containers write to their root file systems, lie on a file system of their own?
+    pub(super) apart: bool,
 }
 
-impl Signal {
-    /// The resource as messages name it.
-    fn resource(self) -> &'static str {
-        match self {
-            Self::Memory => "memory",
-            Self::Disk => "ephemeral-storage",
-            Self::Inodes => "inodes",
-            Self::Pids => "pids",
-        }
+/// The resource as messages name it.
+fn resource(signal: Signal) -> &'static str {
+    match signal {
+        Signal::Memory => "memory",
+        Signal::Disk | Signal::ImageDisk => "ephemeral-storage",
+        Signal::Inodes | Signal::ImageInodes => "inodes",
+        Signal::Pids => "pids",
     }
 }
 
-/// Everything that the node is short of, the most urgent first.
+/// Everything that the node is short of: hard thresholds first, then the most urgent.
 pub(super) fn shortages(seen: &Observed, limits: &Eviction) -> Vec<Shortage> {
-    let (used, most) = seen.pids;
-    let all = [
-        (
-            Signal::Memory,
-            seen.memory.total,
-            limits.memory_available,
-            seen.memory.available,
-        ),
-        (
-            Signal::Disk,
-            seen.disk.capacity,
-            limits.disk_available,
-            seen.disk.available,
-        ),
-        (
-            Signal::Inodes,
-            seen.disk.inodes,
-            limits.inodes_free,
-            seen.disk.inodes_free,
-        ),
-        (
-            Signal::Pids,
-            most,
-            limits.pids_available,
-            most.saturating_sub(used),
-        ),
-    ];
-    all.into_iter()
-        .map(|(signal, total, threshold, available)| {
-            (signal, total, threshold.of(total), available)
-        })
-        // What can't be read has no total, and says nothing.
-        .filter(|(_, total, threshold, available)| *total > 0 && available < threshold)
-        .map(|(signal, _, threshold, available)| Shortage {
-            signal,
-            threshold,
-            available,
+    let hard = limits.hard.iter();
+    let hard = hard.map(|(signal, threshold)| (*signal, *threshold, None));
+    let soft = limits.soft.iter();
+    let soft = soft.map(|(signal, soft)| (*signal, soft.threshold, Some(soft.grace)));
+    hard.chain(soft)
+        .filter_map(|(signal, threshold, grace)| {
+            let (total, available) = seen.of(signal)?;
+            let threshold = threshold.of(total);
+            (available < threshold).then_some(Shortage {
+                signal,
+                threshold,
+                available,
+                grace,
+                apart: seen.images.is_some(),
+            })
         })
         .collect()
+}
+
+/// Since when soft thresholds are crossed.
+#[derive(Debug, Default)]
+pub(super) struct Since(BTreeMap<Signal, Instant>);
+
+impl Since {
+    /// Those shortages that cannot be waited out any longer.
+    pub(super) fn pressing(&mut self, shortages: &[Shortage], now: Instant) -> Vec<Shortage> {
+        let soft = |shortage: &&Shortage| shortage.grace.is_some();
+        self.0.retain(|signal, _| {
+            let mut soft = shortages.iter().filter(soft);
+            soft.any(|shortage| shortage.signal == *signal)
+        });
+        let pressing = shortages.iter().filter(|shortage| {
+            shortage.grace.is_none_or(|grace| {
+                let since = *self.0.entry(shortage.signal).or_insert(now);
+                now.duration_since(since) >= grace
+            })
+        });
+        pressing.copied().collect()
+    }
 }
 
 /// The node's conditions that follow.
@@ -106,19 +122,21 @@ pub(super) fn pressure(shortages: &[Shortage]) -> Pressure {
     };
     Pressure {
         memory: any(&[Signal::Memory]),
-        disk: any(&[Signal::Disk, Signal::Inodes]),
+        disk: shortages
+            .iter()
+            .any(|shortage| shortage.signal.is_of_disk()),
         pids: any(&[Signal::Pids]),
     }
 }
 
 /// The pod to throw out, if any may be: those that use more than they asked for first, then by priority, then
 /// those most beyond what they asked for.
-pub(super) fn victim(signal: Signal, pods: &[PodUse]) -> Option<&PodUse> {
+pub(super) fn victim<'a>(shortage: &Shortage, pods: &'a [PodUse]) -> Option<&'a PodUse> {
     let candidates = pods
         .iter()
         .filter(|used| !critical(&used.pod) && used.pod.metadata.deletion_timestamp.is_none());
     candidates.max_by_key(|used| {
-        let (usage, request) = balance(signal, used);
+        let (usage, request) = balance(shortage, used);
         let priority = used.pod.spec.as_ref().and_then(|spec| spec.priority);
         let beyond = i128::from(usage) - i128::from(request);
         (beyond > 0, Reverse(priority.unwrap_or(0)), beyond)
@@ -126,16 +144,31 @@ pub(super) fn victim(signal: Signal, pods: &[PodUse]) -> Option<&PodUse> {
 }
 
 /// What a pod uses and what it asked for. Nobody asks for process ids or inodes.
-fn balance(signal: Signal, used: &PodUse) -> (u64, u64) {
+fn balance(shortage: &Shortage, used: &PodUse) -> (u64, u64) {
     let asked = |name: &str| {
         let value = serde_json::to_value(&*used.pod).unwrap_or_default();
         let amount = pod_requests(&value).get(name).copied().unwrap_or_default();
         u64::try_from(amount.value()).unwrap_or(0)
     };
-    match signal {
+    let layers = || -> DiskUse { used.containers.iter().map(|own| own.rootfs).sum() };
+    // Whoever goes must give back something of what is wanting.
+    let on_node = || {
+        let (all, layers) = (used.ephemeral(), layers());
+        if shortage.apart {
+            DiskUse {
+                bytes: all.bytes.saturating_sub(layers.bytes),
+                inodes: all.inodes.saturating_sub(layers.inodes),
+            }
+        } else {
+            all
+        }
+    };
+    match shortage.signal {
         Signal::Memory => (used.usage.working_set, asked("memory")),
-        Signal::Disk => (used.ephemeral().bytes, asked("ephemeral-storage")),
-        Signal::Inodes => (used.ephemeral().inodes, 0),
+        Signal::Disk => (on_node().bytes, asked("ephemeral-storage")),
+        Signal::ImageDisk => (layers().bytes, asked("ephemeral-storage")),
+        Signal::Inodes => (on_node().inodes, 0),
+        Signal::ImageInodes => (layers().inodes, 0),
         Signal::Pids => (used.usage.pids, 0),
     }
 }
@@ -143,29 +176,30 @@ fn balance(signal: Signal, used: &PodUse) -> (u64, u64) {
 /// Why the pod goes.
 pub(super) fn message(shortage: &Shortage, used: &PodUse) -> String {
     let unit = |bytes: u64| match shortage.signal {
-        Signal::Memory | Signal::Disk => quantity(bytes),
-        Signal::Inodes | Signal::Pids => bytes.to_string(),
+        Signal::Memory | Signal::Disk | Signal::ImageDisk => quantity(bytes),
+        Signal::Inodes | Signal::ImageInodes | Signal::Pids => bytes.to_string(),
     };
+    let resource = resource(shortage.signal);
     let mut text = format!(
         "The node was low on resource: {}. Threshold quantity: {}, available: {}. ",
-        shortage.signal.resource(),
+        resource,
         unit(shortage.threshold),
         unit(shortage.available),
     );
     for container in &used.containers {
         let usage = match shortage.signal {
             Signal::Memory => container.usage.working_set,
-            Signal::Disk => (container.rootfs + container.logs).bytes,
-            Signal::Inodes | Signal::Pids => continue,
+            Signal::Disk | Signal::ImageDisk => (container.rootfs + container.logs).bytes,
+            Signal::Inodes | Signal::ImageInodes | Signal::Pids => continue,
         };
-        let request = request_of(&used.pod, &container.name, shortage.signal.resource());
+        let request = request_of(&used.pod, &container.name, resource);
         if usage > request {
             text.push_str(&format!(
                 "Container {} was using {}, request is {}, has larger consumption of {}. ",
                 container.name,
                 quantity(usage),
                 quantity(request),
-                shortage.signal.resource(),
+                resource,
             ));
         }
     }
@@ -268,7 +302,6 @@ mod tests {
 
     use super::*;
     use crate::cgroups::Usage;
-    use crate::stats::DiskUse;
 
     fn used(name: &str, priority: i32, request: &str, working_set: u64) -> PodUse {
         with_spec(
@@ -309,9 +342,83 @@ mod tests {
             used("greedy", 0, "1Mi", 1 << 28),
             used("modest", 0, "1Mi", 1 << 27),
         ];
-        assert_eq!(victim(Signal::Memory, &pods).unwrap().uid, "greedy");
+        let short = short_of(Signal::Memory, false);
+        assert_eq!(victim(&short, &pods).unwrap().uid, "greedy");
         let critical = [used("system", 2_000_001_000, "0", 1 << 30)];
-        assert!(victim(Signal::Memory, &critical).is_none());
+        assert!(victim(&short, &critical).is_none());
+    }
+
+    fn short_of(signal: Signal, apart: bool) -> Shortage {
+        Shortage {
+            signal,
+            threshold: 2,
+            available: 1,
+            grace: None,
+            apart,
+        }
+    }
+
+    #[test]
+    fn who_goes_gives_back_what_is_wanting() {
+        let bytes = |bytes| DiskUse { bytes, inodes: 1 };
+        let mut in_layer = used("layer", 0, "0", 0);
+        in_layer.containers[0].rootfs = bytes(20 << 20);
+        let mut in_volume = used("volume", 0, "0", 0);
+        in_volume.volumes.insert("v".to_owned(), bytes(10 << 20));
+        let pods = [in_layer, in_volume];
+        let goes = |signal, apart| victim(&short_of(signal, apart), &pods).unwrap().uid.clone();
+        assert_eq!(goes(Signal::Disk, false), "layer");
+        assert_eq!(goes(Signal::Disk, true), "volume");
+        assert_eq!(goes(Signal::ImageDisk, true), "layer");
+    }
+
+    #[test]
+    fn a_soft_threshold_is_waited_out_and_its_time_begins_anew_after_recovery() {
+        let mut limits = Eviction::default();
+        limits.set_hard("memory.available<10").unwrap();
+        limits
+            .set_soft("memory.available<20", "memory.available=30s")
+            .unwrap();
+        let with = |available| {
+            let memory = Memory {
+                total: 100,
+                available,
+            };
+            let seen = Observed {
+                memory,
+                ..Observed::default()
+            };
+            shortages(&seen, &limits)
+        };
+        let (mut since, start) = (Since::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert!(pressure(&with(15)).memory, "told at once");
+        assert!(since.pressing(&with(15), at(0)).is_empty());
+        assert!(since.pressing(&with(15), at(29)).is_empty());
+        assert_eq!(since.pressing(&with(15), at(30)).len(), 1);
+        assert!(since.pressing(&with(50), at(31)).is_empty());
+        assert!(since.pressing(&with(15), at(32)).is_empty());
+        let hard = since.pressing(&with(5), at(33));
+        assert_eq!((hard.len(), hard[0].grace), (1, None));
+    }
+
+    #[test]
+    fn the_images_file_system_counts_where_it_is_one_of_its_own() {
+        let disk = |available| Filesystem {
+            capacity: 100,
+            available,
+            inodes: 100,
+            inodes_free: 50,
+        };
+        let mut seen = Observed {
+            disk: disk(12),
+            ..Observed::default()
+        };
+        assert!(shortages(&seen, &Eviction::default()).is_empty());
+        seen.images = Some(disk(12));
+        let short = shortages(&seen, &Eviction::default());
+        assert_eq!(short[0].signal, Signal::ImageDisk);
+        assert!(pressure(&short).disk);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 
 mod decide;
 
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,11 +15,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::config::Signal;
 use crate::images;
 use crate::node::facts::Pressure;
 use crate::pods::Manager;
+use crate::stats::node::Filesystem;
 use crate::stats::{PodUse, Stats, node};
-use decide::{Observed, Shortage, Signal};
+use decide::{Observed, Shortage, Since};
 
 /// How often the node is looked at.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -48,19 +52,22 @@ impl Evictor {
     /// Runs until stopped.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut lasting = Lasting::default();
+        let mut since = Since::default();
         let mut settle_until = Instant::now();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(PERIOD) => {}
             }
-            let mut shortages = self.look();
-            if shortages.iter().any(on_disk) {
+            let mut shortages = self.look().await;
+            let mut pressing = since.pressing(&shortages, Instant::now());
+            if pressing.iter().any(helped_by_images) {
                 self.reclaim_disk().await;
-                shortages = self.look();
+                shortages = self.look().await;
+                pressing = since.pressing(&shortages, Instant::now());
             }
             self.tell(&mut lasting, &shortages);
-            if shortages.iter().any(on_disk) {
+            if pressing.iter().any(|shortage| shortage.signal.is_of_disk()) {
                 self.stats.recount().await;
             }
             let pods = match self.stats.pods().await {
@@ -71,16 +78,16 @@ impl Evictor {
                 }
             };
             self.enforce_disk_limits(&pods);
-            let Some(shortage) = shortages.first() else {
+            let Some(shortage) = pressing.first() else {
                 continue;
             };
             if Instant::now() < settle_until {
                 continue;
             }
-            match decide::victim(shortage.signal, &pods) {
+            match decide::victim(shortage, &pods) {
                 Some(victim) => {
                     let message = decide::message(shortage, victim);
-                    self.evict(victim, message);
+                    self.evict(victim, message, self.grace(shortage));
                     settle_until = Instant::now() + SETTLE;
                 }
                 None => warn!(
@@ -91,14 +98,35 @@ impl Evictor {
         }
     }
 
-    fn look(&self) -> Vec<Shortage> {
-        let config = &self.stats.context().config;
+    async fn look(&self) -> Vec<Shortage> {
+        let context = self.stats.context();
+        let config = &context.config;
         let seen = Observed {
             memory: node::memory(),
             disk: node::filesystem(&config.data_dir).unwrap_or_default(),
+            images: self.image_filesystem().await,
             pids: node::pids(),
         };
         decide::shortages(&seen, &config.eviction)
+    }
+
+    /// The images' file system, if it is another than that of the pods' volumes and logs.
+    async fn image_filesystem(&self) -> Option<Filesystem> {
+        let context = self.stats.context();
+        let known = context.runtime.image_fs_info().await.ok()?;
+        let images = Path::new(&known.first()?.mountpoint);
+        let device = |path: &Path| std::fs::metadata(path).map(|found| found.dev()).ok();
+        let apart = device(images)? != device(&context.config.data_dir)?;
+        apart.then(|| node::filesystem(images)).flatten()
+    }
+
+    /// Most time that a pod gets to end.
+    fn grace(&self, shortage: &Shortage) -> Duration {
+        let most = self.stats.context().config.eviction.max_pod_grace;
+        match shortage.grace {
+            Some(_) => most.max(GRACE),
+            None => GRACE,
+        }
     }
 
     /// Says what the node is short of. A condition outlasts its cause, so that pods are not sent back at once.
@@ -149,12 +177,12 @@ impl Evictor {
             if used.pod.metadata.deletion_timestamp.is_none()
                 && let Some(message) = decide::over_its_disk(used)
             {
-                self.evict(used, message);
+                self.evict(used, message, GRACE);
             }
         }
     }
 
-    fn evict(&self, used: &PodUse, message: String) {
+    fn evict(&self, used: &PodUse, message: String, grace: Duration) {
         if !crate::pods::capacity::ended(&used.pod) {
             info!(uid = used.uid, message, "throwing a pod out");
             self.stats
@@ -165,12 +193,17 @@ impl Evictor {
             reason: "Evicted".to_owned(),
             message,
             disruption: true,
-            grace: Some(GRACE),
+            grace: Some(grace),
         };
         self.manager.evict(&used.uid, rejection);
     }
 }
 
-fn on_disk(shortage: &Shortage) -> bool {
-    matches!(shortage.signal, Signal::Disk | Signal::Inodes)
+/// May there be enough again when unused images go?
+fn helped_by_images(shortage: &Shortage) -> bool {
+    match shortage.signal {
+        Signal::ImageDisk | Signal::ImageInodes => true,
+        Signal::Disk | Signal::Inodes => !shortage.apart,
+        Signal::Memory | Signal::Pids => false,
+    }
 }

@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde_json::{Value, json};
 
 use super::facts::{Facts, Pressure};
-use crate::config::{AgentConfig, Threshold};
+use crate::config::{AgentConfig, Signal, Threshold};
 use crate::devices::Amount;
 
 /// Version of Kubernetes whose node this is.
@@ -220,8 +220,8 @@ fn allocatable(config: &AgentConfig, facts: &Facts) -> BTreeMap<String, Quantity
         let whole = u64::try_from(whole).unwrap_or(0);
         i64::try_from(threshold.of(whole)).unwrap_or(i64::MAX)
     };
-    let disk = facts.disk - kept(eviction.disk_available, facts.disk);
-    let kept = kept(eviction.memory_available, facts.memory);
+    let disk = facts.disk - kept(eviction.hard(Signal::Disk), facts.disk);
+    let kept = kept(eviction.hard(Signal::Memory), facts.memory);
     resources(
         config,
         facts.cpu_milli - config.reserved_cpu_milli,

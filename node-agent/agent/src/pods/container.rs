@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use balsa_cri::{ContainerConfig, Device, Image, Map, Mount, NamespaceMode};
+use balsa_cri::{ContainerConfig, Device, IdRange, Image, Map, Mount, NamespaceMode};
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
 use super::env::expand_all;
@@ -35,6 +35,8 @@ pub(crate) struct Ingredients<'a> {
     pub(crate) extras: Extras,
     /// The running instance whose processes it is to see.
     pub(crate) target: Option<String>,
+    /// Ids of the pod's own user namespace.
+    pub(crate) users: Option<IdRange>,
 }
 
 /// Log file of an instance, relative to the pod's log folder.
@@ -66,12 +68,20 @@ pub(crate) fn config(from: Ingredients<'_>) -> Result<ContainerConfig, String> {
         mut devices,
         extras,
         target,
+        users,
     } = from;
+    if users.is_some() && !devices.is_empty() {
+        return Err(
+            "volumes in block mode cannot be used with a user namespace (spec.hostUsers: false)"
+                .to_owned(),
+        );
+    }
     let mut security = security::container(spec, container, image, profiles)?;
     if let Some(target) = target {
         security.namespaces.pid = NamespaceMode::Target;
         security.namespaces.target = target;
     }
+    security.namespaces.users = users;
     let mounted =
         |mounts: &[Mount], path: &str| mounts.iter().any(|mount| mount.container_path == path);
     let own_hosts = !balsa_pod::spec::host_network(spec) || spec.host_aliases.is_some();
@@ -104,6 +114,9 @@ pub(crate) fn config(from: Ingredients<'_>) -> Result<ContainerConfig, String> {
         readonly: mount.read_only,
         ..Mount::default()
     }));
+    for mount in &mut mounts {
+        mount.users = users;
+    }
     devices.extend(extras.devices.into_iter().map(|device| Device {
         container_path: device.container_path,
         host_path: device.host_path,
@@ -171,6 +184,10 @@ mod tests {
             "spec": {"containers": [{"name": "c", "image": "i", "command": ["echo", "$(A)"]}]}}))
             .unwrap();
         let spec = pod.spec.as_ref().unwrap();
+        let users = IdRange {
+            first: 65_536,
+            length: 65_536,
+        };
         let config = config(Ingredients {
             pod: &pod,
             spec,
@@ -193,6 +210,7 @@ mod tests {
                 ..Extras::default()
             },
             target: None,
+            users: Some(users),
         })
         .unwrap();
         assert_eq!(config.command, ["echo", "1"]);
@@ -205,6 +223,9 @@ mod tests {
             .map(|mount| mount.container_path.as_str())
             .collect();
         assert_eq!(paths, ["/etc/hosts", "/dev/termination-log"]);
+        let mut mounts = config.mounts.iter();
+        assert!(mounts.all(|mount| mount.users == Some(users)));
+        assert_eq!(config.security.namespaces.users, Some(users));
         assert_eq!(config.labels[labels::CONTAINER_NAME], "c");
     }
 }

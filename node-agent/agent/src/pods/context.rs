@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use balsa_client::{EventRecorder, EventType};
-use balsa_cri::{Dns, Runtime};
+use balsa_cri::{Dns, Runtime, RuntimeFeatures};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, PodSpec};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 
 use super::capacity::Capacity;
 use super::fields::Facts;
+use super::users::UserRanges;
 use crate::cgroups::Cgroups;
 use crate::cluster::Cluster;
 use crate::config::{AgentConfig, Paths};
@@ -40,6 +41,10 @@ pub(crate) struct Context {
     /// What has been granted to pods.
     pub(crate) capacity: Capacity,
     pub(crate) cgroups: Cgroups,
+    /// User ids of pods with user namespaces.
+    pub(crate) users: UserRanges,
+    /// What the runtime can do beyond what all can.
+    pub(crate) features: RuntimeFeatures,
     /// Volumes of CSI drivers.
     pub(crate) csi: Arc<Csi>,
     /// Devices of plugins.

@@ -20,6 +20,7 @@ pub(crate) mod statics;
 mod status;
 #[cfg(test)]
 mod tests;
+pub(crate) mod users;
 mod worker;
 
 pub(crate) use context::{Context, Routes};

@@ -12,8 +12,12 @@ use super::sandbox::labels;
 /// Most bytes of a termination message.
 const MAX_MESSAGE: u64 = 4096;
 
-/// Most lines of a log that stand in for a message.
+/// Most bytes and lines of a log that stand in for a message, as upstream.
+const MAX_LOG: usize = 2048;
 const MAX_LINES: usize = 80;
+
+/// How much of the log's end has them in any case: runtimes break lines after 16 KiB, and add a time to each.
+const LOG_TAIL: u64 = 48 << 10;
 
 /// A time of the runtime's; "never" becomes 1970.
 pub(crate) fn timestamp(nanos: Nanos) -> Timestamp {
@@ -119,23 +123,30 @@ pub(crate) fn termination_message(file: &Path, policy: &str, log: &Path, code: i
     if !told.is_empty() || policy != "FallbackToLogsOnError" || code == 0 {
         return String::from_utf8_lossy(&told).into_owned();
     }
-    let log = tail(log, MAX_MESSAGE * 2).unwrap_or_default();
-    let text = String::from_utf8_lossy(&log);
-    // CRI log lines: time, stream, tag, text.
-    let lines: Vec<&str> = text
-        .lines()
-        .filter_map(|line| line.splitn(4, ' ').nth(3))
-        .collect();
-    let last = &lines[lines.len().saturating_sub(MAX_LINES)..];
-    let mut joined = last.join("\n");
-    if !joined.is_empty() {
-        joined.push('\n');
+    let log = tail(log, LOG_TAIL).unwrap_or_default();
+    end_of_log(&String::from_utf8_lossy(&log), log.len() as u64 == LOG_TAIL)
+}
+
+/// The last of what a log in CRI's format says: time, stream, tag, text. What is tagged `P` goes on in the next line,
+/// or the process ended without ending its line. The first line of a log that was `cut` is left out.
+fn end_of_log(log: &str, cut: bool) -> String {
+    let lines = log.lines().skip(usize::from(cut));
+    let mut text = String::new();
+    for line in lines {
+        let mut parts = line.splitn(4, ' ').skip(2);
+        let (Some(tag), Some(said)) = (parts.next(), parts.next()) else {
+            continue;
+        };
+        text.push_str(said);
+        if tag.split(':').next() != Some("P") {
+            text.push('\n');
+        }
     }
-    let cut = joined.len().saturating_sub(MAX_MESSAGE as usize);
-    let cut = (cut..joined.len())
-        .find(|at| joined.is_char_boundary(*at))
-        .unwrap_or(0);
-    joined.split_off(cut)
+    let ends = text.trim_end_matches('\n').rmatch_indices('\n');
+    let by_lines = ends.map(|(at, _)| at + 1).nth(MAX_LINES - 1).unwrap_or(0);
+    let from = by_lines.max(text.len().saturating_sub(MAX_LOG));
+    let from = (from..text.len()).find(|at| text.is_char_boundary(*at));
+    text.split_off(from.unwrap_or(text.len()))
 }
 
 fn tail(path: &Path, most: u64) -> std::io::Result<Vec<u8>> {
@@ -163,9 +174,35 @@ mod tests {
         .unwrap();
         let told = |policy: &str, code: i32| termination_message(&file, policy, &log, code);
         assert_eq!(told("FallbackToLogsOnError", 1), "one\ntwo words\n");
+        std::fs::write(
+            &log,
+            "2026-01-01T00:00:00Z stdout P DO\n2026-01-01T00:00:00Z stdout P NE\n",
+        )
+        .unwrap();
+        assert_eq!(
+            told("FallbackToLogsOnError", 1),
+            "DONE",
+            "without a line's end"
+        );
         assert_eq!(told("FallbackToLogsOnError", 0), "");
         assert_eq!(told("File", 1), "");
         std::fs::write(&file, "own").unwrap();
         assert_eq!(told("FallbackToLogsOnError", 1), "own");
+    }
+
+    #[test]
+    fn no_more_of_a_log_is_told_than_its_last_lines_and_bytes() {
+        let line = |number: usize| format!("t stdout F line {number}\n");
+        let many: String = (0..100).map(line).collect();
+        let told = end_of_log(&many, false);
+        assert_eq!(told.lines().count(), MAX_LINES);
+        assert!(told.starts_with("line 20\n") && told.ends_with("line 99\n"));
+        let long = end_of_log(&format!("t stdout F {}\n", "x".repeat(5000)), false);
+        assert_eq!(long.len(), MAX_LOG);
+        assert_eq!(
+            end_of_log("out F half a line\nt stdout F whole\n", true),
+            "whole\n"
+        );
+        assert_eq!(end_of_log("", false), "");
     }
 }

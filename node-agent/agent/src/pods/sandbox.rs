@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use balsa_cri::{Dns, Map, SandboxConfig};
+use balsa_cri::{Dns, IdRange, Map, Namespaces, SandboxConfig};
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 
 use super::capacity::dotted;
@@ -98,6 +98,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) cgroups: &'a Cgroups,
     /// Handler of the pod's RuntimeClass; empty for the usual one.
     pub(crate) runtime_handler: &'a str,
+    /// Ids of the pod's own user namespace.
+    pub(crate) users: Option<IdRange>,
 }
 
 /// What to make the sandbox from; the error is for people (`FailedCreatePodSandBox`).
@@ -116,11 +118,6 @@ pub(crate) fn config(
     );
     let context = spec.security_context.clone().unwrap_or_default();
     let host_network = balsa_pod::spec::host_network(spec);
-    if spec.host_users == Some(false) {
-        return Err(
-            "user namespaces are not supported by the container runtime of this node".to_owned(),
-        );
-    }
     let host = kernel_hostname(pod, spec, &config.cluster_domain)?;
     let settings = cgroups::pod_settings(pod, spec, config.pod_pids_limit);
     let mut labels: Map = pod.metadata.labels.clone().unwrap_or_default();
@@ -137,7 +134,10 @@ pub(crate) fn config(
         port_mappings: Vec::new(),
         annotations: pod.metadata.annotations.clone().unwrap_or_default(),
         cgroup_parent: around.cgroups.pod(balsa_pod::qos::class(spec), &uid),
-        namespaces: security::sandbox_namespaces(spec),
+        namespaces: Namespaces {
+            users: around.users,
+            ..security::sandbox_namespaces(spec)
+        },
         privileged: security::any_privileged(spec),
         supplemental_groups: context.supplemental_groups.clone().unwrap_or_default(),
         run_as_user: context.run_as_user,
@@ -297,6 +297,7 @@ mod tests {
             node_dns: &node_dns,
             cgroups: &Cgroups::new("/balsa"),
             runtime_handler: "",
+            users: None,
         };
         config(&pod, pod.spec.as_ref().unwrap(), &around, 0).unwrap()
     }

@@ -50,6 +50,7 @@ pub(crate) fn sandbox_namespaces(spec: &PodSpec) -> Namespaces {
         pid: host(spec.host_pid, pid),
         ipc: host(spec.host_ipc, NamespaceMode::Pod),
         target: String::new(),
+        users: None,
     }
 }
 

@@ -185,6 +185,8 @@ impl Rig {
             memory: 1 << 30,
             capacity: Capacity::new(offer, Gates::default()),
             cgroups: Cgroups::at(dir.path(), "/balsa"),
+            users: Default::default(),
+            features: Default::default(),
             csi: crate::csi::tests::none(dir.path()),
             devices: Devices::new(dir.path().join("device-plugins")),
         });

@@ -1,5 +1,7 @@
 //! The node's own HTTP endpoints, of which tools ask through the API server's node proxy.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tracing::debug;
@@ -88,6 +90,13 @@ impl Server {
             let seconds = entry.period.as_secs();
             json!({"priority": entry.priority, "shutdownGracePeriodSeconds": seconds})
         });
+        let hard = eviction.hard.iter();
+        let hard = hard.map(|(signal, least)| (signal.name(), least.to_string()));
+        let soft = eviction.soft.iter();
+        let graces = soft.clone();
+        let soft = soft.map(|(signal, soft)| (signal.name(), soft.threshold.to_string()));
+        let graces =
+            graces.map(|(signal, soft)| (signal.name(), format!("{}s", soft.grace.as_secs())));
         json!({"kubeletconfig": {
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
@@ -101,12 +110,10 @@ impl Server {
             "staticPodPath": config.static_pods,
             "allowedUnsafeSysctls": config.allowed_unsafe_sysctls,
             "nodeLeaseDurationSeconds": config.lease_seconds(),
-            "evictionHard": {
-                "memory.available": eviction.memory_available.to_string(),
-                "nodefs.available": eviction.disk_available.to_string(),
-                "nodefs.inodesFree": eviction.inodes_free.to_string(),
-                "pid.available": eviction.pids_available.to_string(),
-            },
+            "evictionHard": hard.collect::<BTreeMap<_, _>>(),
+            "evictionSoft": soft.collect::<BTreeMap<_, _>>(),
+            "evictionSoftGracePeriod": graces.collect::<BTreeMap<_, _>>(),
+            "evictionMaxPodGracePeriod": eviction.max_pod_grace.as_secs(),
             "evictionPressureTransitionPeriod": format!("{}s", eviction.transition.as_secs()),
             "shutdownGracePeriodByPodPriority": shutdown.collect::<Vec<_>>(),
         }})

@@ -344,6 +344,7 @@ pub(crate) fn mounts(
                 Some("Bidirectional") => Propagation::Bidirectional,
                 _ => Propagation::Private,
             },
+            users: None,
         });
     }
     Ok(mounts)

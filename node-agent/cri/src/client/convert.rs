@@ -6,8 +6,8 @@ use k8s_cri::v1 as cri;
 
 use crate::types::{
     AppArmor, Auth, ContainerConfig, ContainerInfo, ContainerSecurity, ContainerState,
-    ContainerStats, ContainerStatus, Device, FilesystemUsage, HandlerFeatures, Image, Map, Mount,
-    NamespaceMode, Namespaces, PortMapping, Propagation, Resources, RuntimeCondition,
+    ContainerStats, ContainerStatus, Device, FilesystemUsage, HandlerFeatures, IdRange, Image, Map,
+    Mount, NamespaceMode, Namespaces, PortMapping, Propagation, Resources, RuntimeCondition,
     RuntimeFeatures, RuntimeStatus, SandboxConfig, SandboxInfo, SandboxState, SandboxStatus,
     SeLinux, Seccomp,
 };
@@ -69,8 +69,21 @@ fn namespaces(namespaces: &Namespaces) -> cri::NamespaceOption {
         pid: namespace_mode(namespaces.pid),
         ipc: namespace_mode(namespaces.ipc),
         target_id: namespaces.target.clone(),
-        userns_options: None,
+        userns_options: namespaces.users.map(|users| cri::UserNamespace {
+            mode: cri::NamespaceMode::Pod as i32,
+            uids: id_mappings(Some(users)),
+            gids: id_mappings(Some(users)),
+        }),
     }
+}
+
+fn id_mappings(users: Option<IdRange>) -> Vec<cri::IdMapping> {
+    let mapping = users.map(|users| cri::IdMapping {
+        host_id: users.first,
+        container_id: 0,
+        length: users.length,
+    });
+    mapping.into_iter().collect()
 }
 
 fn seccomp(seccomp: &Seccomp) -> cri::SecurityProfile {
@@ -192,6 +205,8 @@ fn mount(mount: &Mount) -> cri::Mount {
         host_path: mount.host_path.clone(),
         readonly: mount.readonly,
         propagation: propagation as i32,
+        uid_mappings: id_mappings(mount.users),
+        gid_mappings: id_mappings(mount.users),
         ..Default::default()
     }
 }
@@ -450,7 +465,34 @@ pub(super) fn filesystem(usage: cri::FilesystemUsage) -> FilesystemUsage {
 
 #[cfg(test)]
 mod tests {
-    use super::netns_of;
+    use super::{mount, namespaces, netns_of};
+    use crate::types::{IdRange, Mount, Namespaces};
+
+    #[test]
+    fn a_range_of_ids_is_that_of_the_namespace_and_of_its_mounts() {
+        let users = Some(IdRange {
+            first: 65_536,
+            length: 65_536,
+        });
+        let option = namespaces(&Namespaces {
+            users,
+            ..Namespaces::default()
+        });
+        let asked = option.userns_options.unwrap_or_default();
+        let ids = |mapping: &super::cri::IdMapping| {
+            (mapping.host_id, mapping.container_id, mapping.length)
+        };
+        assert_eq!(asked.mode, super::cri::NamespaceMode::Pod as i32);
+        assert_eq!(asked.uids.first().map(ids), Some((65_536, 0, 65_536)));
+        let mounted = mount(&Mount {
+            users,
+            ..Mount::default()
+        });
+        assert_eq!(mounted.uid_mappings, asked.uids);
+        assert_eq!(mounted.gid_mappings, asked.gids);
+        let without = namespaces(&Namespaces::default());
+        assert!(without.userns_options.is_none());
+    }
 
     #[test]
     fn the_network_namespace_is_read_from_the_verbose_status() {

@@ -30,6 +30,9 @@ pub(crate) const MAX_MESSAGE: usize = 64 << 20;
 /// Pause between attempts to subscribe to events.
 const RESUBSCRIBE: Duration = Duration::from_millis(200);
 
+/// Label of sandboxes that has their pod's UID, as kubelet sets it.
+const UID_LABEL: &str = "io.kubernetes.pod.uid";
+
 /// Period of the safety net when a runtime has no events at all.
 const RELIST: Duration = Duration::from_secs(1);
 
@@ -65,6 +68,18 @@ impl CriClient {
 
     fn images(&self) -> ImageServiceClient<Channel> {
         ImageServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    async fn sandboxes(&self, filter: Option<cri::PodSandboxFilter>) -> Result<Vec<SandboxInfo>> {
+        let request = cri::ListPodSandboxRequest { filter };
+        let answer = call(
+            "ListPodSandbox",
+            CALL_TIMEOUT,
+            self.runtime().list_pod_sandbox(request),
+        )
+        .await?;
+        let items = answer.items.into_iter();
+        Ok(items.map(convert::sandbox_info).collect())
     }
 
     /// Follows CRI's own container events. Ends with the stream, or with an error.
@@ -205,18 +220,15 @@ impl Runtime for CriClient {
     }
 
     async fn list_sandboxes(&self) -> Result<Vec<SandboxInfo>> {
-        let request = cri::ListPodSandboxRequest { filter: None };
-        let answer = call(
-            "ListPodSandbox",
-            CALL_TIMEOUT,
-            self.runtime().list_pod_sandbox(request),
-        )
-        .await?;
-        Ok(answer
-            .items
-            .into_iter()
-            .map(convert::sandbox_info)
-            .collect())
+        self.sandboxes(None).await
+    }
+
+    async fn pod_sandboxes(&self, uid: &str) -> Result<Vec<SandboxInfo>> {
+        let filter = cri::PodSandboxFilter {
+            label_selector: [(UID_LABEL.to_owned(), uid.to_owned())].into(),
+            ..Default::default()
+        };
+        self.sandboxes(Some(filter)).await
     }
 
     async fn sandbox_status(&self, id: &str) -> Result<SandboxStatus> {

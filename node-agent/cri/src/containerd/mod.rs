@@ -110,6 +110,10 @@ impl Runtime for Containerd {
         self.cri.list_sandboxes().await
     }
 
+    async fn pod_sandboxes(&self, uid: &str) -> Result<Vec<SandboxInfo>> {
+        self.cri.pod_sandboxes(uid).await
+    }
+
     async fn sandbox_status(&self, id: &str) -> Result<SandboxStatus> {
         self.cri.sandbox_status(id).await
     }

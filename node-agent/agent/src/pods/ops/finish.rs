@@ -100,10 +100,10 @@ pub(crate) async fn clean_up(
 ) -> Result<(), String> {
     let runtime = &context.runtime;
     let sandboxes = runtime
-        .list_sandboxes()
+        .pod_sandboxes(uid)
         .await
         .map_err(|error| error.to_string())?;
-    for sandbox in sandboxes.into_iter().filter(|sandbox| sandbox.uid == uid) {
+    for sandbox in sandboxes {
         runtime
             .stop_sandbox(&sandbox.id)
             .await
@@ -117,16 +117,18 @@ pub(crate) async fn clean_up(
     take_back_volumes(context, uid).await?;
     let pod_dir = context.paths.pod(uid);
     let logs = context.paths.pod_logs(namespace, name, uid);
-    let (cgroups, uid) = (context.cgroups.clone(), uid.to_owned());
+    let (cgroups, own) = (context.cgroups.clone(), uid.to_owned());
     blocking(move || {
         volumes::cleanup(&pod_dir)?;
         match std::fs::remove_dir_all(logs) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        cgroups.remove_pod(&uid)
+        cgroups.remove_pod(&own)
     })
-    .await
+    .await?;
+    context.users.release(uid);
+    Ok(())
 }
 
 /// Has CSI drivers take back what they mounted for a pod whose containers have ended.

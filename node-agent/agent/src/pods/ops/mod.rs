@@ -21,7 +21,7 @@ use tracing::{Instrument, debug, info_span, warn};
 
 use super::context::Context;
 use super::mailbox::Mailbox;
-use super::{container, hooks, observe, sandbox};
+use super::{container, hooks, observe, sandbox, users};
 use crate::cluster::ApiError;
 use crate::volumes::Prepared;
 use crate::volumes::payload::TokenWant;
@@ -176,11 +176,18 @@ impl Ops {
             Some(class) if !class.is_empty() => context.cluster.runtime_handler(class).await?,
             _ => String::new(),
         };
+        let users = if spec.host_users == Some(false) {
+            users::check(&context.features, &handler)?;
+            Some(context.users.assign(&self.uid, &self.pod_dir())?)
+        } else {
+            None
+        };
         let around = sandbox::Surroundings {
             config: &context.config,
             node_dns: &context.node_dns,
             cgroups: &context.cgroups,
             runtime_handler: &handler,
+            users,
         };
         sandbox::config(pod, spec, &around, attempt)
     }

@@ -170,6 +170,7 @@ impl Ops {
             devices,
             extras,
             target: wish.target.clone(),
+            users: context.users.of(&self.uid),
         })
     }
 
