@@ -295,6 +295,47 @@ impl ServiceAllocator {
     }
 }
 
+/// What a Service says of IPv4 and IPv6.
+fn families_asked(service: &Value) -> [Option<&Value>; 2] {
+    let spec = service.get("spec");
+    ["ipFamilyPolicy", "ipFamilies"].map(|field| spec?.get(field))
+}
+
+/// Services have IPv4 addresses here. Who asks for others is told; a headless Service without a selector leads where
+/// its author says, in any family.
+fn check_families(service: &Value) -> Result<(), Status> {
+    let spec = &service["spec"];
+    let selects = spec["selector"].as_object().is_some_and(|s| !s.is_empty());
+    if type_of(service) == "ExternalName" || (spec["clusterIP"] == "None" && !selects) {
+        return Ok(());
+    }
+    let mut errors = FieldErrors::default();
+    for (i, family) in spec["ipFamilies"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .enumerate()
+    {
+        if family != "IPv4" {
+            let field = format!("spec.ipFamilies[{i}]");
+            errors.invalid(field, family.clone(), "not configured on this cluster");
+        }
+    }
+    if spec["ipFamilyPolicy"] == "RequireDualStack" {
+        let why = "this cluster is not configured for dual-stack services";
+        errors.invalid("spec.ipFamilyPolicy", "RequireDualStack", why);
+    }
+    if errors.0.is_empty() {
+        return Ok(());
+    }
+    Err(Status::invalid(
+        "Service",
+        "",
+        object::name(service),
+        &errors,
+    ))
+}
+
 impl Allocator for ServiceAllocator {
     fn concerns(&self, group: &str, plural: &str) -> bool {
         group.is_empty() && plural == "services"
@@ -323,6 +364,9 @@ impl ServiceAllocator {
         let mut after = Held::default();
         if let Some(new) = new {
             let asked = held(Some(new));
+            if old.is_none_or(|old| families_asked(old) != families_asked(new)) {
+                check_families(new)?;
+            }
             if needs_address(new) {
                 self.fill_addresses(new, &before, attempt)?;
             } else if type_of(new) == "ExternalName" {

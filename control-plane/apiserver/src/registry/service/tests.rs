@@ -141,3 +141,29 @@ fn a_balancer_that_keeps_clients_addresses_claims_a_health_port() {
     let plan = allocator.plan(Some(&mut cluster), Some(&new), 0).unwrap();
     assert_eq!(deletes(&plan), [format!("{PORTS}30000")]);
 }
+
+#[test]
+fn families_that_the_cluster_lacks_are_refused_where_an_address_is_wanted() {
+    let allocator = allocator("10.96.0.0/16");
+    let refused = |spec: Value, old: Option<Value>| {
+        let (mut new, old) = (service(spec), old.map(service));
+        let outcome = allocator.plan(Some(&mut new), old.as_ref(), 0);
+        outcome.err().map(|status| status.message)
+    };
+    let both = json!({"ports": [], "ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv4"]});
+    assert!(
+        refused(both.clone(), None)
+            .unwrap()
+            .contains("this cluster is not configured for dual-stack services")
+    );
+    let six = json!({"ports": [], "ipFamilies": ["IPv6"]});
+    assert!(
+        refused(six, None)
+            .unwrap()
+            .contains("not configured on this cluster")
+    );
+    let manual = json!({"ports": [], "clusterIP": "None", "ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv4", "IPv6"]});
+    assert_eq!(refused(manual, None), None);
+    // What is there already may be changed in other ways.
+    assert_eq!(refused(both.clone(), Some(both)), None);
+}
