@@ -9,6 +9,7 @@ mod identity;
 mod leader;
 mod links;
 mod maintenance;
+mod priority;
 mod records;
 mod run;
 

@@ -33,7 +33,7 @@ use crate::api::{Api, MemberRequest};
 use crate::config::{Config, Failover};
 use crate::links::Links;
 use crate::records::{self, ServerRecord};
-use crate::{bootstrap, identity, leader};
+use crate::{bootstrap, identity, leader, priority};
 
 /// Streaming subresources that the API serves through the node link.
 const STREAMS: [(&str, &str); 7] = [
@@ -51,6 +51,7 @@ const STREAMS: [(&str, &str); 7] = [
 /// # Errors
 /// When it cannot start; each error says what to do.
 pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
+    priority::raise();
     let (identity, member) = identity::obtain(&config).await?;
     let kinds = Arc::new(Kinds::new(balsa_api::kinds::builtin()));
     let cache = Cache::new(kinds.all());

@@ -14,6 +14,11 @@ use crate::local::topology::{self, Node, Paths, Role, Topology};
 use crate::local::up;
 use crate::local::{network, outside};
 
+/// Shares of the processors (an ordinary program or session has 1024): the cluster stands for several machines.
+const CLUSTER_SHARES: u32 = 4096;
+/// Of the cluster's: pods must not starve the servers, nor may the agents.
+const SERVER_SHARES: u32 = 4096;
+
 /// Starts a node's process if it does not run.
 pub fn start(paths: &Paths, topology: &Topology, node: &Node) -> anyhow::Result<()> {
     if let Some(process) = args::process(paths, &node.name) {
@@ -40,6 +45,10 @@ pub fn start(paths: &Paths, topology: &Topology, node: &Node) -> anyhow::Result<
         log: &paths.log(&node.name),
         record: &paths.process(&node.name),
     })?;
+    process::weigh(topology::CGROUP, CLUSTER_SHARES);
+    if node.role == Role::Server {
+        process::weigh(&topology::cgroup(&node.name), SERVER_SHARES);
+    }
     Ok(())
 }
 
@@ -130,7 +139,7 @@ pub fn down(paths: &Paths) -> anyhow::Result<()> {
         network::remove_node(name)?;
         process::remove_cgroup(&topology::cgroup(name))?;
     }
-    process::remove_cgroup("balsa-local")?;
+    process::remove_cgroup(topology::CGROUP)?;
     network::remove_bridge()?;
     outside::remove(forwarding)?;
     up::claim(None)?;

@@ -186,6 +186,23 @@ pub fn start(start: Start<'_>) -> anyhow::Result<Process> {
     Ok(process)
 }
 
+/// What a cgroup gets of processors that others want too, in shares of 1024. Where the controller is missing or is
+/// not handed down, all stays as it is.
+pub fn weigh(cgroup: &str, shares: u32) {
+    // cgroup v2 counts from 100 and takes at most 10000.
+    let weight = (shares.saturating_mul(100) / 1024).clamp(1, 10_000);
+    for root in cgroup_roots() {
+        for (file, value) in [("cpu.shares", shares), ("cpu.weight", weight)] {
+            let path = root.join(cgroup).join(file);
+            if path.exists()
+                && let Err(error) = fs::write(&path, value.to_string())
+            {
+                tracing::debug!(path = %path.display(), %error, "a cgroup keeps its weight");
+            }
+        }
+    }
+}
+
 /// Roots of all mounted cgroup hierarchies.
 #[must_use]
 pub fn cgroup_roots() -> Vec<PathBuf> {

@@ -192,10 +192,13 @@ pub fn cable(node: &str) -> String {
     format!("balsa-{node}")
 }
 
+/// The cgroup of all nodes below each controller's root.
+pub const CGROUP: &str = "balsa-local";
+
 /// A node's cgroup below each controller's root.
 #[must_use]
 pub fn cgroup(node: &str) -> String {
-    format!("balsa-local/{node}")
+    format!("{CGROUP}/{node}")
 }
 
 #[cfg(test)]

@@ -1,0 +1,168 @@
+//! Connections: TLS, HTTP/1.1 and HTTP/2, limits against slow and greedy clients, draining.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Time to send a request's head.
+const HEADER_READ: Duration = Duration::from_secs(20);
+const MAX_HEADERS: u32 = 64 * 1024;
+const MAX_STREAMS: u32 = 1000;
+const MAX_CONNECTIONS: usize = 16_384;
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+const WINDOW: u32 = 256 * 1024;
+/// Pause after accept() failed, for example because all file descriptors are in use.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Body type of all requests (boxed, so that calls from inside the process work too).
+pub type RequestBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+/// Body type of all responses.
+pub type ResponseBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+
+/// What the connection says of the client.
+#[derive(Debug, Clone, Default)]
+pub struct Peer {
+    /// Remote address; `None` for calls from inside the process.
+    pub address: Option<SocketAddr>,
+    /// Client certificate chain (DER), already verified against the cluster CA by TLS.
+    pub certificates: Vec<Vec<u8>>,
+}
+
+/// Who answers.
+pub trait Service: Send + Sync + 'static {
+    /// Answers a request of a client; dropped when the client goes away.
+    fn answer(
+        &self,
+        request: Request<RequestBody>,
+        peer: Arc<Peer>,
+    ) -> BoxFuture<'static, Response<ResponseBody>>;
+
+    /// Draining begins: answers that would go on for ever are to end.
+    fn draining(&self);
+}
+
+/// Serves a listener until `stop`, then drains: no new connections, open requests get the time `drain`.
+///
+/// # Errors
+/// None at present: a connection that cannot be accepted is logged and tried again.
+pub async fn serve(
+    service: Arc<dyn Service>,
+    listener: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+    drain: Duration,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
+    let mut tls = (*tls).clone();
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let acceptor = TlsAcceptor::from(Arc::new(tls));
+    let http = Arc::new(builder());
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            Some(_) = connections.join_next() => continue,
+            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => accepted,
+        };
+        match accepted {
+            Ok((socket, address)) => {
+                let connection = connection(
+                    service.clone(),
+                    acceptor.clone(),
+                    Arc::clone(&http),
+                    socket,
+                    address,
+                    stop.clone(),
+                );
+                connections
+                    .spawn(connection.instrument(tracing::debug_span!("connection", %address)));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    service.draining();
+    let drained = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(drain, drained).await.is_err() {
+        tracing::warn!("some requests did not end in time and are cut off");
+    }
+    Ok(())
+}
+
+fn builder() -> auto::Builder<TokioExecutor> {
+    let mut http = auto::Builder::new(TokioExecutor::new());
+    http.http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_READ)
+        .max_buf_size(MAX_HEADERS as usize)
+        .half_close(true);
+    http.http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .max_header_list_size(MAX_HEADERS)
+        .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(4 * WINDOW);
+    http
+}
+
+async fn connection(
+    service: Arc<dyn Service>,
+    acceptor: TlsAcceptor,
+    http: Arc<auto::Builder<TokioExecutor>>,
+    socket: TcpStream,
+    address: SocketAddr,
+    stop: CancellationToken,
+) {
+    // Answers and watch events are small and must not wait for each other.
+    if let Err(error) = socket.set_nodelay(true) {
+        tracing::debug!(%error, "TCP_NODELAY could not be set");
+    }
+    let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(socket)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
+        Err(_) => return tracing::debug!("TLS handshake took too long"),
+    };
+    let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let peer = Arc::new(Peer {
+        address: Some(address),
+        certificates: certificates.iter().map(|c| c.as_ref().to_vec()).collect(),
+    });
+    let answer = service_fn(move |request: Request<Incoming>| {
+        let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+        let answer = service.answer(request, Arc::clone(&peer));
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let served = http.serve_connection_with_upgrades(TokioIo::new(stream), answer);
+    tokio::pin!(served);
+    let result = tokio::select! {
+        result = served.as_mut() => result,
+        () = stop.cancelled() => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "connection ended");
+    }
+}
