@@ -38,6 +38,11 @@ impl Heard {
         *self.0.lock() = Some(Instant::now());
     }
 
+    /// How long ago; `None` if none was heard yet.
+    pub fn silence(&self) -> Option<Duration> {
+        self.0.lock().map(|heard| heard.elapsed())
+    }
+
     fn since(&self, then: Instant) -> bool {
         self.0.lock().is_some_and(|heard| heard > then)
     }

@@ -25,6 +25,7 @@ mod metrics;
 mod net;
 mod observer;
 mod offline;
+mod patience;
 mod pending;
 mod proposer;
 mod raft;

@@ -33,6 +33,8 @@ pub(crate) struct Metrics {
     pub is_leader: Level,
     /// Linearizable reads: from asking to being ready, in seconds.
     pub read_barrier: Histogram,
+    /// Raft's thread did not run though it was its turn, in seconds; counted from 0.1 s on.
+    pub standstill: Histogram,
     /// Batches sent again.
     pub resent: Counter,
     /// Bytes of files.
@@ -58,6 +60,7 @@ impl Default for Metrics {
             leader_changes: Counter::default(),
             is_leader: Level::default(),
             read_barrier: seconds(),
+            standstill: seconds(),
             resent: Counter::default(),
             log_bytes: Level::default(),
             state_bytes: Level::default(),
@@ -141,6 +144,12 @@ impl Metrics {
             "Waiting for a linearizable read",
             seconds(),
             self.read_barrier.clone(),
+        );
+        registry.register_with_unit(
+            "standstill_duration",
+            "Raft's thread got no processor, or was blocked, for 0.1 s and more",
+            seconds(),
+            self.standstill.clone(),
         );
         registry.register("proposal_resent", "Batches sent again", self.resent.clone());
         registry.register_with_unit(

@@ -29,6 +29,7 @@ use crate::members::Members;
 use crate::metrics::Metrics;
 use crate::net::{self, Listener, Network, Peers, Service};
 use crate::observer::Observer;
+use crate::patience::Patience;
 use crate::pending::Pending;
 use crate::proposer::{Linked, Proposer};
 use crate::raft::Raft;
@@ -187,6 +188,13 @@ impl Running {
             stop: stop.clone(),
         };
         spawn("sequencer", Box::pin(sequencer.clone().run(queue, work)));
+        let patience = Patience {
+            raft: raft.clone(),
+            heard: heard.clone(),
+            metrics: metrics.clone(),
+            stop: stop.clone(),
+        };
+        spawn("patience", Box::pin(patience.run()));
         let failover = Failover {
             heard,
             raft: raft.clone(),
