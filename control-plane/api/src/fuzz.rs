@@ -126,7 +126,7 @@ fn live(kind: &Kind, type_: Type<'_>, bytes: &[u8], old: &Value) -> Result<Strin
         subresource: "",
         time: Timestamp::UNIX_EPOCH,
     };
-    apply::update_managed_fields(type_, &mut created, Some(old), &manager);
+    apply::update_managed_fields(type_, &mut created, Some(old), &manager, &["status"]);
     let applied = apply::apply(type_, Some(old), &new, &manager, true, &[]);
     Ok(format!("{told} {}", outcome(&applied)))
 }
@@ -417,7 +417,7 @@ fn custom_resources() {
             if let Err(why) = conform(props, &mut schema) {
                 return why.chars().take(60).collect();
             }
-            let _ = crd::publish::publish(&schema);
+            let _ = crd::publish::publish(&schema, &schema["selectableFields"]);
             let _ = Schema::for_custom("example.com", "v1", "Thing", &schema);
             custom(&schema, &mut thing.clone())
         });

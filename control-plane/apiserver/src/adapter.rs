@@ -28,7 +28,17 @@ pub fn track(
         subresource,
         time: Timestamp::now(),
     };
-    apply::update_managed_fields(type_, new, old, &manager);
+    apply::update_managed_fields(type_, new, old, &manager, reset(target, subresource));
+}
+
+/// What cannot be set through a resource or subresource, and so has no owner there.
+fn reset(target: &Target, subresource: &str) -> &'static [&'static str] {
+    let has_status = target.kind.subresources.iter().any(|s| s.name == "status");
+    match (subresource, has_status) {
+        ("status", _) => &["spec"],
+        (_, true) => &["status"],
+        _ => &[],
+    }
 }
 
 /// The object as an apply patch makes it, managed fields included.
@@ -54,12 +64,7 @@ pub fn apply(
         subresource,
         time: Timestamp::now(),
     };
-    let has_status = target.kind.subresources.iter().any(|s| s.name == "status");
-    let reset: &[&str] = match (subresource, has_status) {
-        ("status", _) => &["spec"],
-        (_, true) => &["status"],
-        _ => &[],
-    };
+    let reset = reset(target, subresource);
     let mut new = apply::apply(type_, old, patch, &manager, force, reset)?;
     if target.custom.is_none() {
         conform_whole(type_, &mut new).map_err(Status::bad_request)?;

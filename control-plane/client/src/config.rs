@@ -12,6 +12,8 @@ pub struct ClientConfig {
     pub ca_pem: Vec<u8>,
     /// Who we are.
     pub credentials: Credentials,
+    /// `User-Agent`; what is before the slash owns the fields that are written.
+    pub user_agent: &'static str,
     /// Times.
     pub timeouts: Timeouts,
 }

@@ -75,6 +75,7 @@ pub fn connect(config: ClientConfig) -> Result<Connection, Error> {
         servers: servers.clone(),
         timeouts,
         bearer: bearer(config.credentials),
+        agent: HeaderValue::from_static(config.user_agent),
     };
     Ok(Connection {
         client: kube::Client::new(failover, "default"),

@@ -42,7 +42,20 @@ pub(crate) struct Report {
     pub(crate) type_: EventType,
     pub(crate) reason: String,
     pub(crate) message: String,
+    pub(crate) action: Option<&'static str>,
+    pub(crate) related: Option<ObjectReference>,
     pub(crate) at: Timestamp,
+}
+
+/// What was tried when an event came about.
+#[derive(Debug, Clone)]
+pub struct Deed {
+    /// `reason`.
+    pub reason: &'static str,
+    /// `action`: `Binding`, `Scheduling`, `Preempting`.
+    pub action: &'static str,
+    /// The other object that had a part in it.
+    pub related: Option<ObjectReference>,
 }
 
 /// Reports waiting to be written; more are dropped.
@@ -114,15 +127,37 @@ impl EventRecorder {
         reason: &str,
         message: impl Into<String>,
     ) {
-        let report = Report {
+        self.send(Report {
             about,
             type_,
             reason: reason.to_owned(),
             message: message.into(),
+            action: None,
+            related: None,
             at: Timestamp::now(),
-        };
-        if self.sender.try_send(report).is_err() {
-            tracing::debug!(reason, "event dropped");
+        });
+    }
+
+    /// Reports something with what was tried, as components do whose events say so in `events.k8s.io`.
+    pub fn deed<K>(&self, object: &K, type_: EventType, deed: Deed, message: impl Into<String>)
+    where
+        K: Resource<DynamicType = ()>,
+    {
+        self.send(Report {
+            about: object.object_ref(&()),
+            type_,
+            reason: deed.reason.to_owned(),
+            message: message.into(),
+            action: Some(deed.action),
+            related: deed.related,
+            at: Timestamp::now(),
+        });
+    }
+
+    fn send(&self, report: Report) {
+        if let Err(error) = self.sender.try_send(report) {
+            let report = error.into_inner();
+            tracing::debug!(reason = report.reason, "event dropped");
         }
     }
 }
@@ -206,6 +241,12 @@ impl Writer {
         Ok(name)
     }
 
+    /// Who of several with the same name; what has an action has an instance too.
+    fn instance(&self, report: &Report) -> String {
+        let component = report.action.and(self.source.component.clone());
+        self.source.host.clone().or(component).unwrap_or_default()
+    }
+
     fn event(&self, report: &Report, write: &Write) -> Event {
         let about = &report.about;
         let namespace = about
@@ -234,7 +275,9 @@ impl Writer {
             count: Some(write.count),
             type_: Some(report.type_.as_str().to_owned()),
             reporting_component: Some(self.source.component.clone().unwrap_or_default()),
-            reporting_instance: Some(self.source.host.clone().unwrap_or_default()),
+            reporting_instance: Some(self.instance(report)),
+            action: report.action.map(str::to_owned),
+            related: report.related.clone(),
             ..Event::default()
         }
     }

@@ -53,6 +53,8 @@ pub(crate) struct Failover<T> {
     pub(crate) servers: Servers,
     pub(crate) timeouts: Timeouts,
     pub(crate) bearer: Bearer,
+    /// `User-Agent`.
+    pub(crate) agent: HeaderValue,
 }
 
 impl<T> Clone for Failover<T> {
@@ -62,6 +64,7 @@ impl<T> Clone for Failover<T> {
             servers: self.servers.clone(),
             timeouts: self.timeouts.clone(),
             bearer: Arc::clone(&self.bearer),
+            agent: self.agent.clone(),
         }
     }
 }
@@ -80,6 +83,10 @@ impl<T: Transport> Service<Request<Body>> for Failover<T> {
         Box::pin(async move {
             let (mut parts, body) = request.into_parts();
             let body = body.collect().await?.to_bytes();
+            parts
+                .headers
+                .entry(header::USER_AGENT)
+                .or_insert_with(|| this.agent.clone());
             if let Some(bearer) = (this.bearer)() {
                 parts.headers.insert(header::AUTHORIZATION, bearer);
             }

@@ -25,7 +25,7 @@ mod workers;
 
 pub use config::{ClientConfig, Credentials, Timeouts};
 pub use connect::{Connection, Error, connect};
-pub use events::{EventRecorder, EventType};
+pub use events::{Deed, EventRecorder, EventType};
 pub use failover::Unavailable;
 pub use in_process::in_process;
 pub use informer::{Informer, InformerOptions, Subscription};

@@ -5,6 +5,7 @@ mod mirroring;
 mod plan;
 mod slices;
 mod translate;
+mod trigger;
 
 use std::sync::Arc;
 

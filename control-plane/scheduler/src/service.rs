@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use balsa_client::{Delta, EventRecorder, EventType, Informer, InformerOptions};
+use balsa_client::{Deed, Delta, EventRecorder, EventType, Informer, InformerOptions};
 use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass};
+use kube::Resource as _;
 use kube::api::Api;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
@@ -279,8 +280,13 @@ impl Scheduler {
         }
         let Err(error) = outcome else {
             let message = format!("Successfully assigned {} to {node}", pod.key);
+            let deed = Deed {
+                reason: "Scheduled",
+                action: "Binding",
+                related: None,
+            };
             self.events
-                .event(&*pod.pod, EventType::Normal, "Scheduled", message);
+                .deed(&*pod.pod, EventType::Normal, deed, message);
             self.state.lock().queue.remove(&pod.uid);
             return;
         };
@@ -341,12 +347,13 @@ impl Scheduler {
 
     fn refuse_later(self: &Arc<Self>, pod: Arc<PodInfo>, failure: &NoFit, plan: Option<Plan>) {
         let message = failure.to_string();
-        self.events.event(
-            &*pod.pod,
-            EventType::Warning,
-            "FailedScheduling",
-            message.clone(),
-        );
+        let deed = Deed {
+            reason: "FailedScheduling",
+            action: "Scheduling",
+            related: None,
+        };
+        self.events
+            .deed(&*pod.pod, EventType::Warning, deed, message.clone());
         if plan.is_none() && says_already(&pod.pod, &message) {
             return;
         }
@@ -374,8 +381,13 @@ impl Scheduler {
                 return;
             }
             let message = format!("Preempted by pod {} on node {}", pod.uid, plan.node);
+            let deed = Deed {
+                reason: "Preempted",
+                action: "Preempting",
+                related: Some(pod.pod.object_ref(&())),
+            };
             self.events
-                .event(&*victim.pod, EventType::Normal, "Preempted", message);
+                .deed(&*victim.pod, EventType::Normal, deed, message);
         }
     }
 

@@ -462,9 +462,17 @@ impl LeaderWork {
             },
             ..balsa_controllers::Config::default()
         };
-        let scheduler = self.client("system:kube-scheduler", &[]);
-        let manager = self.client("system:kube-controller-manager", &[]);
-        let roles = self.client("system:apiserver", &[GROUP_MASTERS]);
+        let scheduler = self.client("system:kube-scheduler", "kube-scheduler/v1.35.0 balsa", &[]);
+        let manager = self.client(
+            "system:kube-controller-manager",
+            "kube-controller-manager/v1.35.0 balsa",
+            &[],
+        );
+        let roles = self.client(
+            "system:apiserver",
+            "kube-apiserver/v1.35.0 balsa",
+            &[GROUP_MASTERS],
+        );
         let addresses = Arc::new(Addresses(self.store.clone()));
         let controlling = async {
             // Without the default roles the scheduler and the controllers may not even look.
@@ -493,8 +501,8 @@ impl LeaderWork {
         );
     }
 
-    /// A client in this process that is `name`, and whose writes are refused once this term has passed.
-    fn client(&self, name: &str, groups: &[&str]) -> kube::Client {
+    /// A client in this process that is `name` and calls itself `agent`, and whose writes are refused once this term has passed.
+    fn client(&self, name: &str, agent: &'static str, groups: &[&str]) -> kube::Client {
         let user = User {
             name: name.to_owned(),
             groups: groups
@@ -516,7 +524,7 @@ impl LeaderWork {
             }
         });
         let fence = Fence(self.term);
-        balsa_client::in_process(service, move |extensions| {
+        balsa_client::in_process(service, agent, move |extensions| {
             extensions.insert(fence);
         })
     }

@@ -207,6 +207,7 @@ pub async fn run_joined(
         servers: known.urls(servers),
         ca_pem: identity.ca_pem().as_bytes().to_vec(),
         credentials: credentials(&identity),
+        user_agent: "kubelet/v1.35.0 balsa",
         timeouts: Timeouts::default(),
     })?;
     let (links, link_servers) = watch::channel(known.links());

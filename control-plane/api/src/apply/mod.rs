@@ -110,12 +110,13 @@ pub fn check_options(
 
 /// Records a write that is not an apply: `manager` now owns what differs between `old` (absent on create) and
 /// `new`. Writes `metadata.managedFields` of `new`. Through a subresource the client's own opinion of them is
-/// ignored.
+/// ignored. `reset` as in [`apply`].
 pub fn update_managed_fields(
     type_: Type<'_>,
     new: &mut Value,
     old: Option<&Value>,
     manager: &Manager<'_>,
+    reset: &[&str],
 ) {
     let mut managed = match old {
         Some(old) if !manager.subresource.is_empty() => Managed::read(old),
@@ -124,7 +125,10 @@ pub fn update_managed_fields(
     // The managed fields themselves are compared too; `strip` takes them out.
     let nothing = Value::Object(Map::new());
     let comparison = walk::compare(Some(type_), old.unwrap_or(&nothing), new);
-    let changed = strip(comparison.modified.union(&comparison.added));
+    let mut changed = strip(comparison.modified.union(&comparison.added));
+    for name in reset {
+        changed.remove_tree(&set::field_element(name));
+    }
     for entry in managed.0.values_mut() {
         let left = std::mem::take(&mut entry.set).difference(&changed);
         entry.set = left.difference(&comparison.removed);

@@ -74,6 +74,11 @@ impl Set {
         }
     }
 
+    /// Removes the path of one element and all below it.
+    pub(super) fn remove_tree(&mut self, element: &str) {
+        self.nodes.remove(element);
+    }
+
     /// Whether the path of this one element is in the set.
     pub(super) fn has(&self, element: &str) -> bool {
         self.nodes.get(element).is_some_and(|n| n.member)

@@ -39,7 +39,7 @@ fn run(live: Option<&Value>, patch: &Value, name: &str, force: bool) -> Result<V
 
 fn update(old: Option<&Value>, new: &Value, name: &str) -> Value {
     let mut new = new.clone();
-    update_managed_fields(deployment(), &mut new, old, &manager(name));
+    update_managed_fields(deployment(), &mut new, old, &manager(name), &["status"]);
     new
 }
 
@@ -294,7 +294,7 @@ fn a_status_update_is_its_own_entry() {
         subresource: "status",
         ..manager("ctl")
     };
-    update_managed_fields(deployment(), &mut new, Some(&old), &who);
+    update_managed_fields(deployment(), &mut new, Some(&old), &who, &["spec"]);
     let entries = new["metadata"]["managedFields"].as_array().unwrap();
     assert_eq!(entries.len(), 2);
     assert_eq!(entries[1]["subresource"], "status");
@@ -367,6 +367,17 @@ fn status_in_an_applied_configuration_is_ignored() {
 }
 
 #[test]
+fn who_creates_an_object_does_not_own_its_status() {
+    let mut new = config(json!({"replicas": 1}));
+    new["status"] = json!({"replicas": 7});
+    let object = update(None, &new, "me");
+    assert_eq!(
+        fields(&object, "me"),
+        &json!({"f:spec": {"f:replicas": {}}})
+    );
+}
+
+#[test]
 fn bad_configurations_are_refused() {
     let message = |patch: &Value| run(None, patch, "me", false).unwrap_err().message;
     assert_eq!(
@@ -416,7 +427,7 @@ fn old_update_managers_are_merged() {
             time: at(index),
             ..manager(&name)
         };
-        update_managed_fields(deployment(), &mut next, Some(&object), &who);
+        update_managed_fields(deployment(), &mut next, Some(&object), &who, &[]);
         object = next;
     }
     let entries = object["metadata"]["managedFields"].as_array().unwrap();

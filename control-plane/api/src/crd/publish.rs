@@ -24,16 +24,28 @@ const KIND_HELP: &str = "Kind is a string value representing the REST resource t
 const METADATA_HELP: &str = "Standard object's metadata. More info: \
      https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata";
 
-/// What a schema is published as.
+const SELECTABLE: &str = "x-kubernetes-selectable-fields";
+
+/// What a schema is published as, with the version's `selectableFields` (KEP-4358).
 #[must_use]
-pub fn publish(schema: &Value) -> CustomSchema {
-    let v3 = root(schema, false);
-    let v2 = if schema["x-kubernetes-preserve-unknown-fields"].is_true() || !schema.is_object() {
+pub fn publish(schema: &Value, selectable: &Value) -> CustomSchema {
+    let mut v3 = root(schema, false);
+    let mut v2 = if schema["x-kubernetes-preserve-unknown-fields"].is_true() || !schema.is_object()
+    {
         // kubectl would take anything else here for a list of all fields.
         json!({"type": "object"})
     } else {
         root(schema, true)
     };
+    let fields = selectable.items().iter().map(|field| {
+        let path = field["jsonPath"].text();
+        json!({"fieldPath": path.strip_prefix('.').unwrap_or(path)})
+    });
+    let fields: Vec<Value> = fields.collect();
+    if !fields.is_empty() {
+        set(&mut v2, SELECTABLE, fields.clone());
+        set(&mut v3, SELECTABLE, fields);
+    }
     let mut hasher = std::hash::DefaultHasher::new();
     v2.to_string().hash(&mut hasher);
     v3.to_string().hash(&mut hasher);

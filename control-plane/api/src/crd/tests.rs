@@ -255,7 +255,13 @@ fn published_schemas_leave_out_for_v2_what_kubectl_breaks_on() {
         "a": {"type": "string", "format": "unheard-of", "default": "x"}, "n": {"type": "string", "nullable": true},
         "open": {"type": "object", "x-kubernetes-preserve-unknown-fields": true, "properties": {"p": {"type": "string"}}},
         "port": {"x-kubernetes-int-or-string": true, "anyOf": [{"type": "integer"}, {"type": "string"}]}}}}});
-    let published = publish::publish(&schema);
+    let published = publish::publish(&schema, &json!([{"jsonPath": ".spec.a"}]));
+    for shown in [&published.v2, &published.v3] {
+        assert_eq!(
+            shown["x-kubernetes-selectable-fields"],
+            json!([{"fieldPath": "spec.a"}])
+        );
+    }
     let spec = &published.v2["properties"]["spec"];
     assert_eq!(spec["required"], json!(["a"]));
     assert_eq!(
@@ -276,7 +282,9 @@ fn published_schemas_leave_out_for_v2_what_kubectl_breaks_on() {
         true
     );
     assert!(published.v2["properties"]["metadata"]["$ref"].is_string());
-    let open =
-        publish::publish(&json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}));
+    let open = publish::publish(
+        &json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}),
+        &Value::Null,
+    );
     assert_eq!(open.v2, json!({"type": "object"}));
 }

@@ -116,7 +116,7 @@ fn describe(kind: &'static str, plural: &'static str, scope: Scope, own: &Value)
     };
     Described {
         schema: Schema::for_custom(GROUP, VERSION, kind, &schema),
-        published: publish::publish(&schema),
+        published: publish::publish(&schema, &Value::Null),
         kind: Arc::new(declared),
     }
 }

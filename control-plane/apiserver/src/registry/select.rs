@@ -26,7 +26,7 @@ impl Filter {
     pub fn parse(query: &Query, target: &Target) -> Result<Self, Status> {
         let kind = &target.kind;
         let labels = Selector::parse(query.get("labelSelector").unwrap_or_default())
-            .map_err(|e| Status::bad_request(format!("unable to parse requirement: {e}")))?;
+            .map_err(|e| Status::bad_request(e.to_string()))?;
         let fields = FieldSelector::parse(query.get("fieldSelector").unwrap_or_default())
             .map_err(|e| Status::bad_request(e.to_string()))?;
         for requirement in fields.requirements() {

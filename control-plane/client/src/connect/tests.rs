@@ -117,6 +117,7 @@ fn client(authority: &Authority, servers: Vec<String>) -> Connection {
         servers,
         ca_pem: authority.pem.clone().into_bytes(),
         credentials: Credentials::Anonymous,
+        user_agent: "test",
         timeouts: Timeouts::default(),
     })
     .unwrap()

@@ -191,6 +191,8 @@ mod tests {
             type_: EventType::Normal,
             reason: "Created".into(),
             message: message.into(),
+            action: None,
+            related: None,
             at: Timestamp::from_second(second).unwrap(),
         }
     }

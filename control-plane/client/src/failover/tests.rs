@@ -51,6 +51,7 @@ fn failover(script: Script) -> Failover<Fake> {
         servers,
         timeouts: Timeouts::default(),
         bearer: Arc::new(|| None),
+        agent: HeaderValue::from_static("test"),
     }
 }
 

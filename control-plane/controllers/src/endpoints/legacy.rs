@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{
 use kube::ResourceExt;
 use kube::api::{DeleteParams, ObjectMeta, PostParams, Preconditions};
 
-use super::{has_selector, queue_services_of_pods, selected_pods, translate};
+use super::{has_selector, queue_services_of_pods, selected_pods, translate, trigger};
 use crate::context::Shared;
 use crate::error::{Result, namespace_terminating, unless_gone};
 use crate::support::pods;
@@ -69,7 +69,8 @@ async fn reconcile(context: &Shared, key: Key) -> Result<Outcome> {
     if !has_selector(&service) || service.metadata.deletion_timestamp.is_some() {
         return Ok(Outcome::Done);
     }
-    let wanted = wanted(&service, &selected_pods(context, &service), &key);
+    let pods = selected_pods(context, &service);
+    let mut wanted = wanted(&service, &pods, &key);
     match current {
         Some(current) => {
             let annotated = current.annotations().contains_key(OVER_CAPACITY);
@@ -85,16 +86,20 @@ async fn reconcile(context: &Shared, key: Key) -> Result<Outcome> {
                 changed
                     .annotations_mut()
                     .extend(wanted.metadata.annotations.unwrap_or_default());
+                trigger::stamp(&mut changed.metadata, &service, &pods);
                 api.replace(&key.name, &PostParams::default(), &changed)
                     .await?;
             }
         }
-        None => match api.create(&PostParams::default(), &wanted).await {
-            Err(error) if namespace_terminating(&error) => {}
-            other => {
-                other?;
+        None => {
+            trigger::stamp(&mut wanted.metadata, &service, &pods);
+            match api.create(&PostParams::default(), &wanted).await {
+                Err(error) if namespace_terminating(&error) => {}
+                other => {
+                    other?;
+                }
             }
-        },
+        }
     }
     Ok(Outcome::Done)
 }

@@ -4,13 +4,13 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use balsa_client::{Key, Outcome, WorkQueue};
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, PostParams};
 
 use super::plan::{Group, MANAGED_BY, Plan, SERVICE_NAME, Template, group, plan};
-use super::{has_selector, queue_services_of_pods, selected_pods, translate};
+use super::{has_selector, queue_services_of_pods, selected_pods, translate, trigger};
 use crate::context::Shared;
 use crate::error::{Result, namespace_terminating, unless_gone};
 use crate::informers::slices_of;
@@ -93,18 +93,21 @@ async fn reconcile(context: &Shared, expectations: &Expectations, key: Key) -> R
         return Ok(Outcome::Done);
     }
     let families = translate::families(&service);
-    let wanted = wanted(context, &service, &families);
-    let plan = plan(
+    let pods = selected_pods(context, &service);
+    let wanted = wanted(context, &service, &pods, &families);
+    let mut plan = plan(
         &existing(context, &key, MANAGER),
         wanted,
         &families,
         &template(&service, &key),
     );
+    for slice in plan.create.iter_mut().chain(&mut plan.update) {
+        trigger::stamp(&mut slice.metadata, &service, &pods);
+    }
     carry_out(context, expectations, &key, plan).await
 }
 
-fn wanted(context: &Shared, service: &Service, families: &[&str]) -> Vec<Group> {
-    let pods = selected_pods(context, service);
+fn wanted(context: &Shared, service: &Service, pods: &[Arc<Pod>], families: &[&str]) -> Vec<Group> {
     let of_family = |family: &&str| {
         let endpoints = pods.iter().filter_map(|pod| {
             let node = context.informers.nodes.get("", pods::node_name(pod));

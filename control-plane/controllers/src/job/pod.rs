@@ -55,7 +55,7 @@ fn add_variable(container: &mut Container) {
         name: INDEX_VARIABLE.into(),
         value_from: Some(EnvVarSource {
             field_ref: Some(ObjectFieldSelector {
-                field_path: format!("metadata.annotations['{INDEX}']"),
+                field_path: format!("metadata.labels['{INDEX}']"),
                 ..ObjectFieldSelector::default()
             }),
             ..EnvVarSource::default()

@@ -134,7 +134,7 @@ impl FakeApi {
                 Ok::<_, Infallible>(this.answer(&parts.method, &parts.uri, body))
             }
         });
-        balsa_client::in_process(service, |_| {})
+        balsa_client::in_process(service, "test", |_| {})
     }
 
     pub(super) fn get(&self, plural: &str, namespace: &str, name: &str) -> Option<Value> {

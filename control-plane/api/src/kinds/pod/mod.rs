@@ -1,6 +1,7 @@
 //! Pods: the unit that nodes run.
 
 pub mod default;
+mod label_keys;
 pub mod resources;
 mod table;
 pub mod validate;
@@ -52,6 +53,7 @@ impl Strategy for Pods {
 
     fn prepare_create(&self, object: &mut Value) {
         set_generation(object, 1);
+        label_keys::merge(object);
         let mut status = json!({ "phase": "Pending", "qosClass": resources::qos_class(object) });
         if !object["spec"]["schedulingGates"].is_empty() {
             status["conditions"] = json!([{

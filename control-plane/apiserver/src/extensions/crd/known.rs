@@ -215,7 +215,7 @@ fn one(
         Arc::clone(&declared),
         Schema::for_custom(&group, &version_name, &kind, schema),
         node,
-        publish(schema),
+        publish(schema, &version["selectableFields"]),
         Arc::clone(conversion),
         retired.clone(),
         deprecation(version, &group, &kind),
