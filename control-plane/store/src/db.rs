@@ -50,6 +50,11 @@ pub(crate) fn open_log(path: &Path, tuning: &Tuning, cache: &Cache) -> Result<DB
     options.set_write_buffer_size(tuning.write_buffer_bytes / 2);
     // A recycled file has its blocks already: a sync then writes data only, not metadata.
     options.set_recycle_log_file_num(2);
+    // Most of what is merged late was cut before, so it is left out in place of being written once more. That many
+    // files hold about what is kept of the log under load.
+    options.set_level_zero_file_num_compaction_trigger(24);
+    options.set_level_zero_slowdown_writes_trigger(40);
+    options.set_level_zero_stop_writes_trigger(60);
     open(&options, path)
 }
 

@@ -1,18 +1,29 @@
 //! Rounds serve all who wait at once.
 
+use std::time::Duration;
+
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 /// Those who wait for the next round.
 pub(crate) struct Waiters<T> {
-    waiting: Mutex<Vec<oneshot::Sender<T>>>,
+    waiting: Mutex<Waiting<T>>,
     wake: Notify,
+}
+
+struct Waiting<T> {
+    all: Vec<oneshot::Sender<T>>,
+    /// From how many on whoever makes the rounds is woken: each wake costs more than a reader.
+    wanted: usize,
 }
 
 impl<T> Default for Waiters<T> {
     fn default() -> Self {
         Self {
-            waiting: Mutex::default(),
+            waiting: Mutex::new(Waiting {
+                all: Vec::new(),
+                wanted: 1,
+            }),
             wake: Notify::new(),
         }
     }
@@ -22,20 +33,52 @@ impl<T> Waiters<T> {
     /// Waits for a round that starts after this call; `None` if there are no more.
     pub async fn wait(&self) -> Option<T> {
         let (sender, receiver) = oneshot::channel();
-        self.waiting.lock().push(sender);
-        self.wake.notify_one();
+        let enough = {
+            let mut waiting = self.waiting.lock();
+            waiting.all.push(sender);
+            waiting.all.len() >= waiting.wanted
+        };
+        if enough {
+            self.wake.notify_one();
+        }
         receiver.await.ok()
     }
 
-    /// Waits until somebody may wait. Cancel-safe.
+    /// Waits until somebody waits. Cancel-safe.
     pub async fn come(&self) {
-        self.wake.notified().await;
+        while self.waiting.lock().all.is_empty() {
+            self.wake.notified().await;
+        }
+    }
+
+    /// Waits until so many wait, but not for longer than a pause.
+    pub async fn gather(&self, wanted: usize, pause: Duration) {
+        let enough = async {
+            while !self.want(wanted) {
+                self.wake.notified().await;
+            }
+        };
+        // Too few came if it ends.
+        let _ = tokio::time::timeout(pause, enough).await;
+        self.want(1);
+    }
+
+    /// Whether so many wait; if not, the one who makes it so many wakes the rounds.
+    fn want(&self, wanted: usize) -> bool {
+        let mut waiting = self.waiting.lock();
+        waiting.wanted = wanted;
+        waiting.all.len() >= wanted
     }
 
     /// Takes all who wait now.
     pub fn take(&self) -> Vec<oneshot::Sender<T>> {
-        std::mem::take(&mut *self.waiting.lock())
+        std::mem::take(&mut self.waiting.lock().all)
     }
+}
+
+/// How many to gather before the next round: as many as the last ones had at most, and slowly fewer if fewer come.
+pub(crate) fn crowd(before: usize, came: usize) -> usize {
+    came.max(before - before.div_ceil(16))
 }
 
 /// Tells all who took part in a round what came of it.
@@ -68,5 +111,35 @@ mod tests {
         for task in tasks {
             assert_eq!(task.await.ok().flatten(), Some(7));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_crowd_is_waited_for_until_it_is_there_and_for_a_pause_at_most() {
+        let waiters = std::sync::Arc::new(Waiters::<()>::default());
+        for _ in 0..3 {
+            let waiters = waiters.clone();
+            tokio::spawn(async move { waiters.wait().await });
+        }
+        let begun = tokio::time::Instant::now();
+        waiters.gather(3, Duration::from_millis(10)).await;
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        assert_eq!(waiters.take().len(), 3);
+        let late = waiters.clone();
+        tokio::spawn(async move { late.wait().await });
+        waiters.gather(3, Duration::from_millis(10)).await;
+        assert!(begun.elapsed() >= Duration::from_millis(10));
+        waiters.come().await;
+        assert_eq!(waiters.take().len(), 1);
+    }
+
+    #[test]
+    fn a_crowd_that_shrinks_is_waited_for_less_and_less() {
+        assert_eq!(crowd(0, 64), 64);
+        assert_eq!(crowd(64, 64), 64);
+        let mut wanted = 64;
+        for _ in 0..100 {
+            wanted = crowd(wanted, 5);
+        }
+        assert_eq!(wanted, 5);
     }
 }
