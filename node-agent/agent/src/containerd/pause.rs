@@ -1,5 +1,8 @@
-//! The sandbox image, made here byte by byte: one static program of some 200 bytes that ignores `SIGCHLD`
-//! (so that the kernel reaps orphans in a shared process namespace) and pauses for ever.
+//! The sandbox image, made here byte by byte: one static program of some 250 bytes that ignores `SIGCHLD`
+//! (so that the kernel reaps orphans in a shared process namespace) and waits until it is interrupted or
+//! terminated. It takes those two signals from a blocked set, because the first process of a namespace never
+//! sees signals that it has no handler for; pods that run this image as a container would else live until
+//! their grace period is over.
 
 use std::path::Path;
 
@@ -39,40 +42,63 @@ pub(crate) async fn import<R: Runtime + Streams + ?Sized>(
     Ok(())
 }
 
-/// The machine code: `rt_sigaction(SIGCHLD, &ignore, NULL, 8)`, then `pause()` (or `ppoll(NULL, 0, ...)`
-/// where that call does not exist) in a loop; padded to 8 bytes, followed by `struct kernel_sigaction`.
+/// The machine code: `rt_sigaction(SIGCHLD, &ignore, NULL, 8)`, `rt_sigprocmask(SIG_BLOCK, &set, NULL, 8)`,
+/// `rt_sigtimedwait(&set, NULL, NULL, 8)` until it tells of a signal, `exit_group(0)`; padded to 8 bytes,
+/// followed by `struct kernel_sigaction` and the set.
 #[cfg(target_arch = "x86_64")]
 const CODE: &[u8] = &[
     0xb8, 13, 0, 0, 0, // mov eax, rt_sigaction
     0xbf, 17, 0, 0, 0, // mov edi, SIGCHLD
-    0x48, 0x8d, 0x35, 23, 0, 0, 0, // lea rsi, [rip + 23]: the structure at 40
+    0x48, 0x8d, 0x35, 63, 0, 0, 0, // lea rsi, [rip + 63]: the structure at 80
     0x31, 0xd2, // xor edx, edx
     0x41, 0xba, 8, 0, 0, 0, // mov r10d, 8
     0x0f, 0x05, // syscall
-    0xb8, 34, 0, 0, 0, // mov eax, pause
+    0xb8, 14, 0, 0, 0, // mov eax, rt_sigprocmask
+    0x31, 0xff, // xor edi, edi: SIG_BLOCK
+    0x48, 0x8d, 0x35, 71, 0, 0, 0, // lea rsi, [rip + 71]: the set at 112
     0x0f, 0x05, // syscall
-    0xeb, 0xf7, // jmp back to the mov
-    0, 0, 0, 0,
+    0xb8, 128, 0, 0, 0, // mov eax, rt_sigtimedwait
+    0x48, 0x8d, 0x3d, 57, 0, 0, 0, // lea rdi, [rip + 57]: the set at 112
+    0x31, 0xf6, // xor esi, esi
+    0x31, 0xd2, // xor edx, edx
+    0x0f, 0x05, // syscall
+    0x85, 0xc0, // test eax, eax
+    0x78, 0xea, // js back to the mov of rt_sigtimedwait
+    0xb8, 231, 0, 0, 0, // mov eax, exit_group
+    0x31, 0xff, // xor edi, edi
+    0x0f, 0x05, // syscall
+    0, 0, 0, 0, 0, 0,
 ];
 
 /// The same for 64-bit ARM.
 #[cfg(target_arch = "aarch64")]
 const CODE: &[u8] = &[
     0x20, 0x02, 0x80, 0xd2, // mov x0, SIGCHLD
-    0xa1, 0x01, 0x00, 0x10, // adr x1, the structure at 56
+    0xa1, 0x02, 0x00, 0x10, // adr x1, the structure at 88
     0x02, 0x00, 0x80, 0xd2, // mov x2, 0
     0x03, 0x01, 0x80, 0xd2, // mov x3, 8
     0xc8, 0x10, 0x80, 0xd2, // mov x8, rt_sigaction
     0x01, 0x00, 0x00, 0xd4, // svc 0
-    0x00, 0x00, 0x80, 0xd2, // mov x0, 0
+    0x00, 0x00, 0x80, 0xd2, // mov x0, 0: SIG_BLOCK
+    0xe1, 0x02, 0x00, 0x10, // adr x1, the set at 120
+    0x02, 0x00, 0x80, 0xd2, // mov x2, 0
+    0x03, 0x01, 0x80, 0xd2, // mov x3, 8
+    0xe8, 0x10, 0x80, 0xd2, // mov x8, rt_sigprocmask
+    0x01, 0x00, 0x00, 0xd4, // svc 0
+    0x40, 0x02, 0x00, 0x10, // adr x0, the set at 120
     0x01, 0x00, 0x80, 0xd2, // mov x1, 0
     0x02, 0x00, 0x80, 0xd2, // mov x2, 0
-    0x03, 0x00, 0x80, 0xd2, // mov x3, 0
-    0x04, 0x00, 0x80, 0xd2, // mov x4, 0
-    0x28, 0x09, 0x80, 0xd2, // mov x8, ppoll
+    0x03, 0x01, 0x80, 0xd2, // mov x3, 8
+    0x28, 0x11, 0x80, 0xd2, // mov x8, rt_sigtimedwait
     0x01, 0x00, 0x00, 0xd4, // svc 0
-    0xf9, 0xff, 0xff, 0x17, // b back to the first mov of the loop
+    0x40, 0xff, 0xff, 0x37, // tbnz w0, 31, back to the adr of x0
+    0x00, 0x00, 0x80, 0xd2, // mov x0, 0
+    0xc8, 0x0b, 0x80, 0xd2, // mov x8, exit_group
+    0x01, 0x00, 0x00, 0xd4, // svc 0
 ];
+
+/// `SIGINT` and `SIGTERM` as a set of signals: bit N-1 for signal N.
+const ENDING: u64 = 1 << (2 - 1) | 1 << (15 - 1);
 
 #[cfg(target_arch = "x86_64")]
 const MACHINE: (u16, &str) = (62, "amd64");
@@ -85,6 +111,7 @@ fn program() -> Vec<u8> {
     // handler = SIG_IGN, then flags, restorer and mask: all nothing.
     code.extend_from_slice(&1_u64.to_le_bytes());
     code.extend_from_slice(&[0; 24]);
+    code.extend_from_slice(&ENDING.to_le_bytes());
     let size = (ENTRY + code.len()) as u64;
 
     let mut elf = Vec::with_capacity(ENTRY + code.len());
@@ -183,19 +210,38 @@ mod tests {
 
     use super::*;
 
+    /// Does the program ignore its children and sleep? Before that, signals would end it by themselves.
+    fn waits(pid: u32) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+        let ignored = u64::from_str_radix(field("SigIgn:").unwrap().trim(), 16).unwrap();
+        ignored & 1 << (libc::SIGCHLD - 1) != 0 && field("State:").unwrap().trim().starts_with('S')
+    }
+
     #[test]
-    fn the_program_runs_until_it_is_killed() {
+    fn the_program_outlives_its_children_and_ends_when_it_is_told_to() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pause");
         std::fs::write(&path, program()).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let mut child = std::process::Command::new(&path).spawn().unwrap();
-        // It must survive SIGCHLD and end by nothing but the signal that we send.
-        for signal in [libc::SIGCHLD, libc::SIGTERM] {
-            // SAFETY: signalling our own child.
-            assert_eq!(unsafe { libc::kill(child.id() as i32, signal) }, 0);
+        for ending in [libc::SIGTERM, libc::SIGINT] {
+            let mut child = std::process::Command::new(&path).spawn().unwrap();
+            let patience = std::time::Instant::now() + std::time::Duration::from_secs(20);
+            while !waits(child.id()) {
+                assert!(std::time::Instant::now() < patience, "it never waits");
+                std::thread::yield_now();
+            }
+            for signal in [libc::SIGCHLD, ending] {
+                // SAFETY: signalling our own child.
+                assert_eq!(unsafe { libc::kill(child.id() as i32, signal) }, 0);
+            }
+            let status = child.wait().unwrap();
+            assert_eq!(
+                (status.code(), status.signal()),
+                (Some(0), None),
+                "signal {ending}"
+            );
         }
-        assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGTERM));
     }
 
     #[test]
