@@ -28,4 +28,5 @@ mod pods;
 mod scheduling;
 mod seeds;
 mod services;
+mod streams;
 mod workloads;

@@ -131,6 +131,9 @@ pub struct StreamSpec {
     pub stderr: bool,
     /// A terminal.
     pub tty: bool,
+    /// An attachment ends when its standard input does. It does not where the process's own input is closed with it
+    /// (`stdinOnce`), whose output is still awaited then.
+    pub ends_with_input: bool,
 }
 
 /// An instruction to a running session.

@@ -1,6 +1,7 @@
 //! A minimal WebSocket client (RFC 6455) for a runtime's streaming server, speaking `v4.channel.k8s.io`: the
-//! first byte of each binary message is the channel. Runtimes refuse v5 (containerd 1.6 to 1.7), so standard
-//! input can't be half-closed here; exec in containerd goes through its task service instead.
+//! first byte of each binary message is the channel. Runtimes refuse v5 (containerd 1.6 to 1.7), so the end of
+//! standard input is the end of its connection: who attaches has one for it and another for the outputs (`join`).
+//! Exec in containerd goes through its task service instead.
 
 use std::io;
 
@@ -55,8 +56,9 @@ pub(crate) async fn open(url: &str, spec: StreamSpec) -> Result<Session> {
     let (exit_tx, exit) = oneshot::channel();
     let (out_tx, out_rx) = mpsc::channel(16);
     tokio::spawn(write_frames(write, out_rx).instrument(debug_span!("runtime-stream-write")));
+    let only_input = spec.stdin && !spec.stdout && !spec.stderr;
     tokio::spawn(
-        send_input(stdin_pump, control_rx, out_tx.clone())
+        send_input(stdin_pump, only_input, control_rx, out_tx.clone())
             .instrument(debug_span!("runtime-stream-input")),
     );
     let pump = async move {
@@ -71,6 +73,48 @@ pub(crate) async fn open(url: &str, spec: StreamSpec) -> Result<Session> {
         control,
         exit,
     })
+}
+
+/// One session of two connections to the same process: its outputs, and its input.
+pub(crate) fn join(outputs: Session, input: Session, ends_with_input: bool) -> Session {
+    let (control, mut instructions) = mpsc::channel(16);
+    let (exit_tx, exit) = oneshot::channel();
+    let (stdout, stderr, stdin) = (outputs.stdout, outputs.stderr, input.stdin);
+    // Held until the end: a connection goes when nobody can instruct it any more.
+    let (to_outputs, to_input) = (outputs.control, input.control);
+    let (mut ended, mut fed) = (outputs.exit, input.exit);
+    let follow = async move {
+        let mut feeding = true;
+        let result = loop {
+            tokio::select! {
+                result = &mut ended => break result.unwrap_or(Ok(0)),
+                _ = &mut fed, if feeding => {
+                    feeding = false;
+                    if ends_with_input {
+                        break Ok(0);
+                    }
+                }
+                instruction = instructions.recv() => match instruction {
+                    // The input's own end says so.
+                    Some(Control::CloseStdin) => {}
+                    Some(resize @ Control::Resize { .. }) => {
+                        let _ = to_outputs.send(resize).await;
+                    }
+                    Some(Control::Kill) | None => break Ok(0),
+                },
+            }
+        };
+        drop((to_outputs, to_input));
+        let _ = exit_tx.send(result);
+    };
+    tokio::spawn(follow.instrument(debug_span!("runtime-stream-join")));
+    Session {
+        stdin,
+        stdout,
+        stderr,
+        control,
+        exit,
+    }
 }
 
 fn pipe(wanted: bool) -> (Option<DuplexStream>, Option<DuplexStream>) {
@@ -151,6 +195,7 @@ async fn write_frames(mut write: OwnedWriteHalf, mut frames: mpsc::Receiver<Vec<
 
 async fn send_input(
     mut stdin: Option<DuplexStream>,
+    only_input: bool,
     mut control: mpsc::Receiver<Control>,
     out: mpsc::Sender<Vec<u8>>,
 ) {
@@ -164,6 +209,7 @@ async fn send_input(
         };
         let message = tokio::select! {
             read = read => match read {
+                Ok(0) | Err(_) if only_input => frame(OP_CLOSE, None, &[]),
                 Ok(0) | Err(_) => {
                     stdin = None;
                     continue;
@@ -220,6 +266,8 @@ async fn receive(
                 match channel {
                     STDOUT => forward(&mut stdout, data).await,
                     STDERR => forward(&mut stderr, data).await,
+                    // Says that the connection is there, where no output could.
+                    ERROR if data.is_empty() => {}
                     ERROR => exit = exit_code(data).map_err(io::Error::other)?,
                     _ => {}
                 }
@@ -305,6 +353,53 @@ mod tests {
         let mut bytes = vec![0x82, 127];
         bytes.extend_from_slice(&u64::MAX.to_be_bytes());
         assert!(read_frame(&mut bytes.as_slice()).await.is_err());
+    }
+
+    /// A session of a process in memory, and what belongs to its other end.
+    fn half() -> (
+        Session,
+        oneshot::Sender<Result<i32>>,
+        mpsc::Receiver<Control>,
+    ) {
+        let (control, instructions) = mpsc::channel(1);
+        let (ended, exit) = oneshot::channel();
+        let session = Session {
+            stdin: None,
+            stdout: None,
+            stderr: None,
+            control,
+            exit,
+        };
+        (session, ended, instructions)
+    }
+
+    #[tokio::test]
+    async fn an_input_that_ends_leaves_the_outputs_of_a_process_that_ends_with_it() {
+        let (outputs, ended, _) = half();
+        let (input, fed, mut kept) = half();
+        let joined = join(outputs, input, false);
+        fed.send(Ok(0)).unwrap();
+        ended.send(Ok(3)).unwrap();
+        assert_eq!(joined.exit.await.unwrap().unwrap(), 3);
+        assert_eq!(kept.recv().await, None);
+    }
+
+    #[tokio::test]
+    async fn a_session_whose_process_goes_on_ends_with_its_input() {
+        let (outputs, _ended, mut left) = half();
+        let (input, fed, _) = half();
+        let joined = join(outputs, input, true);
+        fed.send(Ok(0)).unwrap();
+        assert_eq!(joined.exit.await.unwrap().unwrap(), 0);
+        assert_eq!(left.recv().await, None);
+    }
+
+    #[tokio::test]
+    async fn an_empty_message_that_greets_is_no_failure() {
+        // From a server, whose frames are not masked: to the channel of failures nothing, and then the end.
+        let frames = [0x82, 1, ERROR, 0x88, 0];
+        let (out, _) = mpsc::channel(1);
+        assert_eq!(receive(&frames[..], None, None, out).await.unwrap(), 0);
     }
 
     #[test]

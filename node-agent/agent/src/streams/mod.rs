@@ -146,15 +146,19 @@ impl Server {
         command: &[String],
         io: StreamIo,
         reader: Reader,
-        writer: Writer,
+        mut writer: Writer,
     ) {
         let container = match self.running_container(target).await {
             Ok(container) => container,
             Err(refusal) => return refuse(writer, refusal).await,
         };
+        // Answered before it is started, which may take long where many are: a command that can't be started is an
+        // outcome of the session, not a refusal of it.
+        if accept(&mut writer, 200).await.is_err() {
+            return;
+        }
         match self.streams.exec(&container, command, spec(io)).await {
-            Ok(session) => session::serve(session, reader, writer).await,
-            // A command that can't be started is an outcome of the session, not a refusal of it.
+            Ok(session) => session::run(session, reader, writer).await,
             Err(error) => session::fail(&error, writer).await,
         }
     }
@@ -162,13 +166,25 @@ impl Server {
     async fn attach(&self, target: &Target, io: StreamIo, reader: Reader, writer: Writer) {
         let session = async {
             let container = self.running_container(target).await?;
-            let session = self.streams.attach(&container, spec(io)).await;
+            let spec = StreamSpec {
+                ends_with_input: io.tty || !self.input_once(target),
+                ..spec(io)
+            };
+            let session = self.streams.attach(&container, spec).await;
             session.map_err(|error| Refusal::internal(error.message()))
         };
         match session.await {
             Ok(session) => session::serve(session, reader, writer).await,
             Err(refusal) => refuse(writer, refusal).await,
         }
+    }
+
+    /// Is the container's standard input closed with the first session that had it?
+    fn input_once(&self, target: &Target) -> bool {
+        let pod = self.manager.pod(&target.namespace, &target.pod);
+        let spec = pod.as_ref().and_then(|pod| pod.spec.as_ref());
+        let container = spec.and_then(|spec| balsa_pod::spec::container(spec, &target.container));
+        container.is_some_and(|container| container.stdin_once == Some(true))
     }
 
     /// All instances of the target's container, newest first.
@@ -385,6 +401,7 @@ fn spec(io: StreamIo) -> StreamSpec {
         stdout: io.stdout,
         stderr: io.stderr && !io.tty,
         tty: io.tty,
+        ends_with_input: false,
     }
 }
 

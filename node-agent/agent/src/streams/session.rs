@@ -29,9 +29,13 @@ struct Size {
 
 /// Copies between a client and a process until the process ends or the client leaves.
 pub(super) async fn serve(session: Session, reader: Reader, mut writer: Writer) {
-    if accept(&mut writer, 200).await.is_err() {
-        return;
+    if accept(&mut writer, 200).await.is_ok() {
+        run(session, reader, writer).await;
     }
+}
+
+/// The same for a client that was told already that there will be a process.
+pub(super) async fn run(session: Session, reader: Reader, mut writer: Writer) {
     let Session {
         stdin,
         stdout,
@@ -79,7 +83,7 @@ pub(super) async fn serve(session: Session, reader: Reader, mut writer: Writer) 
     let _ = writer.shutdown().await;
 }
 
-/// Tells a client that its command could not be started.
+/// Tells a client, who was told that there will be a process, that it could not be started.
 pub(super) async fn fail(error: &balsa_cri::Error, mut writer: Writer) {
     let message = format!(
         "error executing command in container: failed to exec in container: {}",
@@ -89,9 +93,7 @@ pub(super) async fn fail(error: &balsa_cri::Error, mut writer: Writer) {
         code: "Unknown",
         message,
     };
-    if accept(&mut writer, 200).await.is_ok() {
-        let _ = write_frame(&mut writer, Channel::STATUS, &status(Err(error))).await;
-    }
+    let _ = write_frame(&mut writer, Channel::STATUS, &status(Err(error))).await;
     let _ = writer.shutdown().await;
 }
 

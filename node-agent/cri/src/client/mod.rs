@@ -62,6 +62,21 @@ impl CriClient {
         self.channel.clone()
     }
 
+    /// Attaches by one connection.
+    async fn attach_by_one(&self, container_id: &str, spec: StreamSpec) -> Result<Session> {
+        let request = cri::AttachRequest {
+            container_id: container_id.to_owned(),
+            tty: spec.tty,
+            stdin: spec.stdin,
+            stdout: spec.stdout,
+            stderr: spec.stderr && !spec.tty,
+        };
+        let url = call("Attach", CALL_TIMEOUT, self.runtime().attach(request))
+            .await?
+            .url;
+        websocket::open(&url, spec).await
+    }
+
     fn runtime(&self) -> RuntimeServiceClient<Channel> {
         RuntimeServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
@@ -520,17 +535,23 @@ impl Streams for CriClient {
     }
 
     async fn attach(&self, container_id: &str, spec: StreamSpec) -> Result<Session> {
-        let request = cri::AttachRequest {
-            container_id: container_id.to_owned(),
-            tty: spec.tty,
-            stdin: spec.stdin,
-            stdout: spec.stdout,
-            stderr: spec.stderr && !spec.tty,
+        if !spec.stdin || !(spec.stdout || spec.stderr) {
+            return self.attach_by_one(container_id, spec).await;
+        }
+        // Two connections, because the protocol has no other end of standard input than the connection's. Outputs
+        // first: nothing may be missed of what the input brings about.
+        let outputs = StreamSpec {
+            stdin: false,
+            ..spec
         };
-        let url = call("Attach", CALL_TIMEOUT, self.runtime().attach(request))
-            .await?
-            .url;
-        websocket::open(&url, spec).await
+        let input = StreamSpec {
+            stdout: false,
+            stderr: false,
+            ..spec
+        };
+        let outputs = self.attach_by_one(container_id, outputs).await?;
+        let input = self.attach_by_one(container_id, input).await?;
+        Ok(websocket::join(outputs, input, spec.ends_with_input))
     }
 
     async fn import_image(&self, _archive: &Path) -> Result<()> {

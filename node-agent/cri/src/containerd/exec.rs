@@ -1,8 +1,10 @@
 //! Commands in containers through containerd's task service: FIFOs for the streams, and an explicit end of
 //! standard input, which the streaming protocols of containerd before 2.0 can't express.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use containerd_client::services::v1::containers_client::ContainersClient;
@@ -11,10 +13,11 @@ use containerd_client::services::v1::{
     CloseIoRequest, DeleteProcessRequest, ExecProcessRequest, GetContainerRequest, KillRequest,
     ResizePtyRequest, StartRequest, WaitRequest,
 };
+use parking_lot::Mutex;
 use prost_types::Any;
 use serde_json::{Value, json};
 use tokio::net::unix::pipe;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tonic::transport::Channel;
 use tracing::{Instrument, debug, debug_span};
 
@@ -32,12 +35,39 @@ const SIGKILL: u32 = 9;
 /// How often the end of a command is awaited anew; containerd's wait has no limit of its own.
 const WAIT: Duration = Duration::from_secs(3600);
 
+/// How many commands may be being started in one container at a time. containerd's shim starts one after the other,
+/// and tells ends of processes between two starts: where dozens wait to be started it falls behind so far (a second
+/// for each end) that it starts hardly any more.
+const STARTS: usize = 4;
+
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
 struct Exec {
     tasks: TasksClient<Channel>,
     container_id: String,
     exec_id: String,
+}
+
+/// Places for commands that are being started, by container.
+#[derive(Default)]
+pub(super) struct Starts(Mutex<HashMap<String, Weak<Semaphore>>>);
+
+impl Starts {
+    /// Waits for a place, which is free again when the answer is dropped.
+    async fn place(&self, container_id: &str) -> Result<OwnedSemaphorePermit> {
+        let own = {
+            let mut all = self.0.lock();
+            let known = all.get(container_id).and_then(Weak::upgrade);
+            known.unwrap_or_else(|| {
+                all.retain(|_, places| places.strong_count() > 0);
+                let fresh = Arc::new(Semaphore::new(STARTS));
+                all.insert(container_id.to_owned(), Arc::downgrade(&fresh));
+                fresh
+            })
+        };
+        let place = own.acquire_owned().await;
+        place.map_err(|_| Error::local("starting a command", "the node is stopping"))
+    }
 }
 
 /// Paths of a session's FIFOs; the folder goes when this is dropped.
@@ -107,6 +137,7 @@ pub(super) async fn signal(channel: Channel, container_id: &str, signal: i32) ->
 
 pub(super) async fn start(
     channel: Channel,
+    starts: &Starts,
     fifo_dir: &Path,
     container_id: &str,
     command: &[String],
@@ -138,12 +169,14 @@ pub(super) async fn start(
         container_id: container_id.to_owned(),
         exec_id,
     };
+    let place = starts.place(container_id).await?;
     exec.create(&fifos, spec, process).await?;
     let exited = exec.wait();
     if let Err(error) = exec.start().await {
         exec.delete().await;
         return Err(error);
     }
+    drop(place);
     let open_writer = |path: &PathBuf| pipe::OpenOptions::new().open_sender(path);
     let stdin = fifos
         .stdin
@@ -391,6 +424,20 @@ mod tests {
         let wanted = json!({"args": ["id"], "cwd": "/w", "env": ["A=1", "TERM=xterm"], "terminal": true,
             "user": {"uid": 7}});
         assert_eq!(process, wanted);
+    }
+
+    #[tokio::test]
+    async fn only_so_many_commands_of_a_container_are_started_at_a_time() {
+        let starts = Starts::default();
+        let mut held = Vec::new();
+        for _ in 0..STARTS {
+            held.push(starts.place("a").await.unwrap());
+        }
+        let mut next = Box::pin(starts.place("a"));
+        assert!(futures::poll!(&mut next).is_pending());
+        assert!(starts.place("b").await.is_ok());
+        held.clear();
+        assert!(next.await.is_ok());
     }
 
     #[test]

@@ -32,6 +32,7 @@ const NAMESPACE: &str = "k8s.io";
 pub struct Containerd {
     cri: CriClient,
     options: Arc<Options>,
+    starts: Arc<exec::Starts>,
 }
 
 struct Options {
@@ -56,6 +57,7 @@ impl Containerd {
         Self {
             cri: CriClient::new(socket),
             options: Arc::new(options),
+            starts: Arc::default(),
         }
     }
 
@@ -215,6 +217,7 @@ impl Streams for Containerd {
     ) -> Result<Session> {
         exec::start(
             self.cri.channel(),
+            &self.starts,
             &self.options.fifo_dir,
             container_id,
             command,
