@@ -147,7 +147,12 @@ impl Local {
             Action::PrepareVolumes => self.volumes = Step::Running,
             Action::CreateSandbox { .. } => self.sandbox = Step::Running,
             Action::StopSandbox { id } => self.stopping_sandbox = Some(id.clone()),
-            Action::StartContainer { name, restart, .. } => {
+            Action::StartContainer {
+                name,
+                restart,
+                changed,
+                ..
+            } => {
                 let container = self.container(name);
                 container.starting = true;
                 container.probed.clear();
@@ -156,6 +161,9 @@ impl Local {
                 container.condemned = None;
                 container.actuated = None;
                 container.resize_failure = None;
+                if *changed {
+                    container.backoff = Backoff::default();
+                }
                 if *restart {
                     container.backoff.next(now);
                 }

@@ -54,6 +54,8 @@ pub enum Action {
         sandbox_id: String,
         /// It ran before.
         restart: bool,
+        /// Its definition changed since it last ran: earlier crashes don't count.
+        changed: bool,
     },
     /// Run the preStop hook and stop an instance.
     KillContainer {
@@ -507,8 +509,7 @@ impl<'a> Planner<'a> {
     /// Kills an instance that a probe condemned or whose image has changed; true if it must go.
     fn check(&mut self, member: &Member<'_>, instance: &Instance) -> bool {
         let name = &member.container.name;
-        let changed = !instance.spec_hash.is_empty()
-            && instance.spec_hash != spec::spec_hash(&member.container);
+        let changed = spec::changed(&member.container, instance);
         let local = self
             .input
             .local
@@ -588,9 +589,10 @@ impl<'a> Planner<'a> {
             .as_ref()
             .map(|failure| failure.retry_at)
             .filter(|at| *at > now);
+        let changed = newest.is_some_and(|newest| spec::changed(&member.container, newest));
         let resized = resize::outdated(&member.container, local.actuated.as_ref());
         let pause = exit
-            .filter(|_| !resized)
+            .filter(|_| !resized && !changed)
             .and_then(|exit| local.backoff.until(exit.finished_at, now));
         // Looked at after either: what is reported changes from one reason to the other.
         for later in [shown, pause].into_iter().flatten() {
@@ -612,6 +614,7 @@ impl<'a> Planner<'a> {
             attempt: next_attempt(self.input, name),
             sandbox_id: sandbox.id.clone(),
             restart: exit.is_some(),
+            changed,
         });
     }
 }

@@ -8,6 +8,8 @@ use k8s_openapi::api::core::v1::{
     Container, ContainerRestartRule, EphemeralContainer, Pod, PodSpec,
 };
 
+use crate::observed::Instance;
+
 /// When an ended container is started again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RestartPolicy {
@@ -244,6 +246,11 @@ pub fn spec_hash(container: &Container) -> String {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
     format!("{hash:x}")
+}
+
+/// Does the spec ask for another instance than this one?
+pub fn changed(container: &Container, instance: &Instance) -> bool {
+    !instance.spec_hash.is_empty() && instance.spec_hash != spec_hash(container)
 }
 
 /// A time that much later, at most the end of time.

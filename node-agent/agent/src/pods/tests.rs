@@ -36,6 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 struct FakeCluster {
     pod: Mutex<Option<Pod>>,
     sources: Mutex<Sources>,
+    /// All statuses that were written.
+    patches: Mutex<Vec<Value>>,
     changed: Notify,
 }
 
@@ -89,6 +91,7 @@ fn merge_status(pod: &mut Value, patch: &Value) {
 #[async_trait]
 impl Cluster for FakeCluster {
     async fn patch_status(&self, _: &str, _: &str, patch: &Value) -> Result<Pod, ApiError> {
+        self.patches.lock().push(patch.clone());
         self.change(|pod| merge_status(pod, patch))
     }
 

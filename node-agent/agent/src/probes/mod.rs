@@ -199,18 +199,8 @@ impl Task {
                 timeout,
             )
             .await;
-            if let Outcome::Failure(output) = &outcome {
-                let message = format!("{} probe failed: {output}", self.kind.word());
-                let name = &self.container.name;
-                self.context.container_event(
-                    &self.pod,
-                    name,
-                    EventType::Warning,
-                    "Unhealthy",
-                    message,
-                );
-            }
-            let Some(verdict) = judge.hear(matches!(outcome, Outcome::Success)) else {
+            self.report(&outcome);
+            let Some(verdict) = judge.hear(!matches!(outcome, Outcome::Failure(_))) else {
                 continue;
             };
             let key = (self.instance.id.clone(), self.kind);
@@ -226,6 +216,20 @@ impl Task {
                 return;
             }
         }
+    }
+}
+
+impl Task {
+    fn report(&self, outcome: &Outcome) {
+        let word = self.kind.word();
+        let (reason, message) = match outcome {
+            Outcome::Success => return,
+            Outcome::Warning(output) => ("ProbeWarning", format!("{word} probe warning: {output}")),
+            Outcome::Failure(output) => ("Unhealthy", format!("{word} probe failed: {output}")),
+        };
+        let name = &self.container.name;
+        self.context
+            .container_event(&self.pod, name, EventType::Warning, reason, message);
     }
 }
 

@@ -13,6 +13,8 @@ use crate::pods::Context;
 pub(super) enum Outcome {
     /// Healthy.
     Success,
+    /// Healthy as far as can be told, and why it can't be told further.
+    Warning(String),
     /// Not, and what was seen.
     Failure(String),
 }
@@ -30,7 +32,13 @@ pub(super) async fn once(
         exec_probe(context, container_id, &command, timeout).await
     } else if let Some(action) = &probe.http_get {
         match http::get(action, container, ip, timeout).await {
-            Ok(answer) if (200..400).contains(&answer.code) => Ok(()),
+            Ok(answer) if (300..400).contains(&answer.code) => {
+                return Outcome::Warning(format!(
+                    "Probe terminated redirects, Response body: {}",
+                    answer.body
+                ));
+            }
+            Ok(answer) if (200..300).contains(&answer.code) => Ok(()),
             Ok(answer) => Err(format!(
                 "HTTP probe failed with statuscode: {}",
                 answer.code

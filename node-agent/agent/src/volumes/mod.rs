@@ -335,7 +335,7 @@ pub(crate) fn mounts(
             .join(index.to_string());
         mounts.push(Mount {
             container_path: absolute(&mount.mount_path),
-            host_path: source(placed, volume, mount, env, &pin)?
+            host_path: source(placed, volume, &container.name, mount, env, &pin)?
                 .display()
                 .to_string(),
             readonly: mount.read_only == Some(true) || placed.read_only,
@@ -370,6 +370,7 @@ fn read_only_kind(volume: &Volume) -> bool {
 fn source(
     placed: &Placed,
     volume: &Volume,
+    container: &str,
     mount: &VolumeMount,
     env: &[(String, String)],
     pin: &Path,
@@ -395,12 +396,17 @@ fn source(
     if !fixed && !subpath::exists(root, &part) {
         subpath::make(root, &part).map_err(|error| {
             format!(
-                "failed to create subPath directory for volumeMount \"{}\" of container: {error}",
+                "failed to create subPath directory for volumeMount \"{}\" of container \"{container}\": {error}",
                 mount.name
             )
         })?;
     }
-    subpath::pin(root, &part, pin)
+    subpath::pin(root, &part, pin).map_err(|error| {
+        format!(
+            "failed to prepare subPath for volumeMount \"{}\" of container \"{container}\": {error}",
+            mount.name
+        )
+    })
 }
 
 /// A `subPathExpr` with its variables; all of them must have values.

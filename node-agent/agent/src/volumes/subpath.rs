@@ -16,7 +16,7 @@ use super::table;
 /// Pins a part of a volume at `target` and answers with that. Blocking; the error is for people.
 pub(super) fn pin(root: &Path, part: &str, target: &Path) -> Result<PathBuf, String> {
     let fd = open_inside(root, part)
-        .map_err(|error| format!("failed to prepare subPath for volumeMount {part:?}: {error}"))?;
+        .map_err(|error| format!("cannot open {part:?} inside the volume: {error}"))?;
     bind(&fd, target).map_err(|error| format!("failed to bind subPath {part:?}: {error}"))?;
     Ok(target.to_owned())
 }

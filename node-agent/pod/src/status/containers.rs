@@ -335,10 +335,11 @@ fn waiting(
         }
     }
     let resized = resize::outdated(&member.container, local.actuated.as_ref());
+    let changed = newest.is_some_and(|newest| spec::changed(&member.container, newest));
     let crash = exit
         .as_ref()
         // What is being started again waits for nothing: upstream shows the end until the restart.
-        .filter(|_| !resized && !local.starting)
+        .filter(|_| !resized && !changed && !local.starting)
         .and_then(|exit| local.backoff.until(exit.finished_at, input.now));
     let failure = local
         .failure

@@ -135,3 +135,25 @@ fn a_pod_thrown_out_is_marked_as_disrupted() {
         ("True", "TerminationByKubelet")
     );
 }
+
+#[test]
+fn a_new_image_does_not_wait_for_the_crashes_of_the_old_one() {
+    let mut world = World::new(one());
+    world.settle();
+    for _ in 0..4 {
+        world.exit("c", 1);
+        world.settle();
+        world.pass(100);
+        world.settle();
+    }
+    world.exit("c", 1);
+    world.settle();
+    assert_eq!(world.waiting("c"), "CrashLoopBackOff");
+    world.pod.spec.as_mut().unwrap().containers[0].image = Some("other".to_owned());
+    world.settle();
+    assert_eq!((world.waiting("c").as_str(), world.phase()), ("", "Running"));
+    world.exit("c", 1);
+    world.plan();
+    let local = world.local.container("c");
+    assert_eq!(local.backoff.pause(), crate::backoff::INITIAL);
+}

@@ -49,6 +49,11 @@ const OOM_LAG: Duration = Duration::from_millis(100);
 pub(crate) enum Done {
     /// Volumes: where they are and when tokens want renewal.
     Volumes(Result<(Prepared, Option<Timestamp>), String>),
+    /// The image of a volume could not be had: containers that mount it wait for that reason.
+    ImageVolumeFailed {
+        volume: String,
+        failure: StartFailure,
+    },
     /// Volumes were brought up to date.
     Refreshed(Option<Timestamp>),
     /// A sandbox was made.

@@ -71,6 +71,10 @@ impl Ops {
         let config = self.config(wish, spec, container, &image, &sources).await;
         let config = config.map_err(|error| self.config_error(wish, error))?;
         wish.begin();
+        if wish.attempt > 0 {
+            // It may restart to get more than before, for which the pod needs room.
+            self.make_cgroup(pod, spec);
+        }
         let id = self.create(wish, spec, &config).await?;
         let seen = self.launch(wish, &id).await?;
         let hook = container.lifecycle.as_ref();

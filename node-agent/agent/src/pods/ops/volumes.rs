@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use balsa_client::EventType;
+use balsa_pod::StartFailure;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Volume};
 
@@ -220,7 +221,17 @@ impl Ops {
             context.event(pod, kind, reason, message);
         };
         let image = context.images.ensure(want, &report).await;
-        let image = image.map_err(|failure| failure.message)?;
+        let image = image.map_err(|failure| {
+            self.tell(Done::ImageVolumeFailed {
+                volume: volume.name.clone(),
+                failure: StartFailure {
+                    reason: failure.reason.to_owned(),
+                    message: failure.message.clone(),
+                    retry_at: Timestamp::now(),
+                },
+            });
+            failure.message
+        })?;
         let at = self.pod_dir().join(IMAGES).join(&volume.name);
         let mounted = Outside {
             source: Source::Mounted { path: at.clone() },

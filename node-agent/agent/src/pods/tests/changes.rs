@@ -54,6 +54,51 @@ async fn a_resize_reaches_the_runtime_and_one_too_big_waits() {
 }
 
 #[tokio::test]
+async fn a_container_that_restarts_to_get_more_finds_room_in_its_pod() {
+    let sized = |cpu: &str| {
+        let mut spec = sized(cpu);
+        spec["containers"][0]["resizePolicy"] =
+            json!([{"resourceName": "cpu", "restartPolicy": "RestartContainer"}]);
+        spec
+    };
+    let rig = Rig::new(pod(sized("500m")));
+    let group = rig.dir.path().join("cpu/balsa/burstable/podu1");
+    let quota = group.join("cpu.cfs_quota_us");
+    std::fs::create_dir_all(group).unwrap();
+    std::fs::write(&quota, "").unwrap();
+    rig.spawn(Snapshot::default()).await;
+    rig.until_ready().await;
+    rig.change_spec(sized("1"));
+    rig.until("the restart", |pod| {
+        pod["status"]["containerStatuses"][0]["restartCount"] == 1
+    })
+    .await;
+    let quota = rig
+        .dir
+        .path()
+        .join("cpu/balsa/burstable/podu1/cpu.cfs_quota_us");
+    assert_eq!(std::fs::read_to_string(quota).unwrap(), "100000");
+    assert_eq!(rig.count("update_resources"), 0);
+}
+
+#[tokio::test]
+async fn a_container_that_is_replaced_at_once_is_not_told_to_be_unready_between() {
+    let with = |image: &str| json!({"containers": [{"name": "c", "image": image}]});
+    let rig = Rig::start(with("app:1")).await;
+    rig.until_ready().await;
+    rig.runtime.add_image("app:2");
+    rig.cluster.patches.lock().clear();
+    rig.change_spec(with("app:2"));
+    rig.until("the replacement", |pod| {
+        pod["status"]["containerStatuses"][0]["restartCount"] == 1
+    })
+    .await;
+    let patches = rig.cluster.patches.lock().clone();
+    let told = serde_json::to_string(&patches).unwrap();
+    assert!(!told.contains("ContainersNotReady"), "{told}");
+}
+
+#[tokio::test]
 async fn what_was_granted_outlives_the_agent() {
     let rig = Rig::start(sized("500m")).await;
     rig.until_ready().await;

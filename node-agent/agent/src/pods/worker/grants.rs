@@ -1,7 +1,9 @@
 //! What the node grants to the pod, against what its spec asks for.
 
+use balsa_client::EventType;
 use balsa_pod::resize;
-use k8s_openapi::api::core::v1::{PodSpec, ResourceRequirements};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodStatus, ResourceRequirements};
+use serde::Serialize;
 use tracing::warn;
 
 use super::Worker;
@@ -33,7 +35,7 @@ impl Worker {
 
     /// Asks for what the spec asks for if it is not granted yet, and makes the pod say what is granted.
     pub(super) fn grant(&mut self) {
-        self.local.resize_pending = None;
+        let waited = self.local.resize_pending.take();
         let mut spec = self.asked.clone();
         if resize::differs(&spec, &self.resources.granted) {
             let over = capacity::ended(&self.pod) || self.pod.metadata.deletion_timestamp.is_some();
@@ -48,13 +50,41 @@ impl Worker {
                 Some(Ok(())) => {
                     self.resources.granted = resize::wanted(&spec);
                     self.save_resources();
+                    let message = resize_message(&wanted, "started", None);
+                    self.resize_event(EventType::Normal, "ResizeStarted", message);
                 }
-                Some(Err(pending)) => self.local.resize_pending = Some(pending),
+                Some(Err(pending)) => {
+                    if waited.as_ref() != Some(&pending) {
+                        let reason = format!("Resize{}", pending.reason);
+                        let message =
+                            resize_message(&wanted, pending.reason, Some(&pending.message));
+                        self.resize_event(EventType::Warning, &reason, message);
+                    }
+                    self.local.resize_pending = Some(pending);
+                }
                 None => {}
             }
             resize::apply(&mut spec, &self.resources.granted);
         }
         self.pod.spec = Some(spec);
+    }
+
+    /// Reports that running containers have what was granted, once they have it.
+    pub(super) fn report_resized(&self, before: Option<&PodStatus>) {
+        if resizing(before) && !resizing(self.pod.status.as_ref()) {
+            let message = resize_message(&self.pod, "completed", None);
+            self.resize_event(EventType::Normal, "ResizeCompleted", message);
+        }
+    }
+
+    /// Reports that a running container could not be given what was granted.
+    pub(super) fn report_resize_error(&self, error: &str) {
+        let message = resize_message(&self.pod, "error", Some(error));
+        self.resize_event(EventType::Warning, "ResizeError", message);
+    }
+
+    fn resize_event(&self, kind: EventType, reason: &str, message: String) {
+        self.context.event(&self.pod, kind, reason, message);
     }
 
     /// A new instance of the container is about to run with what is granted.
@@ -86,6 +116,63 @@ impl Worker {
     }
 }
 
+/// Is the condition that tells of a resize under way true?
+fn resizing(status: Option<&PodStatus>) -> bool {
+    status.is_some_and(|status| {
+        let mut conditions = status.conditions.iter().flatten();
+        conditions.any(|known| known.type_ == "PodResizeInProgress" && known.status == "True")
+    })
+}
+
+/// What a resize is about, as events tell it: JSON that programs read.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ResizeSummary<'a> {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    init_containers: Vec<Amounts<'a>>,
+    containers: Vec<Amounts<'a>>,
+    generation: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Amounts<'a> {
+    name: &'a str,
+    resources: ResourceRequirements,
+}
+
+impl<'a> Amounts<'a> {
+    fn of(container: &'a Container) -> Self {
+        Self {
+            name: &container.name,
+            resources: container.resources.clone().unwrap_or_default(),
+        }
+    }
+}
+
+/// The words of an event about a resize.
+fn resize_message(pod: &Pod, what: &str, error: Option<&str>) -> String {
+    let Some(spec) = &pod.spec else {
+        return format!("Pod resize {what}");
+    };
+    let summary = ResizeSummary {
+        init_containers: spec
+            .init_containers
+            .iter()
+            .flatten()
+            .map(Amounts::of)
+            .collect(),
+        containers: spec.containers.iter().map(Amounts::of).collect(),
+        generation: pod.metadata.generation.unwrap_or(0),
+        error,
+    };
+    match serde_json::to_string(&summary) {
+        Ok(summary) => format!("Pod resize {what}: {summary}"),
+        Err(_) => format!("Pod resize {what}"),
+    }
+}
+
 /// Names of the containers that have resources of their own.
 fn names(spec: &PodSpec) -> Vec<String> {
     let inits = spec.init_containers.iter().flatten();
@@ -93,4 +180,22 @@ fn names(spec: &PodSpec) -> Vec<String> {
         .chain(&spec.containers)
         .map(|container| container.name.clone())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn events_tell_what_every_container_gets_and_why_it_does_not() {
+        let pod = serde_json::from_value(serde_json::json!({
+            "metadata": {"generation": 2},
+            "spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}}}]},
+        }));
+        assert_eq!(
+            resize_message(&pod.unwrap(), "Deferred", Some("no room")),
+            r#"Pod resize Deferred: {"containers":[{"name":"c","resources":{"requests":{"cpu":"1"}}}],"generation":2,"error":"no room"}"#
+        );
+    }
 }

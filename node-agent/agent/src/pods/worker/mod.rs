@@ -27,9 +27,9 @@ use crate::volumes::Prepared;
 /// Pauses between attempts to write a status.
 const PATCH_RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
-/// How long the first news of a sandbox wait for those of its containers: mostly they come at once, and are written
-/// together.
-const SANDBOX_NEWS: Duration = Duration::from_millis(1500);
+/// How long the first news of a sandbox wait for those of its containers, and the end of a container for the start of
+/// the changed one that replaces it: mostly both come at once, and are written together.
+const FIRST_NEWS: Duration = Duration::from_millis(1500);
 
 /// One pod's worker.
 pub(crate) struct Worker {
@@ -178,7 +178,8 @@ impl Worker {
             now,
         };
         let plan = reduce(&input);
-        self.pod.status = Some(plan.status);
+        let before = self.pod.status.replace(plan.status);
+        self.report_resized(before.as_ref());
         if capacity::ended(&self.pod) {
             self.context.capacity.release(&self.ops.uid);
             if !self.observed.instances.iter().any(Instance::running) {
@@ -320,9 +321,9 @@ impl Worker {
         let Some(patch) = status::patch(&self.api_status, &wanted, &uid) else {
             return;
         };
-        if self.in_flight > 0 && status::is_of_sandbox(&patch) {
+        if self.in_flight > 0 && (status::is_of_sandbox(&patch) || self.replacing()) {
             let now = Instant::now();
-            let until = held.unwrap_or(now + SANDBOX_NEWS);
+            let until = held.unwrap_or(now + FIRST_NEWS);
             if now < until {
                 self.held_until = Some(until);
                 return;
@@ -331,6 +332,26 @@ impl Worker {
         self.patching = true;
         self.ops
             .spawn("status", self.ops.clone().patch(self.pod.clone(), patch));
+    }
+
+    /// Has a container ended because its definition changed, so that the changed one is being started?
+    fn replacing(&self) -> bool {
+        let lasting =
+            self.pod.metadata.deletion_timestamp.is_none() && self.local.rejected.is_none();
+        let spec = self.pod.spec.iter();
+        let mut containers = spec.flat_map(|spec| {
+            spec.init_containers
+                .iter()
+                .flatten()
+                .chain(&spec.containers)
+        });
+        lasting
+            && containers.any(|container| {
+                let newest = self.observed.newest(&container.name);
+                newest.is_some_and(|newest| {
+                    newest.exit().is_some() && balsa_pod::spec::changed(container, newest)
+                })
+            })
     }
 
     fn refresh(&mut self, now: Timestamp) {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use balsa_cri::{ContainerState, Nanos};
-use balsa_pod::{Instance, InstanceState, reasons};
+use balsa_pod::{Instance, InstanceState, StartFailure, reasons};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -106,11 +106,18 @@ impl Worker {
 
     fn settle(&mut self, done: Done) {
         let now = Timestamp::now();
-        if !matches!(done, Done::Seen(_) | Done::Patched(_) | Done::Exited { .. }) {
+        let midway = matches!(
+            done,
+            Done::Seen(_) | Done::Patched(_) | Done::Exited { .. } | Done::ImageVolumeFailed { .. }
+        );
+        if !midway {
             self.in_flight = self.in_flight.saturating_sub(1);
             self.quiet_since = Instant::now();
         }
         match done {
+            Done::ImageVolumeFailed { volume, failure } => {
+                self.note_image_volume(&volume, &failure);
+            }
             Done::Volumes(result) => {
                 self.local.volumes_done(result.is_ok(), now);
                 if let Ok((prepared, refresh)) = result {
@@ -172,12 +179,32 @@ impl Worker {
                 resources,
                 result,
             } => {
+                if let Err(error) = &result {
+                    self.report_resize_error(error);
+                }
                 self.local.resize_done(&name, resources, result, now);
                 self.save_actuated();
             }
             Done::Released => {}
             Done::Exited { id, code, at } => self.note_exit(&id, (code, at)),
             Done::Finished => self.finished = true,
+        }
+    }
+
+    fn note_image_volume(&mut self, volume: &str, failure: &StartFailure) {
+        let spec = self.pod.spec.iter();
+        let containers = spec.flat_map(|spec| {
+            spec.init_containers
+                .iter()
+                .flatten()
+                .chain(&spec.containers)
+        });
+        let waiting = containers.filter(|container| {
+            let mut mounts = container.volume_mounts.iter().flatten();
+            mounts.any(|mount| mount.name == volume)
+        });
+        for container in waiting {
+            self.local.container(&container.name).failure = Some(failure.clone());
         }
     }
 
