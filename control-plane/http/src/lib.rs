@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::{Request, Response};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
@@ -30,6 +31,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const WINDOW: u32 = 256 * 1024;
 /// Pause after accept() failed, for example because all file descriptors are in use.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// So long after the stop clients are still let in, and HTTP/1.1 connections stay to say with their next answer that
+/// they close: a request that is on its way meets a server, not an end. HTTP/2 has GOAWAY for that.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 /// Body type of all requests (boxed, so that calls from inside the process work too).
 pub type RequestBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
@@ -58,7 +63,7 @@ pub trait Service: Send + Sync + 'static {
     fn draining(&self);
 }
 
-/// Serves a listener until `stop`, then drains: no new connections, open requests get the time `drain`.
+/// Serves a listener until `stop`, then drains: soon no new connections, open requests get the time `drain`.
 ///
 /// # Errors
 /// None at present: a connection that cannot be accepted is logged and tried again.
@@ -74,9 +79,14 @@ pub async fn serve(
     let acceptor = TlsAcceptor::from(Arc::new(tls));
     let http = Arc::new(builder());
     let mut connections = JoinSet::new();
+    let mut leaving = std::pin::pin!(async {
+        stop.cancelled().await;
+        service.draining();
+        tokio::time::sleep(FAREWELL).await;
+    });
     loop {
         let accepted = tokio::select! {
-            () = stop.cancelled() => break,
+            () = leaving.as_mut() => break,
             Some(_) = connections.join_next() => continue,
             accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => accepted,
         };
@@ -100,7 +110,6 @@ pub async fn serve(
         }
     }
     drop(listener);
-    service.draining();
     let drained = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(drain, drained).await.is_err() {
         tracing::warn!("some requests did not end in time and are cut off");
@@ -148,16 +157,36 @@ async fn connection(
         address: Some(address),
         certificates: certificates.iter().map(|c| c.as_ref().to_vec()).collect(),
     });
+    let protocol = stream.get_ref().1.alpn_protocol();
+    let multiplexed = protocol.is_some_and(|name| name == b"h2");
+    let late = stop.is_cancelled();
+    let leaving = stop.clone();
     let answer = service_fn(move |request: Request<Incoming>| {
         let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
         let answer = service.answer(request, Arc::clone(&peer));
-        async move { Ok::<_, Infallible>(answer.await) }
+        let leaving = leaving.clone();
+        async move {
+            let mut answer = answer.await;
+            let upgrade = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
+            if leaving.is_cancelled() && !multiplexed && !upgrade {
+                let close = HeaderValue::from_static("close");
+                answer.headers_mut().insert(CONNECTION, close);
+            }
+            Ok::<_, Infallible>(answer)
+        }
     });
     let served = http.serve_connection_with_upgrades(TokioIo::new(stream), answer);
     tokio::pin!(served);
+    let end = async {
+        stop.cancelled().await;
+        // Of a connection that has not begun, hyper would take leave without a word.
+        if late || !multiplexed {
+            tokio::time::sleep(FAREWELL).await;
+        }
+    };
     let result = tokio::select! {
         result = served.as_mut() => result,
-        () = stop.cancelled() => {
+        () = end => {
             served.as_mut().graceful_shutdown();
             served.await
         }

@@ -147,3 +147,22 @@ async fn a_watch_line_arrives_at_once_and_a_drain_ends_it() {
     );
     running.task.await.unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn a_connection_takes_leave_with_an_answer() {
+    let h = Harness::new();
+    let running = run(h.api.clone()).await;
+    let (mut client, driver) =
+        hyper::client::conn::http1::handshake(dial(&running, b"http/1.1").await)
+            .await
+            .unwrap();
+    tokio::spawn(driver);
+    let first = client.send_request(request("/livez")).await.unwrap();
+    assert!(first.headers().get("connection").is_none());
+    first.into_body().collect().await.unwrap();
+    running.stop.cancel();
+    client.ready().await.unwrap();
+    let last = client.send_request(request("/livez")).await.unwrap();
+    assert_eq!(last.headers()["connection"], "close");
+    running.task.await.unwrap().unwrap();
+}
