@@ -243,8 +243,9 @@ impl Writer {
 
     /// Who of several with the same name; what has an action has an instance too.
     fn instance(&self, report: &Report) -> String {
-        let component = report.action.and(self.source.component.clone());
-        self.source.host.clone().or(component).unwrap_or_default()
+        let component = report.action.and(self.source.component.as_ref());
+        let instance = self.source.host.as_ref().or(component);
+        instance.cloned().unwrap_or_default()
     }
 
     fn event(&self, report: &Report, write: &Write) -> Event {

@@ -350,6 +350,11 @@ impl Core {
             .iter()
             .filter_map(|r| r.v2.as_deref())
             .collect();
+        let v2_kinds = || -> Vec<Served<'_>> {
+            let metrics = self.metrics_api.iter();
+            let metrics = metrics.flat_map(|m| m.served_among(set.remote()));
+            kinds.iter().cloned().chain(metrics).collect()
+        };
         let protobuf = accept_clauses(headers)
             .iter()
             .find_map(|c| match c.media.as_str() {
@@ -359,7 +364,7 @@ impl Core {
             .unwrap_or(false);
         let (document, content_type) = match path.strip_prefix("/openapi/") {
             Some("v2") if protobuf => {
-                let make = || Document::packed(&openapi::v2_protobuf(&kinds, &foreign));
+                let make = || Document::packed(&openapi::v2_protobuf(&v2_kinds(), &foreign));
                 (
                     self.documents
                         .get_document(&set, "/openapi/v2 protobuf", make),
@@ -367,7 +372,7 @@ impl Core {
                 )
             }
             Some("v2") => {
-                let make = || Document::packed(&openapi::v2_document(&kinds, &foreign));
+                let make = || Document::packed(&openapi::v2_document(&v2_kinds(), &foreign));
                 (self.documents.get_document(&set, path, make), JSON)
             }
             Some("v3") => (

@@ -166,7 +166,8 @@ impl Kinds {
         discovery::api_resource_list(&kinds, GROUP, VERSION).unwrap_or_default()
     }
 
-    fn served(&self) -> Vec<Served<'_>> {
+    /// As OpenAPI describes them.
+    pub(crate) fn served(&self) -> Vec<Served<'_>> {
         self.all()
             .into_iter()
             .map(|d| Served {

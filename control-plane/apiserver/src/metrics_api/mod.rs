@@ -17,6 +17,7 @@ use std::time::Duration;
 use balsa_api::kind::{Kind, Scope};
 use balsa_api::kinds::walk::Walk;
 use balsa_api::object;
+use balsa_api::openapi::Served;
 use balsa_api::selector::Selector;
 use balsa_api::status::Status;
 use balsa_link::protocol::StreamRequest;
@@ -119,6 +120,16 @@ impl MetricsApi {
     /// The APIResourceList.
     pub(crate) fn resource_list(&self) -> Value {
         self.kinds.resource_list()
+    }
+
+    /// The kinds for OpenAPI v2; none when an APIService has taken their place.
+    pub(crate) fn served_among(&self, remotes: &[RemoteVersion]) -> Vec<Served<'_>> {
+        let own = Some(self.kinds.openapi_url());
+        if remotes.iter().any(|remote| remote.openapi == own) {
+            self.kinds.served()
+        } else {
+            Vec::new()
+        }
     }
 
     /// The OpenAPI v3 document, and a text that changes with it.

@@ -151,4 +151,9 @@ fn discovery_and_openapi_tell_of_both_resources() {
     assert!(document["paths"]["/apis/metrics.k8s.io/v1beta1/nodes"]["get"].is_object());
     let schemas = document["components"]["schemas"].as_object().unwrap();
     assert!(schemas.keys().any(|k| k.ends_with("v1beta1.PodMetrics")));
+    let beside = api.served_among(&[api.discovered()]);
+    let swagger = balsa_api::openapi::v2_document(&beside, &[]);
+    let swagger: Value = serde_json::from_slice(&swagger).unwrap();
+    assert!(swagger["paths"]["/apis/metrics.k8s.io/v1beta1/nodes"]["get"].is_object());
+    assert!(api.served_among(&[]).is_empty());
 }

@@ -46,7 +46,8 @@ impl Registry {
             lens: None,
             subresource: "binding",
             produce: &produce,
-            track: true,
+            // As upstream: nobody owns the node of a pod that was scheduled.
+            track: false,
         };
         self.modify(cx, &pod, &change).await?;
         let body = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});

@@ -235,6 +235,8 @@ async fn a_binding_puts_a_pod_on_a_node_once() {
     let bound = h.get(&format!("{PODS}/a")).await.expect(200);
     assert_eq!(bound["spec"]["nodeName"], "n1");
     assert_eq!(bound["metadata"]["annotations"]["x/y"], "z");
+    let managers = bound["metadata"]["managedFields"].as_array().unwrap();
+    assert_eq!(managers.len(), 1, "nobody owns where it was put");
     let conditions = bound["status"]["conditions"].as_array().unwrap();
     assert!(
         conditions
