@@ -12,6 +12,7 @@ mod idle;
 mod loss;
 mod processes;
 mod rows;
+mod runtime;
 mod sched;
 mod scratch;
 mod startup;
@@ -71,6 +72,8 @@ enum Mode {
     Sched(sched::Scheduling),
     /// How long a pod takes to be Ready, and to be gone
     Startup(startup::Starting),
+    /// What a node's container runtime takes to start a pod when it is told so directly; for a local cluster
+    Runtime(runtime::Alone),
     /// What pods that do nothing cost the agent of their node; for a local cluster
     Idle(idle::Idling),
     /// The longest time without an acknowledged write
@@ -114,6 +117,10 @@ async fn main() -> anyhow::Result<()> {
                 measured = Box::pin(store::measure(options)) => measured,
                 stopped = stopped() => stopped,
             };
+        }
+        Mode::Runtime(alone) => {
+            println!("runtime alone: {}", runtime::measure(alone).await?);
+            return Ok(());
         }
         Mode::StoreMember(member) => return Box::pin(store::member(member)).await,
         _ => {}
@@ -196,7 +203,11 @@ async fn run(args: Args, endpoints: &[Endpoint]) -> anyhow::Result<()> {
             "start -> /readyz: {:?}",
             loss::ready(endpoints, rounds).await?
         ),
-        Mode::Etcd(_) | Mode::Store(_) | Mode::StoreMember(_) | Mode::Table(_) => {}
+        Mode::Etcd(_)
+        | Mode::Runtime(_)
+        | Mode::Store(_)
+        | Mode::StoreMember(_)
+        | Mode::Table(_) => {}
     }
     Ok(())
 }
