@@ -67,7 +67,9 @@ impl CriClient {
         let request = cri::AttachRequest {
             container_id: container_id.to_owned(),
             tty: spec.tty,
-            stdin: spec.stdin,
+            // Also where it is not wanted: containerd takes the end of an input that was not asked for to be there at
+            // once, and closes the container's.
+            stdin: true,
             stdout: spec.stdout,
             stderr: spec.stderr && !spec.tty,
         };
