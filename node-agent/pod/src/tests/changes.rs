@@ -151,7 +151,10 @@ fn a_new_image_does_not_wait_for_the_crashes_of_the_old_one() {
     assert_eq!(world.waiting("c"), "CrashLoopBackOff");
     world.pod.spec.as_mut().unwrap().containers[0].image = Some("other".to_owned());
     world.settle();
-    assert_eq!((world.waiting("c").as_str(), world.phase()), ("", "Running"));
+    assert_eq!(
+        (world.waiting("c").as_str(), world.phase()),
+        ("", "Running")
+    );
     world.exit("c", 1);
     world.plan();
     let local = world.local.container("c");
