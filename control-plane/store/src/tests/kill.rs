@@ -141,6 +141,8 @@ struct Process {
     lines: Receiver<String>,
     /// Acknowledged keys and their revisions.
     acknowledged: Vec<(String, u64)>,
+    /// It said so while nobody waited for it.
+    added: bool,
 }
 
 impl Process {
@@ -174,6 +176,7 @@ impl Process {
             stdin,
             lines,
             acknowledged: Vec::new(),
+            added: false,
         }
     }
 
@@ -184,8 +187,10 @@ impl Process {
 
     /// Waits for a line; `None` if the process ends before.
     fn hear(&mut self, wanted: &[&str]) -> Option<String> {
+        let deadline = std::time::Instant::now() + PATIENCE;
         loop {
-            match self.lines.recv_timeout(PATIENCE) {
+            let left = deadline.saturating_duration_since(std::time::Instant::now());
+            match self.lines.recv_timeout(left) {
                 Ok(line) => {
                     if wanted.contains(&line.as_str()) {
                         return Some(line);
@@ -198,7 +203,15 @@ impl Process {
         }
     }
 
+    /// Waits until a member that it was told to add is one.
+    fn until_added(&mut self) {
+        if !std::mem::take(&mut self.added) {
+            self.hear(&["added"]).unwrap();
+        }
+    }
+
     fn note(&mut self, line: &str) {
+        self.added |= line == "added";
         if let ["ack", key, revision] = line.split(' ').collect::<Vec<_>>()[..] {
             let acknowledged = (key.to_owned(), revision.parse().unwrap());
             self.acknowledged.push(acknowledged);
@@ -307,7 +320,7 @@ impl Cluster {
         self.run(id, None);
         self.get(id).hear(&["ready"]).unwrap();
         if install {
-            self.get(id % 3 + 1).hear(&["added"]).unwrap();
+            self.get(id % 3 + 1).until_added();
         }
         self.serves(id);
         self.write(id);
