@@ -60,13 +60,7 @@ pub(crate) fn references(pod: &Pod) -> HashSet<Reference> {
     let Some(spec) = &pod.spec else { return found };
     let ephemeral = balsa_pod::spec::ephemeral(spec);
     let ephemeral = ephemeral.iter().map(|member| &*member.container);
-    for container in spec
-        .init_containers
-        .iter()
-        .flatten()
-        .chain(&spec.containers)
-        .chain(ephemeral)
-    {
+    for container in balsa_pod::spec::ordinary(spec).chain(ephemeral) {
         for from in container.env_from.iter().flatten() {
             found.extend(
                 from.config_map_ref

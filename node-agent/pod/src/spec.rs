@@ -135,18 +135,19 @@ pub fn ephemeral(spec: &PodSpec) -> Vec<Member<'_>> {
     .collect()
 }
 
+/// Init containers, then the others: all but ephemeral ones.
+pub fn ordinary(spec: &PodSpec) -> impl Iterator<Item = &Container> {
+    let inits = spec.init_containers.iter().flatten();
+    inits.chain(&spec.containers)
+}
+
 /// The container of that name, of whatever role.
 pub fn container<'a>(spec: &'a PodSpec, name: &str) -> Option<Cow<'a, Container>> {
-    let mut ordinary = spec
-        .init_containers
-        .iter()
-        .flatten()
-        .chain(&spec.containers);
     let ephemeral = || {
         let mut all = spec.ephemeral_containers.iter().flatten();
         all.find(|container| container.name == name)
     };
-    match ordinary.find(|container| container.name == name) {
+    match ordinary(spec).find(|container| container.name == name) {
         Some(container) => Some(Cow::Borrowed(container)),
         None => ephemeral().map(|container| Cow::Owned(as_container(container))),
     }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use http_body_util::Full;
+use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use tokio::net::{TcpListener, TcpStream};
@@ -66,6 +67,13 @@ async fn dial(
     )
 }
 
+async fn http1(running: &Running) -> SendRequest<Full<bytes::Bytes>> {
+    let io = dial(running, b"http/1.1").await;
+    let (client, driver) = hyper::client::conn::http1::handshake(io).await.unwrap();
+    tokio::spawn(driver);
+    client
+}
+
 fn request(path: &str) -> Request<Full<bytes::Bytes>> {
     Request::get(path)
         .header("host", "localhost")
@@ -77,11 +85,7 @@ fn request(path: &str) -> Request<Full<bytes::Bytes>> {
 async fn both_http_versions_are_served_over_tls() {
     let h = Harness::new();
     let running = run(h.api.clone()).await;
-    let (mut one, driver) =
-        hyper::client::conn::http1::handshake(dial(&running, b"http/1.1").await)
-            .await
-            .unwrap();
-    tokio::spawn(driver);
+    let mut one = http1(&running).await;
     assert_eq!(
         one.send_request(request("/readyz")).await.unwrap().status(),
         200
@@ -117,11 +121,7 @@ async fn both_http_versions_are_served_over_tls() {
 async fn a_watch_line_arrives_at_once_and_a_drain_ends_it() {
     let h = Harness::new();
     let running = run(h.api.clone()).await;
-    let (mut client, driver) =
-        hyper::client::conn::http1::handshake(dial(&running, b"http/1.1").await)
-            .await
-            .unwrap();
-    tokio::spawn(driver);
+    let mut client = http1(&running).await;
     let answer = client
         .send_request(request(&format!("{MAPS}?watch=true")))
         .await
@@ -152,11 +152,7 @@ async fn a_watch_line_arrives_at_once_and_a_drain_ends_it() {
 async fn a_connection_takes_leave_with_an_answer() {
     let h = Harness::new();
     let running = run(h.api.clone()).await;
-    let (mut client, driver) =
-        hyper::client::conn::http1::handshake(dial(&running, b"http/1.1").await)
-            .await
-            .unwrap();
-    tokio::spawn(driver);
+    let mut client = http1(&running).await;
     let first = client.send_request(request("/livez")).await.unwrap();
     assert!(first.headers().get("connection").is_none());
     first.into_body().collect().await.unwrap();

@@ -94,12 +94,7 @@ fn owner(spec: &PodSpec) -> Owner {
             .and_then(|context| context.run_as_user);
         own.or(context.run_as_user)
     };
-    let mut users = spec
-        .init_containers
-        .iter()
-        .flatten()
-        .chain(&spec.containers)
-        .map(user_of);
+    let mut users = balsa_pod::spec::ordinary(spec).map(user_of);
     let first = users.next().flatten();
     let user = first.filter(|first| users.all(|user| user == Some(*first)));
     let narrow = |id: i64| u32::try_from(id).ok();

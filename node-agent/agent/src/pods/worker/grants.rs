@@ -175,9 +175,7 @@ fn resize_message(pod: &Pod, what: &str, error: Option<&str>) -> String {
 
 /// Names of the containers that have resources of their own.
 fn names(spec: &PodSpec) -> Vec<String> {
-    let inits = spec.init_containers.iter().flatten();
-    inits
-        .chain(&spec.containers)
+    balsa_pod::spec::ordinary(spec)
         .map(|container| container.name.clone())
         .collect()
 }

@@ -339,12 +339,7 @@ impl Worker {
         let lasting =
             self.pod.metadata.deletion_timestamp.is_none() && self.local.rejected.is_none();
         let spec = self.pod.spec.iter();
-        let mut containers = spec.flat_map(|spec| {
-            spec.init_containers
-                .iter()
-                .flatten()
-                .chain(&spec.containers)
-        });
+        let mut containers = spec.flat_map(balsa_pod::spec::ordinary);
         lasting
             && containers.any(|container| {
                 let newest = self.observed.newest(&container.name);

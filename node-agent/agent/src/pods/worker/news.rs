@@ -193,12 +193,7 @@ impl Worker {
 
     fn note_image_volume(&mut self, volume: &str, failure: &StartFailure) {
         let spec = self.pod.spec.iter();
-        let containers = spec.flat_map(|spec| {
-            spec.init_containers
-                .iter()
-                .flatten()
-                .chain(&spec.containers)
-        });
+        let containers = spec.flat_map(balsa_pod::spec::ordinary);
         let waiting = containers.filter(|container| {
             let mut mounts = container.volume_mounts.iter().flatten();
             mounts.any(|mount| mount.name == volume)
