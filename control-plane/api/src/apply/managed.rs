@@ -90,6 +90,9 @@ impl Managed {
 
     /// Merges the oldest update entries when there are too many.
     pub(super) fn cap(&mut self) {
+        if self.0.len() <= MAX_UPDATE_MANAGERS {
+            return;
+        }
         let mut updates: Vec<(String, Key)> = self
             .0
             .iter()
@@ -110,15 +113,15 @@ impl Managed {
                 ..key
             };
             let ancient = self.0.entry(merged_key).or_default();
-            ancient.set = std::mem::take(&mut ancient.set).union(&entry.set);
+            ancient.set = std::mem::take(&mut ancient.set).union(entry.set);
             ancient.api_version = entry.api_version;
             ancient.time = ancient.time.clone().max(entry.time);
         }
     }
 
     /// Writes the entries into an object, in upstream's order.
-    pub(super) fn write(&self, object: &mut Value) {
-        let mut entries: Vec<(&Key, &Entry)> = self.0.iter().collect();
+    pub(super) fn write(self, object: &mut Value) {
+        let mut entries: Vec<(Key, Entry)> = self.0.into_iter().collect();
         entries.sort_by(|(a, x), (b, y)| {
             (
                 a.operation,
@@ -185,20 +188,22 @@ fn read_entry(value: &Value) -> Option<(Key, Entry)> {
     ))
 }
 
-fn write_entry(key: &Key, entry: &Entry) -> Value {
+fn write_entry(key: Key, entry: Entry) -> Value {
+    let texts = [
+        ("manager", key.manager),
+        ("operation", key.operation.to_owned()),
+        ("apiVersion", entry.api_version),
+        ("time", entry.time),
+        ("fieldsType", "FieldsV1".to_owned()),
+        ("subresource", key.subresource),
+    ];
     let mut map = Map::new();
-    let mut put = |name: &str, value: &str| {
-        if !value.is_empty() {
-            map.insert(name.to_owned(), value.into());
+    for (name, text) in texts {
+        if !text.is_empty() {
+            map.insert(name.to_owned(), text.into());
         }
-    };
-    put("manager", &key.manager);
-    put("operation", key.operation);
-    put("apiVersion", &entry.api_version);
-    put("time", &entry.time);
-    put("fieldsType", "FieldsV1");
-    put("subresource", &key.subresource);
-    map.insert("fieldsV1".to_owned(), entry.set.to_value());
+    }
+    map.insert("fieldsV1".to_owned(), entry.set.into_value());
     Value::Object(map)
 }
 

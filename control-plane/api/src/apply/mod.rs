@@ -33,19 +33,18 @@ const MAX_ANNOTATION_BYTES: usize = 256 * 1024;
 const MAX_MANAGER_BYTES: usize = 128;
 
 /// Fields of every object that nobody owns.
-const STRIPPED: &[&[&str]] = &[
-    &["f:apiVersion"],
-    &["f:kind"],
-    &["f:metadata"],
-    &["f:metadata", "f:name"],
-    &["f:metadata", "f:namespace"],
-    &["f:metadata", "f:creationTimestamp"],
-    &["f:metadata", "f:selfLink"],
-    &["f:metadata", "f:uid"],
-    &["f:metadata", "f:clusterName"],
-    &["f:metadata", "f:generation"],
-    &["f:metadata", "f:managedFields"],
-    &["f:metadata", "f:resourceVersion"],
+const STRIPPED: &[&str] = &["f:apiVersion", "f:kind", "f:metadata"];
+/// The same below `metadata`.
+const STRIPPED_METADATA: &[&str] = &[
+    "f:name",
+    "f:namespace",
+    "f:creationTimestamp",
+    "f:selfLink",
+    "f:uid",
+    "f:clusterName",
+    "f:generation",
+    "f:managedFields",
+    "f:resourceVersion",
 ];
 
 /// Who writes.
@@ -125,7 +124,7 @@ pub fn update_managed_fields(
     // The managed fields themselves are compared too; `strip` takes them out.
     let nothing = Value::Object(Map::new());
     let comparison = walk::compare(Some(type_), old.unwrap_or(&nothing), new);
-    let mut changed = strip(comparison.modified.union(&comparison.added));
+    let mut changed = strip(comparison.added.union(comparison.modified));
     for name in reset {
         changed.remove_tree(&set::field_element(name));
     }
@@ -141,7 +140,7 @@ pub fn update_managed_fields(
             subresource: manager.subresource.to_owned(),
         };
         let entry = managed.0.entry(key).or_default();
-        entry.set = std::mem::take(&mut entry.set).union(&changed);
+        entry.set = std::mem::take(&mut entry.set).union(changed);
         entry.api_version = manager.api_version.to_owned();
         entry.time = object::format_time(manager.time);
     }
@@ -151,9 +150,8 @@ pub fn update_managed_fields(
 }
 
 fn strip(mut set: Set) -> Set {
-    for path in STRIPPED {
-        set.remove(path);
-    }
+    set.forget_below("f:metadata", STRIPPED_METADATA);
+    set.forget(STRIPPED);
     set
 }
 
@@ -297,7 +295,7 @@ impl Applier<'_> {
             None => merged,
         };
         let comparison = walk::compare(type_, &live, &merged);
-        let changed = comparison.modified.union(&comparison.added);
+        let changed = comparison.added.union(comparison.modified);
         let conflicts = conflicts_of(&managed, &changed);
         if !force && !conflicts.is_empty() {
             return Err(conflicts);
@@ -336,8 +334,8 @@ impl Applier<'_> {
         let owned = everyone
             .0
             .values()
-            .fold(Set::default(), |all, entry| all.union(&entry.set));
-        let wanted = kept(&last).union(&owned.with_named_fields(type_));
+            .fold(Set::default(), |all, entry| all.union(entry.set.clone()));
+        let wanted = kept(&last).union(owned.with_named_fields(type_));
         let wanted = kept(&whole.clone().difference(&wanted));
         let gone = whole.difference(&wanted).intersection(&last);
         walk::remove(type_, &merged, &gone).unwrap_or_else(|| Value::Object(Map::new()))
@@ -357,9 +355,9 @@ impl Applier<'_> {
         }
         let comparison = walk::compare(type_, &applied, &managed::without(self.live));
         let changed = comparison
-            .modified
-            .union(&comparison.added)
-            .union(&comparison.removed);
+            .added
+            .union(comparison.modified)
+            .union(comparison.removed);
         walk::field_set(type_, &applied).difference(&changed)
     }
 }

@@ -25,10 +25,13 @@ pub(super) struct Set {
     nodes: BTreeMap<String, Node>,
 }
 
+/// What a set has of one element.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Node {
-    member: bool,
-    below: Set,
+pub(super) struct Node {
+    /// The path that ends here is in the set.
+    pub(super) member: bool,
+    /// Paths that go on.
+    pub(super) below: Set,
 }
 
 impl Node {
@@ -39,7 +42,7 @@ impl Node {
 
 /// The element for a field or map key.
 pub(super) fn field_element(name: &str) -> String {
-    format!("f:{name}")
+    ["f:", name].concat()
 }
 
 impl Set {
@@ -58,19 +61,35 @@ impl Set {
         }
     }
 
-    /// Removes just one path, not what is below it.
-    pub(super) fn remove(&mut self, path: &[&str]) {
-        if let [head, tail @ ..] = path
-            && let Some(node) = self.nodes.get_mut(*head)
-        {
-            if tail.is_empty() {
-                node.member = false;
-            } else {
-                node.below.remove(tail);
+    /// Takes in all that there is at a path, in place of what the set has there.
+    pub(super) fn graft(&mut self, path: &[String], node: Node) {
+        match path {
+            [] => {}
+            [last] => self.put(last.clone(), node),
+            [head, tail @ ..] => {
+                let below = &mut self.nodes.entry(head.clone()).or_default().below;
+                below.graft(tail, node);
             }
-            if node.is_empty() {
-                self.nodes.remove(*head);
-            }
+        }
+    }
+
+    /// Takes in all that there is at an element, in place of what the set has there.
+    pub(super) fn put(&mut self, element: String, node: Node) {
+        self.nodes.insert(element, node);
+    }
+
+    /// Removes just the paths of these elements, not what is below them.
+    pub(super) fn forget(&mut self, elements: &[&str]) {
+        self.nodes.retain(|element, node| {
+            node.member &= !elements.contains(&element.as_str());
+            !node.is_empty()
+        });
+    }
+
+    /// The same with paths of two elements, of which this is the first.
+    pub(super) fn forget_below(&mut self, element: &str, elements: &[&str]) {
+        if let Some(node) = self.nodes.get_mut(element) {
+            node.below.forget(elements);
         }
     }
 
@@ -92,11 +111,14 @@ impl Set {
             .filter(|s| !s.is_empty())
     }
 
-    pub(super) fn union(mut self, other: &Self) -> Self {
-        for (element, node) in &other.nodes {
-            let mine = self.nodes.entry(element.clone()).or_default();
+    pub(super) fn union(mut self, other: Self) -> Self {
+        if self.nodes.is_empty() {
+            return other;
+        }
+        for (element, node) in other.nodes {
+            let mine = self.nodes.entry(element).or_default();
             mine.member |= node.member;
-            mine.below = std::mem::take(&mut mine.below).union(&node.below);
+            mine.below = std::mem::take(&mut mine.below).union(node.below);
         }
         self
     }
@@ -158,17 +180,16 @@ impl Set {
     }
 
     /// Writes `fieldsV1`.
-    pub(super) fn to_value(&self) -> Value {
-        let entries = self.nodes.iter().filter(|(_, node)| !node.is_empty());
+    pub(super) fn into_value(self) -> Value {
+        let entries = self.nodes.into_iter().filter(|(_, node)| !node.is_empty());
         let map: Map<String, Value> = entries
             .map(|(element, node)| {
-                let mut below = node.below.to_value();
-                if let (true, Value::Object(map)) =
-                    (node.member && !node.below.is_empty(), &mut below)
-                {
+                let is_both = node.member && !node.below.is_empty();
+                let mut below = node.below.into_value();
+                if let (true, Value::Object(map)) = (is_both, &mut below) {
                     map.insert(SELF.to_owned(), Value::Object(Map::new()));
                 }
-                (element.clone(), below)
+                (element, below)
             })
             .collect();
         Value::Object(map)

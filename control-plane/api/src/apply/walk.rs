@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::set::{Path, Set, field_element};
+use super::set::{Node, Path, Set, field_element};
 use crate::schema::{List, ListKind, Shape, Type};
 
 /// Structs that Go's types hold by value: an empty one exists in every object, so nobody adds or removes it.
@@ -177,29 +177,23 @@ pub(super) struct Comparison {
 /// Compares an old with a new value.
 pub(super) fn compare(type_: Option<Type<'_>>, old: &Value, new: &Value) -> Comparison {
     let mut comparison = Comparison::default();
-    descend(
-        type_,
-        Some(old),
-        Some(new),
-        &mut Vec::new(),
-        &mut comparison,
-    );
+    descend(type_, old, new, &mut Vec::new(), &mut comparison);
     comparison
 }
 
-fn is_hollow(value: Option<&Value>) -> bool {
+fn is_hollow(value: &Value) -> bool {
     match value {
-        None | Some(Value::Null) => true,
-        Some(Value::Object(map)) => map.is_empty(),
-        Some(Value::Array(list)) => list.is_empty(),
-        Some(_) => false,
+        Value::Null => true,
+        Value::Object(map) => map.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        _ => false,
     }
 }
 
 fn descend(
     type_: Option<Type<'_>>,
-    old: Option<&Value>,
-    new: Option<&Value>,
+    old: &Value,
+    new: &Value,
     path: &mut Path,
     out: &mut Comparison,
 ) {
@@ -207,31 +201,51 @@ fn descend(
     if old == new {
         return;
     }
-    let leaf =
-        |v: Option<&Value>| v.is_some_and(|v| !v.is_null() && matches!(view(type_, v), View::Leaf));
+    let leaf = |v: &Value| !v.is_null() && matches!(view(type_, v), View::Leaf);
     if leaf(old) || leaf(new) || (is_hollow(old) && is_hollow(new)) {
-        match (old, new) {
-            (None, _) => out.added.insert(path),
-            (_, None) => out.removed.insert(path),
-            _ => out.modified.insert(path),
-        }
+        out.modified.insert(path);
         return;
     }
     for (element, inner, old, new) in pairs(type_, old, new) {
         path.push(element);
-        descend(inner, old, new, path, out);
+        let element = path.last().map_or("", String::as_str);
+        match (old, new) {
+            (Some(old), Some(new)) => descend(inner, old, new, path, out),
+            (None, Some(new)) => out.added.graft(path, all_of(inner, new, element)),
+            (Some(old), None) => out.removed.graft(path, all_of(inner, old, element)),
+            (None, None) => {}
+        }
         path.pop();
     }
-    let by_value = is_struct(type_)
-        && path
-            .last()
-            .is_some_and(|last| BY_VALUE.contains(&last.as_str()));
-    if !by_value {
-        match (old, new) {
-            (None, _) => out.added.insert(path),
-            (_, None) => out.removed.insert(path),
-            _ => {}
+}
+
+/// All fields of a value that is added or removed as a whole, and whose path ends with `element`.
+fn all_of(type_: Option<Type<'_>>, value: &Value, element: &str) -> Node {
+    let mut below = Set::default();
+    if !is_hollow(value) {
+        match view(type_, value) {
+            View::Leaf => {}
+            View::Map(map) => {
+                for (name, value) in map {
+                    let inner = type_.and_then(|t| t.field_type(name));
+                    let name = field_element(name);
+                    let node = all_of(inner, value, &name);
+                    below.put(name, node);
+                }
+            }
+            View::List(list, items) => {
+                for (index, item) in items.iter().enumerate() {
+                    let name = self::element(list, index, item);
+                    let node = all_of(Some(list.item()), item, &name);
+                    below.put(name, node);
+                }
+            }
         }
+    }
+    let by_value = is_struct(type_) && BY_VALUE.contains(&element);
+    Node {
+        member: below.is_empty() || !by_value,
+        below,
     }
 }
 
@@ -243,16 +257,11 @@ type Pair<'v, 's> = (
 );
 
 /// The parts of two values side by side.
-fn pairs<'v, 's>(
-    type_: Option<Type<'s>>,
-    old: Option<&'v Value>,
-    new: Option<&'v Value>,
-) -> Vec<Pair<'v, 's>> {
+fn pairs<'v, 's>(type_: Option<Type<'s>>, old: &'v Value, new: &'v Value) -> Vec<Pair<'v, 's>> {
     let mut found: BTreeMap<String, Pair<'v, 's>> = BTreeMap::new();
     for (side, value) in [old, new].into_iter().enumerate() {
-        let parts: Vec<(String, Option<Type<'s>>, &'v Value)> = match value.map(|v| view(type_, v))
-        {
-            Some(View::Map(map)) => map
+        let parts: Vec<(String, Option<Type<'s>>, &'v Value)> = match view(type_, value) {
+            View::Map(map) => map
                 .iter()
                 .map(|(name, v)| {
                     (
@@ -262,12 +271,12 @@ fn pairs<'v, 's>(
                     )
                 })
                 .collect(),
-            Some(View::List(list, items)) => items
+            View::List(list, items) => items
                 .iter()
                 .enumerate()
                 .map(|(i, v)| (element(list, i, v), Some(list.item()), v))
                 .collect(),
-            _ => Vec::new(),
+            View::Leaf => Vec::new(),
         };
         for (element, inner, value) in parts {
             let pair = found

@@ -16,7 +16,7 @@ impl Path {
     /// A field of this object: `.name`.
     #[must_use]
     pub fn child(&self, name: &str) -> Self {
-        Self(format!("{}.{name}", self.0))
+        Self([&self.0, ".", name].concat())
     }
 
     /// An element of this list: `[i]`.
@@ -28,7 +28,7 @@ impl Path {
     /// An entry of this map: `[key]`.
     #[must_use]
     pub fn key(&self, key: &str) -> Self {
-        Self(format!("{}[{key}]", self.0))
+        Self([&self.0, "[", key, "]"].concat())
     }
 }
 
