@@ -1,5 +1,6 @@
 //! The path of a request: who, may they, is there room, what for, and the answer.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use balsa_api::kind::Scope;
@@ -7,7 +8,8 @@ use balsa_api::selector::FieldSelector;
 use balsa_api::status::Status;
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::header::USER_AGENT;
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use tracing::Instrument;
 
@@ -19,7 +21,7 @@ use crate::flow::{Flow, Permit};
 use crate::http::context::Context;
 use crate::http::query::Query;
 use crate::http::request_info::RequestInfo;
-use crate::http::{decode, negotiate, protobuf, respond};
+use crate::http::{decode, negotiate, respond};
 use crate::metrics_api;
 use crate::registry::Target;
 use crate::registry::admit::{self, Question};
@@ -30,6 +32,10 @@ use crate::server::{ApiServer, Core};
 use crate::streams::{node_proxy, watch_ws};
 
 type Answer = Result<Response<ResponseBody>, Status>;
+
+const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+const FLOW_SCHEMA_UID: HeaderName = HeaderName::from_static("x-kubernetes-pf-flowschema-uid");
+const PRIORITY_LEVEL_UID: HeaderName = HeaderName::from_static("x-kubernetes-pf-prioritylevel-uid");
 
 /// Paths that probes read without credentials.
 const PROBES: [&str; 3] = ["/healthz", "/livez", "/readyz"];
@@ -44,7 +50,11 @@ impl ApiServer {
     ) -> Response<ResponseBody> {
         let started = Instant::now();
         let query = Query::parse(request.uri().query().unwrap_or_default());
-        let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
+        let info = Arc::new(RequestInfo::parse(
+            request.method(),
+            request.uri().path(),
+            &query,
+        ));
         let inflight = (!info.is_long_running()).then(|| self.core.metrics.inflight(&info));
         if let Some(gauge) = &inflight {
             gauge.inc();
@@ -56,7 +66,7 @@ impl ApiServer {
         let head = request.method() == Method::HEAD;
         let gzip = info.verb != "watch" && respond::accepts_gzip(request.headers());
         let mut response = self
-            .limited(request, info.clone(), query, peer, identity, &course)
+            .limited(request, Arc::clone(&info), query, peer, identity, &course)
             .instrument(span)
             .await;
         if let (Some(audit), Some(opening)) = (&self.core.audit, course.opening) {
@@ -71,21 +81,21 @@ impl ApiServer {
         let known = self
             .core
             .kinds
+            .set()
             .get(&info.group, &info.version, &info.resource)
             .is_some();
         self.core
             .metrics
             .finished(&info, known, response.status().as_u16(), started.elapsed());
         let headers = response.headers_mut();
-        if let Ok(id) = HeaderValue::from_str(&course.id) {
-            headers.insert("audit-id", id);
+        if let Ok(mut id) = HeaderValue::from_str(&course.id) {
+            // Another one comes with each answer: not for HTTP/2's table of headers that are sent again.
+            id.set_sensitive(true);
+            headers.insert(AUDIT_ID, id);
         }
-        if let Some((schema, level)) = course.notes.take_flow() {
-            for (name, uid) in [
-                ("x-kubernetes-pf-flowschema-uid", schema),
-                ("x-kubernetes-pf-prioritylevel-uid", level),
-            ] {
-                if let Ok(uid) = HeaderValue::from_str(&uid) {
+        if let Some(uids) = course.notes.take_flow() {
+            for (name, uid) in [FLOW_SCHEMA_UID, PRIORITY_LEVEL_UID].into_iter().zip(uids) {
+                if let Some(uid) = uid {
                     headers.insert(name, uid);
                 }
             }
@@ -96,7 +106,7 @@ impl ApiServer {
     async fn limited(
         &self,
         request: Request<RequestBody>,
-        info: RequestInfo,
+        info: Arc<RequestInfo>,
         query: Query,
         peer: &Peer,
         identity: Option<User>,
@@ -138,12 +148,12 @@ struct Course {
 
 impl Course {
     fn new(request: &Request<RequestBody>, info: &RequestInfo, peer: &Peer, audited: bool) -> Self {
-        let header = |name: &str| {
+        let header = |name: &HeaderName| {
             let value = request.headers().get(name).and_then(|v| v.to_str().ok());
             value.unwrap_or_default().to_owned()
         };
         // As upstream, so that one's own log can be joined with the server's; not more than a name.
-        let mut id = header("audit-id");
+        let mut id = header(&AUDIT_ID);
         if id.is_empty() || id.len() > 64 {
             id = uuid::Uuid::new_v4().to_string();
         }
@@ -155,7 +165,7 @@ impl Course {
                 .map_or_else(String::new, ToString::to_string),
             info: info.clone(),
             source: peer.address.map(|a| a.ip()),
-            agent: header("user-agent"),
+            agent: header(&USER_AGENT),
             received: jiff::Timestamp::now(),
         });
         Self {
@@ -179,7 +189,7 @@ impl Core {
     fn answer<'a>(
         &'a self,
         request: Request<RequestBody>,
-        info: RequestInfo,
+        info: Arc<RequestInfo>,
         query: Query,
         peer: &'a Peer,
         identity: Option<User>,
@@ -203,7 +213,7 @@ impl Core {
     async fn try_answer(
         &self,
         request: Request<RequestBody>,
-        info: RequestInfo,
+        info: Arc<RequestInfo>,
         query: Query,
         peer: &Peer,
         identity: Option<User>,
@@ -229,14 +239,14 @@ impl Core {
             return Ok(self.probe(&info, &query));
         }
         let user = match identity {
-            Some(user) => user,
+            Some(user) => Arc::new(user),
             None => self.authn.authenticate(&parts, peer).await?,
         };
         websocket_token::hide(&mut parts.headers);
         course.notes.user(&user);
-        let asked_by = user.name.clone();
+        let asked_by = Arc::clone(&user);
         let user = impersonate(&parts.headers, user, &*self.authz).await?;
-        if user.name != asked_by {
+        if user.name != asked_by.name {
             course.notes.impersonated(&user);
         }
         if let (Some(audit), Some(opening)) = (&self.audit, &course.opening) {
@@ -291,9 +301,7 @@ impl Core {
             None
         };
         let mut cx = Context::new(info, query, &mut parts, user);
-        let kind = &target.kind;
-        cx.protobuf = cx.info.subresource == "scale"
-            || (target.custom.is_none() && protobuf::knows(&kind.group, &kind.version, &kind.kind));
+        cx.protobuf = cx.info.subresource == "scale" || target.protobuf;
         let cx = cx;
         let body = if cx.info.is_read_only() {
             Bytes::new()
@@ -332,12 +340,15 @@ impl Core {
         if info.is_long_running() && info.verb != "watch" {
             return Ok(None);
         }
-        let objects = self.cache.resource(&info.group, &info.resource);
         let limit = query
             .get("limit")
             .and_then(|l| l.parse().ok())
             .filter(|l| *l > 0);
-        let width = Flow::width(info, objects.map_or(0, |r| r.len()), limit);
+        let objects = || {
+            let resource = self.cache.resource(&info.group, &info.resource);
+            resource.map_or(0, |r| r.len())
+        };
+        let width = Flow::width(info, objects, limit);
         let entered = self.flow.enter(info, user, width).await?;
         Ok(entered.map(|entered| {
             notes.flow(entered.uids);
@@ -370,7 +381,8 @@ impl Core {
     }
 
     fn target(&self, info: &RequestInfo) -> Option<Target> {
-        let served = self.kinds.get(&info.group, &info.version, &info.resource)?;
+        let kinds = self.kinds.set();
+        let served = kinds.get(&info.group, &info.version, &info.resource)?;
         let namespaced = served.kind.scope == Scope::Namespaced;
         // A namespace in the path of a cluster-scoped resource (other than namespaces/x itself) is no path.
         let own = info.group.is_empty() && info.resource == "namespaces";
@@ -417,6 +429,7 @@ impl Core {
     async fn late_target(&self, info: &RequestInfo) -> Option<Target> {
         let known = self
             .kinds
+            .set()
             .get(&info.group, &info.version, &info.resource)
             .is_some();
         if info.group.is_empty() || known {
@@ -445,6 +458,7 @@ impl Core {
 
     fn is_stream(&self, info: &RequestInfo) -> bool {
         info.group.is_empty()
+            && !info.subresource.is_empty()
             && self
                 .connect
                 .contains_key(&(info.resource.clone(), info.subresource.clone()))
@@ -453,8 +467,8 @@ impl Core {
     async fn stream(
         &self,
         target: Target,
-        info: RequestInfo,
-        user: User,
+        info: Arc<RequestInfo>,
+        user: Arc<User>,
         request: Request<RequestBody>,
     ) -> Answer {
         let Some(connect) = self
@@ -480,8 +494,9 @@ impl Core {
         self.registry
             .admit_connect(&target, &info.subresource, &user, (&query, &info.tail))
             .await?;
+        let info = Arc::unwrap_or_clone(info);
         let context = ConnectContext {
-            user,
+            user: Arc::unwrap_or_clone(user),
             namespace: info.namespace,
             resource: info.resource,
             name: info.name,
@@ -493,12 +508,11 @@ impl Core {
 
     async fn dispatch(&self, cx: &Context, target: &Target, body: &Bytes) -> Answer {
         let info = &cx.info;
-        let key = (
-            info.group.clone(),
-            info.resource.clone(),
-            info.subresource.clone(),
-        );
-        if let Some(computed) = self.computed.get(&key) {
+        let computed = self.computed.iter().find(|(place, _)| {
+            let [group, resource, subresource] = place;
+            *resource == info.resource && *group == info.group && *subresource == info.subresource
+        });
+        if let Some((_, computed)) = computed {
             return self.compute(cx, target, &**computed, body).await;
         }
         let deprecation = match &target.custom {
@@ -609,14 +623,14 @@ fn has_subresource(target: &Target, name: &str) -> bool {
     target.kind.subresources.iter().any(|s| s.name == name)
 }
 
-fn attributes(info: &RequestInfo, query: &Query, user: &User) -> Attributes {
+fn attributes(info: &RequestInfo, query: &Query, user: &Arc<User>) -> Attributes {
     let narrows = matches!(info.verb, "list" | "watch" | "deletecollection");
     let fields = query.get("fieldSelector").filter(|_| narrows);
     Attributes {
         fields: fields
             .and_then(|text| FieldSelector::parse(text).ok())
             .unwrap_or_default(),
-        user: user.clone(),
+        user: Arc::clone(user),
         verb: info.verb.to_owned(),
         namespace: info.namespace.clone(),
         group: info.group.clone(),

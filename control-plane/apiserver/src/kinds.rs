@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 
 use crate::cache::Cache;
 use crate::extensions::aggregation::RemoteVersion;
+use crate::http::protobuf;
 use crate::registry::Target;
 use crate::seam::Custom;
 
@@ -29,6 +30,8 @@ pub struct Served {
     pub custom: Option<Arc<dyn Custom>>,
     /// Group of the resource that is stored.
     stored_group: String,
+    /// Its objects can be written in protobuf.
+    protobuf: bool,
 }
 
 impl Served {
@@ -37,12 +40,14 @@ impl Served {
         let convert = converter(&kind.group, &kind.version, &kind.kind);
         let stored_group =
             convert.map_or_else(|| kind.group.to_string(), |c| c.stored_as()[0].to_owned());
+        let protobuf = protobuf::knows(&kind.group, &kind.version, &kind.kind);
         Self {
             kind,
             builtin_type,
             convert,
             custom: None,
             stored_group,
+            protobuf,
         }
     }
 
@@ -56,6 +61,7 @@ impl Served {
             convert: None,
             custom: Some(custom),
             stored_group,
+            protobuf: false,
         }
     }
 
@@ -78,6 +84,7 @@ impl Served {
             builtin_type: self.builtin_type,
             convert: self.convert,
             custom: self.custom.clone(),
+            protobuf: self.protobuf,
             namespace: namespace.to_owned(),
             name: name.to_owned(),
         })
@@ -88,7 +95,8 @@ impl Served {
 #[derive(Default)]
 pub struct KindSet {
     all: Vec<Arc<Kind>>,
-    by_path: HashMap<(String, String), Vec<Served>>,
+    /// By group and plural name.
+    by_path: HashMap<Box<str>, HashMap<Box<str>, Vec<Served>>>,
     generation: u64,
     remote: Vec<RemoteVersion>,
 }
@@ -98,7 +106,9 @@ impl KindSet {
         let kind = Arc::clone(&served.kind);
         let versions = self
             .by_path
-            .entry((kind.group.to_string(), kind.plural.to_string()))
+            .entry((*kind.group).into())
+            .or_default()
+            .entry((*kind.plural).into())
             .or_default();
         if versions.iter().all(|s| s.kind.version != kind.version) {
             versions.push(served);
@@ -151,7 +161,8 @@ impl KindSet {
     #[must_use]
     pub fn versions(&self, group: &str, plural: &str) -> &[Served] {
         self.by_path
-            .get(&(group.to_owned(), plural.to_owned()))
+            .get(group)
+            .and_then(|plurals| plurals.get(plural))
             .map_or(&[], Vec::as_slice)
     }
 }

@@ -37,15 +37,18 @@ pub trait Authenticator: Send + Sync {
     /// The user, or 401 `Unauthorized` for credentials that are wrong. No credentials at all is
     /// `system:anonymous` in `system:unauthenticated`. Impersonation headers are honoured elsewhere, after
     /// authorization.
-    async fn authenticate(&self, parts: &http::request::Parts, peer: &Peer)
-    -> Result<User, Status>;
+    async fn authenticate(
+        &self,
+        parts: &http::request::Parts,
+        peer: &Peer,
+    ) -> Result<Arc<User>, Status>;
 }
 
 /// What is asked to be done (`authorization.k8s.io` attributes).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Attributes {
     /// Who asks.
-    pub user: User,
+    pub user: Arc<User>,
     /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`, or for other paths
     /// the lower-case HTTP method.
     pub verb: String,

@@ -117,7 +117,8 @@ pub(crate) struct Core {
     pub registry: Registry,
     pub authn: Arc<dyn Authenticator>,
     pub authz: Arc<dyn Authorizer>,
-    pub computed: HashMap<(String, String, String), Arc<dyn Computed>>,
+    /// By group, resource and subresource. Few.
+    pub computed: Vec<([String; 3], Arc<dyn Computed>)>,
     pub connect: HashMap<(String, String), Arc<dyn Connect>>,
     pub extensions: Vec<Mounted>,
     pub documents: Documents,
@@ -150,7 +151,7 @@ impl ApiServer {
             authz: None,
             admission: Vec::new(),
             allocators: Vec::new(),
-            computed: HashMap::new(),
+            computed: Vec::new(),
             connect: HashMap::new(),
             extensions: Vec::new(),
             conversion: None,
@@ -260,7 +261,7 @@ pub struct ApiServerBuilder {
     authz: Option<Arc<dyn Authorizer>>,
     admission: Vec<Arc<dyn Admission>>,
     allocators: Vec<Arc<dyn Allocator>>,
-    computed: HashMap<(String, String, String), Arc<dyn Computed>>,
+    computed: Vec<([String; 3], Arc<dyn Computed>)>,
     connect: HashMap<(String, String), Arc<dyn Connect>>,
     extensions: Vec<Mounted>,
     conversion: Option<Arc<dyn ConversionCaller>>,
@@ -307,14 +308,8 @@ impl ApiServerBuilder {
         subresource: &str,
         computed: Arc<dyn Computed>,
     ) -> Self {
-        self.computed.insert(
-            (
-                group.to_owned(),
-                resource.to_owned(),
-                subresource.to_owned(),
-            ),
-            computed,
-        );
+        let place = [group, resource, subresource].map(str::to_owned);
+        self.computed.push((place, computed));
         self
     }
 

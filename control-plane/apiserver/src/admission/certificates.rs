@@ -32,9 +32,10 @@ impl Certificates {
     /// Whether the user may `approve` or `sign` for a signer, or for all of its domain.
     async fn may(&self, request: &AdmissionRequest<'_>, verb: &str, signer: &str) -> bool {
         let domain = signer.split('/').next().unwrap_or_default();
+        let user = Arc::new(request.user.clone());
         for name in [signer.to_owned(), format!("{domain}/*")] {
             let attributes = Attributes {
-                user: request.user.clone(),
+                user: Arc::clone(&user),
                 verb: verb.into(),
                 group: GROUP.into(),
                 version: "*".into(),

@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use serde_json::{Map, Value, json};
 
+use crate::flow::Uids;
 use crate::http::metrics::Metrics;
 use crate::http::negotiate::BodyFormat;
 use crate::http::request_info::RequestInfo;
@@ -97,7 +98,7 @@ struct Noted {
     impersonated: Option<User>,
     annotations: BTreeMap<String, String>,
     request: Option<(Bytes, Option<BodyFormat>)>,
-    flow: Option<(Arc<str>, Arc<str>)>,
+    flow: Option<Uids>,
 }
 
 impl Notes {
@@ -138,12 +139,12 @@ impl Notes {
     }
 
     /// UIDs of the request's FlowSchema and priority level; kept in any case, responses tell them.
-    pub fn flow(&self, uids: (Arc<str>, Arc<str>)) {
+    pub fn flow(&self, uids: Uids) {
         self.noted.lock().flow = Some(uids);
     }
 
     /// See [`Notes::flow`].
-    pub fn take_flow(&self) -> Option<(Arc<str>, Arc<str>)> {
+    pub fn take_flow(&self) -> Option<Uids> {
         self.noted.lock().flow.take()
     }
 }

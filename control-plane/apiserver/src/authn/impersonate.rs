@@ -1,6 +1,7 @@
 //! `Impersonate-User`, `-Group`, `-Uid` and `-Extra-*`: acting as somebody else, if RBAC allows it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use balsa_api::status::Status;
 use http::HeaderMap;
@@ -28,9 +29,9 @@ struct Wanted {
 /// 403 when `user` may not impersonate all that is asked for, 400 for headers without `Impersonate-User`.
 pub async fn impersonate(
     headers: &HeaderMap,
-    user: User,
+    user: Arc<User>,
     authorizer: &dyn Authorizer,
-) -> Result<User, Status> {
+) -> Result<Arc<User>, Status> {
     let Some(wanted) = parse(headers)? else {
         return Ok(user);
     };
@@ -39,7 +40,7 @@ pub async fn impersonate(
             return Err(forbidden(&attributes, &reason));
         }
     }
-    Ok(become_user(wanted))
+    Ok(Arc::new(become_user(wanted)))
 }
 
 /// Whether a header belongs to impersonation, so that proxies do not pass it on.
@@ -78,10 +79,10 @@ fn parse(headers: &HeaderMap) -> Result<Option<Wanted>, Status> {
 }
 
 /// What has to be allowed, one request per attribute.
-fn requests(user: &User, wanted: &Wanted) -> Vec<Attributes> {
+fn requests(user: &Arc<User>, wanted: &Wanted) -> Vec<Attributes> {
     let ask =
         |group: &str, resource: &str, subresource: &str, namespace: &str, name: &str| Attributes {
-            user: user.clone(),
+            user: Arc::clone(user),
             verb: "impersonate".into(),
             group: group.into(),
             version: "v1".into(),

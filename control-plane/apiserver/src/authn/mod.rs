@@ -47,9 +47,11 @@ pub struct Authn {
     /// Users of other systems, when the configuration knows any.
     oidc: Option<Arc<Oidc>>,
     /// Users of certificates that were read, and when they end.
-    certificates: Mutex<HashMap<Fingerprint, Arc<(User, i64)>>>,
+    certificates: Mutex<HashMap<Fingerprint, Known>>,
 }
 
+/// A certificate's user, `None` where it names nobody, and when it ends (seconds since 1970).
+type Known = (Option<Arc<User>>, i64);
 /// SHA-256 of a certificate.
 type Fingerprint = [u8; 32];
 /// Certificates that are remembered; each agent and operator has one or two.
@@ -92,29 +94,25 @@ impl Authn {
         })
     }
 
-    fn by_certificate(&self, peer: &Peer, now: Timestamp) -> Result<Option<User>, Status> {
+    fn by_certificate(&self, peer: &Peer, now: Timestamp) -> Result<Option<Arc<User>>, Status> {
         let Some(leaf) = peer.certificates.first() else {
             return Ok(None);
         };
         let digest: Fingerprint = Sha256::digest(leaf).into();
         let known = self.certificates.lock().get(&digest).cloned();
-        let known = match known {
+        let (user, end) = match known {
             Some(known) => known,
             None => self.read_certificate(leaf, digest)?,
         };
         // TLS checked the validity when the connection was made; connections live long.
-        if now.as_second() > known.1 {
+        if now.as_second() > end {
             return Err(unauthorized());
         }
-        Ok((!known.0.name.is_empty()).then(|| known.0.clone()))
+        Ok(user)
     }
 
     /// Whose certificate it is and until when. Remembered: the same one comes with each request of a connection.
-    fn read_certificate(
-        &self,
-        leaf: &[u8],
-        digest: Fingerprint,
-    ) -> Result<Arc<(User, i64)>, Status> {
+    fn read_certificate(&self, leaf: &[u8], digest: Fingerprint) -> Result<Known, Status> {
         let subject = PeerIdentity::from_certificate(leaf).map_err(|_| unauthorized())?;
         let id = format!("X509SHA256={}", hex::encode(digest));
         let user = User {
@@ -123,12 +121,13 @@ impl Authn {
             groups: subject.organizations,
             extra: BTreeMap::from([(CREDENTIAL_ID.to_owned(), vec![id])]),
         };
-        let known = Arc::new((user, subject.validity.1));
+        let user = (!user.name.is_empty()).then(|| Arc::new(authenticated(user)));
+        let known = (user, subject.validity.1);
         let mut certificates = self.certificates.lock();
         if certificates.len() >= MAX_CERTIFICATES {
             certificates.clear();
         }
-        certificates.insert(digest, Arc::clone(&known));
+        certificates.insert(digest, known.clone());
         Ok(known)
     }
 }
@@ -147,25 +146,20 @@ impl Authenticator for Authn {
         &self,
         parts: &http::request::Parts,
         peer: &Peer,
-    ) -> Result<User, Status> {
+    ) -> Result<Arc<User>, Status> {
         let now = Timestamp::now();
-        let known = match self.by_certificate(peer, now)? {
-            Some(user) => Some(user),
-            None => match bearer(parts) {
-                Some(token) => Some(self.by_token(token, now).await?),
-                None => match websocket_token::token(&parts.headers)? {
-                    Some(token) => Some(self.by_token(&token, now).await?),
-                    None => None,
-                },
+        if let Some(user) = self.by_certificate(peer, now)? {
+            return Ok(user);
+        }
+        let known = match bearer(parts) {
+            Some(token) => Some(self.by_token(token, now).await?),
+            None => match websocket_token::token(&parts.headers)? {
+                Some(token) => Some(self.by_token(&token, now).await?),
+                None => None,
             },
         };
-        Ok(match known {
-            Some(mut user) => {
-                if !user.groups.iter().any(|g| g == AUTHENTICATED) {
-                    user.groups.push(AUTHENTICATED.to_owned());
-                }
-                user
-            }
+        Ok(Arc::new(match known {
+            Some(user) => authenticated(user),
             None if self
                 .oidc
                 .as_ref()
@@ -178,8 +172,16 @@ impl Authenticator for Authn {
                 groups: vec![UNAUTHENTICATED.to_owned()],
                 ..User::default()
             },
-        })
+        }))
     }
+}
+
+/// A user with the group of all who have shown who they are.
+fn authenticated(mut user: User) -> User {
+    if !user.groups.iter().any(|g| g == AUTHENTICATED) {
+        user.groups.push(AUTHENTICATED.to_owned());
+    }
+    user
 }
 
 #[cfg(test)]

@@ -179,10 +179,10 @@ fn headers(list: &[(&'static str, &str)]) -> http::HeaderMap {
 
 #[tokio::test]
 async fn impersonation_asks_for_every_attribute() {
-    let admin = User {
+    let admin = Arc::new(User {
         name: "admin".into(),
         ..User::default()
-    };
+    });
     let wanted = headers(&[
         ("impersonate-user", "jane"),
         ("impersonate-group", "dev"),
@@ -191,7 +191,7 @@ async fn impersonation_asks_for_every_attribute() {
     let allowed = Only(vec!["users  jane", "groups  dev", "userextras a/b c"]);
     let user = impersonate(&wanted, admin.clone(), &allowed).await.unwrap();
     assert_eq!(
-        (user.name.as_str(), user.groups),
+        (user.name.as_str(), user.groups.clone()),
         ("jane", vec!["dev".to_owned(), AUTHENTICATED.to_owned()])
     );
     assert_eq!(user.extra["a/b"], ["c"]);
@@ -225,7 +225,7 @@ async fn impersonation_asks_for_every_attribute() {
 #[tokio::test]
 async fn an_impersonated_service_account_is_in_its_groups() {
     let wanted = headers(&[("impersonate-user", "system:serviceaccount:ns:sa")]);
-    let user = impersonate(&wanted, User::default(), &Only(vec!["serviceaccounts  sa"]))
+    let user = impersonate(&wanted, Arc::default(), &Only(vec!["serviceaccounts  sa"]))
         .await
         .unwrap();
     assert_eq!(

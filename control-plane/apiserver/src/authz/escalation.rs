@@ -2,6 +2,8 @@
 //!
 //! Whoever has the verb `escalate` on a role, or `bind` on the role of a binding, is exempt.
 
+use std::sync::Arc;
+
 use balsa_api::status::Status;
 use serde_json::Value;
 
@@ -114,7 +116,7 @@ fn bound_rules(
 
 fn attributes(user: &User, verb: &str, resource: &str, namespace: &str, name: &str) -> Attributes {
     Attributes {
-        user: user.clone(),
+        user: Arc::new(user.clone()),
         verb: verb.into(),
         namespace: namespace.into(),
         group: GROUP.into(),

@@ -23,7 +23,7 @@ fn ask(user: &User, verb: &str, resource: &str, namespace: &str, name: &str) -> 
     let (group, resource) = resource.rsplit_once(':').unwrap_or(("", resource));
     let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
     Attributes {
-        user: user.clone(),
+        user: Arc::new(user.clone()),
         verb: verb.into(),
         namespace: namespace.into(),
         group: group.into(),
@@ -118,7 +118,7 @@ async fn a_service_account_may_read_only_the_named_object() {
 #[tokio::test]
 async fn paths_are_open_by_group() {
     let path = |u: User, path: &str| Attributes {
-        user: u,
+        user: Arc::new(u),
         verb: "get".into(),
         path: path.into(),
         ..Attributes::default()
@@ -281,7 +281,7 @@ fn refusals_read_as_upstream() {
         r#"nodes "n" is forbidden: User "x" cannot get resource "nodes" in API group "" at the cluster scope"#
     );
     let path = Attributes {
-        user: x,
+        user: Arc::new(x),
         verb: "get".into(),
         path: "/metrics".into(),
         ..Attributes::default()

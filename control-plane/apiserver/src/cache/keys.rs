@@ -4,17 +4,16 @@
 /// Prefix of all objects.
 pub const REGISTRY: &str = "/registry/";
 
-/// The part after [`REGISTRY`] that names a resource: `core/pods`.
+/// A group as keys name it.
 #[must_use]
-pub fn resource_id(group: &str, plural: &str) -> String {
-    let group = if group.is_empty() { "core" } else { group };
-    format!("{group}/{plural}")
+pub fn group_id(group: &str) -> &str {
+    if group.is_empty() { "core" } else { group }
 }
 
 /// Prefix of all objects of a resource.
 #[must_use]
 pub fn resource_prefix(group: &str, plural: &str) -> String {
-    format!("{REGISTRY}{}/", resource_id(group, plural))
+    [REGISTRY, group_id(group), "/", plural, "/"].concat()
 }
 
 /// Key of an object within its resource: `namespace/name` or `name`.
@@ -23,11 +22,12 @@ pub fn object_key(namespace: &str, name: &str) -> String {
     if namespace.is_empty() {
         name.to_owned()
     } else {
-        format!("{namespace}/{name}")
+        [namespace, "/", name].concat()
     }
 }
 
-/// Splits a store key into resource id and object key; `None` for keys that are not objects.
+/// Splits a store key into the resource's part (`core/pods`) and the object's key; `None` for keys that are not
+/// objects.
 #[must_use]
 pub fn split(key: &[u8]) -> Option<(&str, &str)> {
     let rest = std::str::from_utf8(key).ok()?.strip_prefix(REGISTRY)?;

@@ -30,7 +30,35 @@ pub use stored::Stored;
 use crate::backend::{Event, KeyValue};
 use crate::seam::ObjectReader;
 
-type Resources = HashMap<String, Arc<Resource>>;
+/// All resources, by group (the core group as the store's keys name it) and plural name. Several are looked up for
+/// each request, so that takes no memory.
+#[derive(Default, Clone)]
+struct Resources(HashMap<Box<str>, HashMap<Box<str>, Arc<Resource>>>);
+
+impl Resources {
+    fn get(&self, group: &str, plural: &str) -> Option<&Arc<Resource>> {
+        self.0.get(keys::group_id(group))?.get(plural)
+    }
+
+    fn insert(&mut self, resource: Arc<Resource>) {
+        let kind = Arc::clone(&resource.kind);
+        let group = self
+            .0
+            .entry(keys::group_id(&kind.group).into())
+            .or_default();
+        group.insert((*kind.plural).into(), resource);
+    }
+
+    fn remove(&mut self, group: &str, plural: &str) {
+        if let Some(group) = self.0.get_mut(keys::group_id(group)) {
+            group.remove(plural);
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.0.values().flat_map(HashMap::values)
+    }
+}
 
 /// See the module.
 pub struct Cache {
@@ -57,13 +85,13 @@ impl Cache {
     /// An empty cache for these kinds. It is usable once the store has called [`Cache::reset`].
     #[must_use]
     pub fn new<'a>(kinds: impl IntoIterator<Item = &'a Arc<Kind>>) -> Arc<Self> {
-        let mut resources = Resources::new();
+        let mut resources = Resources::default();
         let own = |kind: &&Arc<Kind>| converter(&kind.group, &kind.version, &kind.kind).is_none();
         for kind in kinds.into_iter().filter(own) {
             // A resource in several versions is stored once, in the version declared first.
-            resources
-                .entry(keys::resource_id(&kind.group, &kind.plural))
-                .or_insert_with(|| Arc::new(Resource::new(Arc::clone(kind))));
+            if resources.get(&kind.group, &kind.plural).is_none() {
+                resources.insert(Arc::new(Resource::new(Arc::clone(kind))));
+            }
         }
         Arc::new(Self {
             resources: ArcSwap::from_pointee(resources),
@@ -76,16 +104,13 @@ impl Cache {
     /// One resource.
     #[must_use]
     pub fn resource(&self, group: &str, plural: &str) -> Option<Arc<Resource>> {
-        self.resources
-            .load()
-            .get(&keys::resource_id(group, plural))
-            .cloned()
+        self.resources.load().get(group, plural).cloned()
     }
 
     /// All resources.
     #[must_use]
     pub fn resources(&self) -> Vec<Arc<Resource>> {
-        self.resources.load().values().cloned().collect()
+        self.resources.load().all().cloned().collect()
     }
 
     /// Begins to keep a resource that was not known before. `range` reads all objects under a prefix at a
@@ -98,16 +123,15 @@ impl Cache {
         kind: &Arc<Kind>,
         range: impl Fn(&str, u64) -> Result<Vec<KeyValue>, E>,
     ) -> Result<Arc<Resource>, E> {
-        let id = keys::resource_id(&kind.group, &kind.plural);
-        if let Some(resource) = self.resources.load().get(&id) {
-            return Ok(Arc::clone(resource));
+        if let Some(resource) = self.resource(&kind.group, &kind.plural) {
+            return Ok(resource);
         }
         let resource = Arc::new(Resource::filling(Arc::clone(kind)));
         let at = {
             let _applying = self.applying.lock();
             self.resources.rcu(|resources| {
                 let mut resources = Resources::clone(resources);
-                resources.insert(id.clone(), Arc::clone(&resource));
+                resources.insert(Arc::clone(&resource));
                 resources
             });
             self.revision()
@@ -130,14 +154,13 @@ impl Cache {
 
     /// Forgets a resource; its watchers are cut off.
     pub fn remove_resource(&self, group: &str, plural: &str) {
-        let id = keys::resource_id(group, plural);
         let _applying = self.applying.lock();
-        let Some(resource) = self.resources.load().get(&id).cloned() else {
+        let Some(resource) = self.resource(group, plural) else {
             return;
         };
         self.resources.rcu(|resources| {
             let mut resources = Resources::clone(resources);
-            resources.remove(&id);
+            resources.remove(group, plural);
             resources
         });
         resource.replace(Vec::new(), self.revision());
@@ -182,7 +205,7 @@ impl Cache {
             let Some((id, key)) = keys::split(event.key()) else {
                 continue;
             };
-            let Some(resource) = resources.get(id) else {
+            let Some(resource) = id.split_once('/').and_then(|(g, p)| resources.get(g, p)) else {
                 continue;
             };
             match event {
@@ -204,7 +227,7 @@ impl Cache {
     /// Replaces everything: `range` gives all keys under a prefix.
     pub fn reset(&self, revision: u64, mut range: impl FnMut(&str) -> Vec<KeyValue>) {
         let _applying = self.applying.lock();
-        for resource in self.resources.load().values() {
+        for resource in self.resources.load().all() {
             let objects = range(&resource.prefix)
                 .iter()
                 .filter_map(|kv| {
@@ -239,7 +262,10 @@ impl ObjectReader for Cache {
     }
 
     fn generation(&self, group: &str, resource: &str) -> u64 {
-        self.resource(group, resource).map_or(0, |r| r.generation())
+        self.resources
+            .load()
+            .get(group, resource)
+            .map_or(0, |r| r.generation())
     }
 }
 

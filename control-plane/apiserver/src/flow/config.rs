@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use http::HeaderValue;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -174,19 +175,39 @@ pub(super) struct LevelConfig {
 /// Everything compiled for one state of the objects.
 #[derive(Debug, Default)]
 pub(super) struct Compiled {
-    /// In the order in which they are tried.
-    schemas: Vec<FlowSchema>,
+    /// In the order in which they are tried, with where they lead.
+    schemas: Vec<(FlowSchema, Arc<Place>)>,
     pub levels: Vec<LevelConfig>,
-    level_uids: Vec<(String, String)>,
+}
+
+/// UIDs of a FlowSchema and of its level, as responses tell them; `None` for what is no header's value.
+pub type Uids = [Option<HeaderValue>; 2];
+
+/// A schema and its level.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub schema: String,
+    pub level: Arc<str>,
+    pub uids: Uids,
+}
+
+impl Place {
+    fn of(schema: &FlowSchema, levels: &[PriorityLevel]) -> Option<Self> {
+        let wanted = &schema.spec.priority_level_configuration.name;
+        let level = levels.iter().find(|l| l.metadata.name == *wanted)?;
+        let uid = |metadata: &Metadata| HeaderValue::from_str(&metadata.uid).ok();
+        Some(Self {
+            schema: schema.metadata.name.clone(),
+            level: wanted.as_str().into(),
+            uids: [uid(&schema.metadata), uid(&level.metadata)],
+        })
+    }
 }
 
 /// Where a request belongs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Class {
-    pub schema: Arc<str>,
-    pub schema_uid: Arc<str>,
-    pub level: Arc<str>,
-    pub level_uid: Arc<str>,
+    pub place: Arc<Place>,
     /// Whose request it is among those of the schema.
     pub flow: String,
 }
@@ -210,42 +231,31 @@ impl Compiled {
                 .cmp(&(b.spec.matching_precedence, &b.metadata.name))
         });
         // A schema whose level is not there matches nothing.
-        schemas.retain(|s| {
-            let wanted = &s.spec.priority_level_configuration.name;
-            levels.iter().any(|l| l.metadata.name == *wanted)
+        let placed = schemas.into_iter().filter_map(|schema| {
+            let place = Place::of(&schema, &levels)?;
+            Some((schema, Arc::new(place)))
         });
+        let schemas = placed.collect();
         let shares: u64 = levels.iter().map(|l| u64::from(l.shares())).sum();
-        let level_uids = levels
-            .iter()
-            .map(|l| (l.metadata.name.clone(), l.metadata.uid.clone()))
-            .collect();
         Self {
             schemas,
             levels: levels.iter().map(|l| l.config(shares, total)).collect(),
-            level_uids,
         }
     }
 
     /// The first schema that matches. `None` only when even the catch-all is missing.
     pub fn classify(&self, info: &RequestInfo, user: &User) -> Option<Class> {
-        let schema = self
+        let (schema, place) = self
             .schemas
             .iter()
-            .find(|s| s.spec.rules.iter().any(|r| r.matches(info, user)))?;
+            .find(|(s, _)| s.spec.rules.iter().any(|r| r.matches(info, user)))?;
         let flow = match &schema.spec.distinguisher_method {
             Some(by) if by.type_ == "ByUser" => user.name.clone(),
             Some(by) if by.type_ == "ByNamespace" => info.namespace.clone(),
             _ => String::new(),
         };
-        let level = schema.spec.priority_level_configuration.name.as_str();
-        let level_uid = self.level_uids.iter().find(|(name, _)| name == level);
-        Some(Class {
-            schema: schema.metadata.name.as_str().into(),
-            schema_uid: schema.metadata.uid.as_str().into(),
-            level: level.into(),
-            level_uid: level_uid.map_or("", |(_, uid)| uid).into(),
-            flow,
-        })
+        let place = Arc::clone(place);
+        Some(Class { place, flow })
     }
 }
 

@@ -41,6 +41,8 @@ struct Queue<W> {
 struct Level<W> {
     config: LevelConfig,
     executing: u32,
+    /// How many wait in its queues.
+    waiting: usize,
     queues: Vec<Queue<W>>,
     /// Virtual time of the latest start.
     now: u64,
@@ -69,6 +71,7 @@ impl<W> Engine<W> {
                 .or_insert_with(|| Level {
                     config: config.clone(),
                     executing: 0,
+                    waiting: 0,
                     queues: Vec::new(),
                     now: 0,
                 });
@@ -82,7 +85,7 @@ impl<W> Engine<W> {
             level.config = config.clone();
         }
         self.levels.retain(|name, level| {
-            levels.iter().any(|c| c.name == *name) || level.executing > 0 || level.waiting() > 0
+            levels.iter().any(|c| c.name == *name) || level.executing > 0 || level.waiting > 0
         });
         self.dispatch()
     }
@@ -99,7 +102,7 @@ impl<W> Engine<W> {
         let Some(found) = self.levels.get_mut(level) else {
             return Verdict::Run;
         };
-        if found.config.exempt || (found.waiting() == 0 && found.fits(width, spare)) {
+        if found.config.exempt || (found.waiting == 0 && found.fits(width, spare)) {
             found.executing += width;
             return Verdict::Run;
         }
@@ -122,6 +125,7 @@ impl<W> Engine<W> {
             width,
             waiter: waiter(),
         });
+        found.waiting += 1;
         Verdict::Wait(self.next)
     }
 
@@ -141,6 +145,7 @@ impl<W> Engine<W> {
         for queue in &mut found.queues {
             if let Some(at) = queue.waiting.iter().position(|w| w.id == id) {
                 queue.waiting.remove(at);
+                found.waiting -= 1;
                 return true;
             }
         }
@@ -151,7 +156,7 @@ impl<W> Engine<W> {
     pub fn usage(&self) -> impl Iterator<Item = (&str, u32, usize, u32)> {
         self.levels
             .iter()
-            .map(|(name, l)| (name.as_str(), l.executing, l.waiting(), l.config.nominal))
+            .map(|(name, l)| (name.as_str(), l.executing, l.waiting, l.config.nominal))
     }
 
     /// Seats that may be borrowed now.
@@ -168,7 +173,7 @@ impl<W> Engine<W> {
 
     fn dispatch(&mut self) -> Vec<Granted<W>> {
         let mut granted = Vec::new();
-        if self.levels.values().all(|l| l.waiting() == 0) {
+        if self.levels.values().all(|l| l.waiting == 0) {
             return granted;
         }
         let names: Vec<String> = self.levels.keys().cloned().collect();
@@ -192,10 +197,6 @@ impl<W> Engine<W> {
 }
 
 impl<W> Level<W> {
-    fn waiting(&self) -> usize {
-        self.queues.iter().map(|q| q.waiting.len()).sum()
-    }
-
     fn fits(&self, width: u32, spare: u32) -> bool {
         let after = self.executing + width;
         // One request always runs, however wide it is.
@@ -235,6 +236,7 @@ impl<W> Level<W> {
         let queue = &mut self.queues[at];
         self.now = self.now.max(queue.start);
         queue.start += u64::from(width);
+        self.waiting -= 1;
         queue.waiting.pop_front()
     }
 }

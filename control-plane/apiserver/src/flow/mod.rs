@@ -31,6 +31,7 @@ use tokio::sync::oneshot;
 use crate::http::metrics::Metrics;
 use crate::http::request_info::RequestInfo;
 use crate::seam::{ObjectReader, User};
+pub(crate) use config::Uids;
 use config::{Class, Compiled};
 use engine::{Engine, Granted, Verdict};
 
@@ -66,7 +67,7 @@ struct Shared {
 #[must_use]
 pub struct Permit {
     shared: Arc<Shared>,
-    level: String,
+    level: Arc<str>,
     width: u32,
 }
 
@@ -81,7 +82,7 @@ pub struct Entered {
     /// To be held while it is worked on.
     pub permit: Permit,
     /// UIDs of its FlowSchema and of its level, for the response's headers; empty while they are not known.
-    pub uids: (Arc<str>, Arc<str>),
+    pub uids: Uids,
 }
 
 impl Flow {
@@ -125,18 +126,19 @@ impl Flow {
         let permit = self.seat(&class, width).await?;
         Ok(Some(Entered {
             permit,
-            uids: (class.schema_uid, class.level_uid),
+            uids: class.place.uids.clone(),
         }))
     }
 
     async fn seat(&self, class: &Class, width: u32) -> Result<Permit, Status> {
-        let flow = self.hasher.hash_one((&class.schema, &class.flow));
+        let place = &class.place;
+        let flow = self.hasher.hash_one((&place.schema, &class.flow));
         let mut receiver = None;
         let verdict = self
             .shared
             .engine
             .lock()
-            .admit(&class.level, flow, width, || {
+            .admit(&place.level, flow, width, || {
                 let (sender, waiting) = oneshot::channel();
                 receiver = Some(waiting);
                 sender
@@ -145,7 +147,7 @@ impl Flow {
             (Verdict::Run, _) => {
                 return Ok(Permit {
                     shared: Arc::clone(&self.shared),
-                    level: class.level.to_string(),
+                    level: Arc::clone(&place.level),
                     width,
                 });
             }
@@ -155,7 +157,7 @@ impl Flow {
         };
         let _leaves = Leaves {
             shared: &self.shared,
-            level: &class.level,
+            level: &place.level,
             id,
         };
         match tokio::time::timeout(self.patience, waiting).await {
@@ -166,8 +168,8 @@ impl Flow {
 
     fn refuse(&self, class: &Class, why: &'static str) -> Status {
         let labels = RefusedLabels {
-            flow_schema: class.schema.to_string(),
-            priority_level: class.level.to_string(),
+            flow_schema: class.place.schema.clone(),
+            priority_level: class.place.level.to_string(),
             reason: why,
         };
         self.shared.counts.refused.get_or_create(&labels).inc();
@@ -185,10 +187,11 @@ impl Flow {
 
     /// How many seats a request takes: a list of many objects is worth several.
     #[must_use]
-    pub fn width(info: &RequestInfo, objects: usize, limit: Option<usize>) -> u32 {
+    pub fn width(info: &RequestInfo, objects: impl FnOnce() -> usize, limit: Option<usize>) -> u32 {
         if info.verb != "list" || !info.name.is_empty() {
             return 1;
         }
+        let objects = objects();
         let seen = limit.unwrap_or(objects).min(objects);
         u32::try_from(seen.div_ceil(OBJECTS_PER_SEAT))
             .unwrap_or(WIDEST)
@@ -260,7 +263,7 @@ impl Shared {
         {
             let permit = Permit {
                 shared: Arc::clone(self),
-                level,
+                level: level.into(),
                 width,
             };
             // An error gives the permit back, which ends here.

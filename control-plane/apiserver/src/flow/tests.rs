@@ -52,7 +52,7 @@ fn class(info: &RequestInfo, user: &User) -> (String, String) {
     let flow = flow(600);
     flow.refresh();
     let class = flow.compiled.load().classify(info, user).unwrap();
-    (class.schema.to_string(), class.level.to_string())
+    (class.place.schema.clone(), class.place.level.to_string())
 }
 
 #[test]
@@ -196,12 +196,12 @@ async fn requests_that_go_away_leave_no_seat_taken() {
 #[test]
 fn wide_lists_take_several_seats() {
     let list = request("list", "", "pods", "");
-    assert_eq!(Flow::width(&list, 5, None), 1);
-    assert_eq!(Flow::width(&list, 450, None), 5);
-    assert_eq!(Flow::width(&list, 100_000, None), 10);
-    assert_eq!(Flow::width(&list, 100_000, Some(10)), 1);
+    assert_eq!(Flow::width(&list, || 5, None), 1);
+    assert_eq!(Flow::width(&list, || 450, None), 5);
+    assert_eq!(Flow::width(&list, || 100_000, None), 10);
+    assert_eq!(Flow::width(&list, || 100_000, Some(10)), 1);
     assert_eq!(
-        Flow::width(&request("get", "", "pods", "d"), 100_000, None),
+        Flow::width(&request("get", "", "pods", "d"), || 100_000, None),
         1
     );
 }

@@ -1,6 +1,7 @@
 //! What the handlers of one request share.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use balsa_api::apply::manager_from_user_agent;
 use balsa_api::schema::decode::FieldValidation;
@@ -17,13 +18,13 @@ use crate::seam::{Fence, User};
 /// One request, after authentication.
 pub struct Context {
     /// What it is about.
-    pub info: RequestInfo,
+    pub info: Arc<RequestInfo>,
     /// Its query.
     pub query: Query,
     /// Its headers.
     pub headers: HeaderMap,
     /// Who makes it.
-    pub user: User,
+    pub user: Arc<User>,
     /// Set by leader-only callers inside the process.
     pub fence: Option<u64>,
     /// The target's objects can be written in protobuf.
@@ -35,7 +36,7 @@ pub struct Context {
 impl Context {
     /// From the request's head.
     #[must_use]
-    pub fn new(info: RequestInfo, query: Query, parts: &mut Parts, user: User) -> Self {
+    pub fn new(info: Arc<RequestInfo>, query: Query, parts: &mut Parts, user: Arc<User>) -> Self {
         let fence = parts.extensions.get::<Fence>().map(|f| f.0);
         let headers = std::mem::take(&mut parts.headers);
         Self {

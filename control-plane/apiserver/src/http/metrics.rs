@@ -1,9 +1,11 @@
 //! Metrics under the names that Kubernetes dashboards query.
 
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -63,6 +65,49 @@ struct BuildLabels {
     platform: &'static str,
 }
 
+/// What the series of finished requests differ in.
+#[derive(Hash, PartialEq, Eq)]
+struct Sort<'a> {
+    verb: &'static str,
+    group: &'a str,
+    version: &'a str,
+    resource: &'a str,
+    subresource: &'a str,
+    scope: &'static str,
+    code: u16,
+}
+
+/// The series of requests of one sort. They are looked up at each request, which the labels of a [`Family`] are too
+/// costly for.
+struct Series {
+    verb: &'static str,
+    labels: RequestLabels,
+    count: Counter,
+    /// Watches have none.
+    duration: Option<Histogram>,
+}
+
+impl Series {
+    fn sort(&self) -> Sort<'_> {
+        Sort {
+            verb: self.verb,
+            group: &self.labels.group,
+            version: &self.labels.version,
+            resource: &self.labels.resource,
+            subresource: &self.labels.subresource,
+            scope: self.labels.scope,
+            code: self.labels.code,
+        }
+    }
+
+    fn observe(&self, took: Duration) {
+        self.count.inc();
+        if let Some(duration) = &self.duration {
+            duration.observe(took.as_secs_f64());
+        }
+    }
+}
+
 /// Bucket bounds in seconds, upstream's without the finest steps.
 const BUCKETS: [f64; 14] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0,
@@ -73,7 +118,11 @@ pub struct Metrics {
     registry: Mutex<Registry>,
     requests: Family<RequestLabels, Counter>,
     durations: Family<DurationLabels, Histogram, fn() -> Histogram>,
-    inflight: Family<InflightLabels, Gauge>,
+    reading: Gauge,
+    writing: Gauge,
+    /// By the hash of what they differ in.
+    series: RwLock<HashMap<u64, Vec<Series>>>,
+    hasher: RandomState,
     objects: Family<ResourceLabels, Gauge>,
     watchers: Family<ResourceLabels, Gauge>,
     /// Watches open now.
@@ -88,7 +137,12 @@ impl Default for Metrics {
         let requests = Family::default();
         let durations =
             Family::new_with_constructor((|| Histogram::new(BUCKETS)) as fn() -> Histogram);
-        let inflight = Family::default();
+        let inflight = Family::<InflightLabels, Gauge>::default();
+        let at_work = |request_kind| {
+            let labels = InflightLabels { request_kind };
+            inflight.get_or_create(&labels).clone()
+        };
+        let (reading, writing) = (at_work("readOnly"), at_work("mutating"));
         let watches = Gauge::default();
         let slow_watchers = Counter::default();
         registry.register(
@@ -144,7 +198,10 @@ impl Default for Metrics {
             registry: Mutex::new(registry),
             requests,
             durations,
-            inflight,
+            reading,
+            writing,
+            series: RwLock::default(),
+            hasher: RandomState::new(),
             objects,
             watchers,
             watches,
@@ -162,14 +219,11 @@ impl Metrics {
     /// The gauge of requests in flight.
     #[must_use]
     pub fn inflight(&self, info: &RequestInfo) -> Gauge {
-        let request_kind = if info.is_read_only() {
-            "readOnly"
+        if info.is_read_only() {
+            self.reading.clone()
         } else {
-            "mutating"
-        };
-        self.inflight
-            .get_or_create(&InflightLabels { request_kind })
-            .clone()
+            self.writing.clone()
+        }
     }
 
     /// Notes how many objects and watchers a resource has.
@@ -186,13 +240,6 @@ impl Metrics {
     /// Counts a finished request. `known` says that the resource exists: labels must not come from foreign
     /// paths.
     pub fn finished(&self, info: &RequestInfo, known: bool, code: u16, took: Duration) {
-        let of = |text: &str| {
-            if known {
-                text.to_owned()
-            } else {
-                String::new()
-            }
-        };
         let scope = match (
             info.is_resource && known,
             info.name.is_empty(),
@@ -203,39 +250,62 @@ impl Metrics {
             (_, true, false) => "namespace",
             (_, true, true) => "cluster",
         };
-        let (verb, group, version) = (
-            info.verb.to_ascii_uppercase(),
-            of(&info.group),
-            of(&info.version),
-        );
-        let (resource, subresource) = (of(&info.resource), of(&info.subresource));
-        if info.verb != "watch" {
-            let labels = DurationLabels {
-                verb: verb.clone(),
-                dry_run: "",
-                group: group.clone(),
-                version: version.clone(),
-                resource: resource.clone(),
-                subresource: subresource.clone(),
-                scope,
-                component: COMPONENT,
-            };
-            self.durations
-                .get_or_create(&labels)
-                .observe(took.as_secs_f64());
+        fn of(text: &str, known: bool) -> &str {
+            if known { text } else { "" }
         }
-        let labels = RequestLabels {
-            verb,
-            dry_run: "",
-            group,
-            version,
-            resource,
-            subresource,
+        let sort = Sort {
+            verb: info.verb,
+            group: of(&info.group, known),
+            version: of(&info.version, known),
+            resource: of(&info.resource, known),
+            subresource: of(&info.subresource, known),
             scope,
-            component: COMPONENT,
             code,
         };
-        self.requests.get_or_create(&labels).inc();
+        let hash = self.hasher.hash_one(&sort);
+        let known_series = self.series.read();
+        let found = known_series.get(&hash).into_iter().flatten();
+        if let Some(series) = found.into_iter().find(|s| s.sort() == sort) {
+            return series.observe(took);
+        }
+        drop(known_series);
+        // Whoever comes here at the same time gets the same counters.
+        let series = self.series_of(&sort);
+        series.observe(took);
+        self.series.write().entry(hash).or_default().push(series);
+    }
+
+    fn series_of(&self, sort: &Sort<'_>) -> Series {
+        let labels = RequestLabels {
+            verb: sort.verb.to_ascii_uppercase(),
+            dry_run: "",
+            group: sort.group.to_owned(),
+            version: sort.version.to_owned(),
+            resource: sort.resource.to_owned(),
+            subresource: sort.subresource.to_owned(),
+            scope: sort.scope,
+            component: COMPONENT,
+            code: sort.code,
+        };
+        let duration = (sort.verb != "watch").then(|| {
+            let labels = DurationLabels {
+                verb: labels.verb.clone(),
+                dry_run: "",
+                group: labels.group.clone(),
+                version: labels.version.clone(),
+                resource: labels.resource.clone(),
+                subresource: labels.subresource.clone(),
+                scope: sort.scope,
+                component: COMPONENT,
+            };
+            self.durations.get_or_create(&labels).clone()
+        });
+        Series {
+            verb: sort.verb,
+            count: self.requests.get_or_create(&labels).clone(),
+            labels,
+            duration,
+        }
     }
 
     /// The text that Prometheus reads.

@@ -78,6 +78,14 @@ impl Clause {
     }
 }
 
+/// Whether the headers ask for JSON and nothing else first, in the words of client libraries: they need not be taken
+/// apart then.
+fn plain_json(headers: &HeaderMap) -> bool {
+    let mut all = headers.get_all(ACCEPT).iter();
+    let first = all.next().map(http::HeaderValue::as_bytes);
+    matches!(first, Some(b"application/json" | b"application/json, */*")) && all.next().is_none()
+}
+
 /// Elements of all Accept headers, best first.
 #[must_use]
 pub fn accept_clauses(headers: &HeaderMap) -> Vec<Clause> {
@@ -127,10 +135,11 @@ pub struct Offer {
 /// every format: errors.
 #[must_use]
 pub fn prefers_protobuf(headers: &HeaderMap) -> bool {
-    accept_clauses(headers)
-        .iter()
-        .find_map(Clause::format)
-        .is_some_and(|format| format == Format::Protobuf)
+    !plain_json(headers)
+        && accept_clauses(headers)
+            .iter()
+            .find_map(Clause::format)
+            .is_some_and(|format| format == Format::Protobuf)
 }
 
 /// Chooses format and shape.
@@ -138,7 +147,7 @@ pub fn prefers_protobuf(headers: &HeaderMap) -> bool {
 /// # Errors
 /// 406 when nothing that we have is accepted.
 pub fn negotiate(headers: &HeaderMap, offer: Offer) -> Result<Accepted, Status> {
-    if !headers.contains_key(ACCEPT) {
+    if !headers.contains_key(ACCEPT) || plain_json(headers) {
         return Ok(Accepted::PLAIN_JSON);
     }
     let clauses = accept_clauses(headers);

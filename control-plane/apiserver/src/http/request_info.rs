@@ -2,6 +2,8 @@
 //!
 //! Rules: apiserver `endpoints/request.RequestInfo`.
 
+use std::borrow::Cow;
+
 use http::Method;
 
 use super::query::Query;
@@ -44,22 +46,27 @@ impl RequestInfo {
             path: path.to_owned(),
             ..Self::default()
         };
-        let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
-        let rest = match parts.as_slice() {
-            ["api", version, rest @ ..] if !rest.is_empty() => {
-                info.version = (*version).to_owned();
-                rest
-            }
-            ["apis", group, version, rest @ ..] if !rest.is_empty() => {
-                info.group = (*group).to_owned();
-                info.version = (*version).to_owned();
-                rest
-            }
+        let mut parts = path.split('/').filter(|p| !p.is_empty());
+        let (group, version) = match parts.next() {
+            Some("api") => ("", parts.next()),
+            Some("apis") => (parts.next().unwrap_or_default(), parts.next()),
             _ => return info,
         };
+        // The longest that means something: namespaces, its name, resource, name, subresource.
+        let mut rest = [const { Cow::Borrowed("") }; 5];
+        let mut count = 0;
+        for (place, part) in rest.iter_mut().zip(parts) {
+            *place = percent_decode(part);
+            count += 1;
+        }
+        let (Some(version), 1..) = (version, count) else {
+            return info;
+        };
+        info.group = group.to_owned();
+        info.version = version.to_owned();
         info.is_resource = true;
-        let rest = info.take_namespace(rest);
-        info.take_resource(&rest, path);
+        let rest = info.take_namespace(&rest[..count]);
+        info.take_resource(rest, path);
         info.verb = resource_verb(method, &info, query);
         if matches!(info.verb, "list" | "watch" | "deletecollection") {
             info.name = name_of_field_selector(query).unwrap_or_default();
@@ -67,22 +74,25 @@ impl RequestInfo {
         info
     }
 
-    fn take_namespace(&mut self, rest: &[&str]) -> Vec<String> {
-        let decoded: Vec<String> = rest.iter().map(|p| percent_decode(p)).collect();
-        if decoded.first().is_some_and(|p| p == "namespaces") && decoded.len() > 1 {
-            self.namespace.clone_from(&decoded[1]);
-            if decoded.len() > 2 && !NAMESPACE_SUBRESOURCES.contains(&decoded[2].as_str()) {
-                return decoded[2..].to_vec();
-            }
+    fn take_namespace<'r, 'p>(&mut self, rest: &'r [Cow<'p, str>]) -> &'r [Cow<'p, str>] {
+        let [first, namespace, below @ ..] = rest else {
+            return rest;
+        };
+        if first != "namespaces" {
+            return rest;
         }
-        decoded
+        self.namespace = namespace.clone().into_owned();
+        match below.first() {
+            Some(resource) if !NAMESPACE_SUBRESOURCES.contains(&resource.as_ref()) => below,
+            _ => rest,
+        }
     }
 
-    fn take_resource(&mut self, rest: &[String], path: &str) {
-        let mut rest = rest.iter();
-        self.resource = rest.next().cloned().unwrap_or_default();
-        self.name = rest.next().cloned().unwrap_or_default();
-        self.subresource = rest.next().cloned().unwrap_or_default();
+    fn take_resource(&mut self, rest: &[Cow<'_, str>], path: &str) {
+        let mut rest = rest.iter().map(|part| part.as_ref().to_owned());
+        self.resource = rest.next().unwrap_or_default();
+        self.name = rest.next().unwrap_or_default();
+        self.subresource = rest.next().unwrap_or_default();
         if self.subresource == "proxy" {
             // Raw, so that escapes in the path reach the backend unchanged.
             self.tail = path
@@ -150,10 +160,8 @@ fn name_of_field_selector(query: &Query) -> Option<String> {
     })
 }
 
-fn percent_decode(text: &str) -> String {
-    percent_encoding::percent_decode_str(text)
-        .decode_utf8_lossy()
-        .into_owned()
+fn percent_decode(text: &str) -> Cow<'_, str> {
+    percent_encoding::percent_decode_str(text).decode_utf8_lossy()
 }
 
 #[cfg(test)]

@@ -76,19 +76,25 @@ impl Registry {
         }
         let generated =
             object::name(&object).is_empty() && !object::generate_name_base(&object).is_empty();
+        let changing = self.allocators_of(target).any(|a| a.changes_objects());
         let mut ready = None;
         for attempt in 0..ATTEMPTS {
-            // Another name makes another object: some kinds repeat it in labels.
+            // Another name makes another object, since some kinds repeat it in labels: that starts from what was sent.
             let prepared = match ready.take().filter(|_| !generated) {
                 Some(prepared) => prepared,
                 None => {
-                    self.prepare(cx, target, object.clone(), applied.as_ref(), dry_run)
+                    let sent = if generated {
+                        object.clone()
+                    } else {
+                        object.take()
+                    };
+                    self.prepare(cx, target, sent, applied.as_ref(), dry_run)
                         .await?
                 }
             };
             let named = target.named(object::name(&prepared));
-            let mut candidate = prepared.clone();
-            ready = Some(prepared);
+            let unchanged = changing.then(|| prepared.clone());
+            let mut candidate = prepared;
             let _turns = self.turns(target).await;
             let plan = self.plan((&named, ""), Some(&mut candidate), None, attempt)?;
             if dry_run {
@@ -112,6 +118,7 @@ impl Registry {
                 }
                 Commit::Moved => {}
             }
+            ready = Some(unchanged.unwrap_or(candidate));
         }
         Err(server_timeout(target))
     }

@@ -57,6 +57,8 @@ pub struct Target {
     pub convert: Option<&'static dyn Convert>,
     /// The version of a custom resource that it is.
     pub custom: Option<Arc<dyn Custom>>,
+    /// Its objects can be written in protobuf.
+    pub protobuf: bool,
     /// Namespace or empty.
     pub namespace: String,
     /// Name or empty.
@@ -109,7 +111,11 @@ impl Target {
     /// Key in the store.
     #[must_use]
     pub fn store_key(&self) -> Bytes {
-        format!("{}{}", self.resource.prefix, self.key()).into()
+        let prefix = self.resource.prefix.as_str();
+        if self.namespace.is_empty() {
+            return [prefix, &self.name].concat().into();
+        }
+        [prefix, &self.namespace, "/", &self.name].concat().into()
     }
 
     /// A stored object as a value of the target's kind.
@@ -204,6 +210,10 @@ pub trait Allocator: Send + Sync {
         old: Option<&Value>,
         attempt: usize,
     ) -> Result<Plan, Status>;
+    /// Whether plans may change objects.
+    fn changes_objects(&self) -> bool {
+        true
+    }
     /// What writes have to hold from before the plan until after the commit, when many of them would refuse each
     /// other's plans; `None` when they may run at once.
     fn turn(&self, _target: &Target) -> Option<Arc<tokio::sync::Mutex<()>>> {
@@ -252,13 +262,14 @@ impl Registry {
             .ok_or_else(|| Status::new(404, "NotFound", format!("{plural} are not served")))
     }
 
-    fn allocators_of(&self, target: &Target) -> Vec<Arc<dyn Allocator>> {
+    fn allocators_of<'a>(
+        &'a self,
+        target: &'a Target,
+    ) -> impl Iterator<Item = &'a Arc<dyn Allocator>> {
         let kind = &target.kind;
         self.allocators
             .iter()
             .filter(|a| a.concerns(&kind.group, &kind.plural))
-            .cloned()
-            .collect()
     }
 }
 

@@ -92,6 +92,7 @@ impl AccessReview {
 
 /// The request a review describes.
 fn attributes(user: User, spec: &Value) -> Attributes {
+    let user = Arc::new(user);
     let resource = &spec["resourceAttributes"];
     if resource.is_object() {
         return Attributes {

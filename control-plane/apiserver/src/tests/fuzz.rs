@@ -379,7 +379,7 @@ fn tokens() {
             let user = runtime.block_on(authn.authenticate(&parts, &Peer::default()));
             user.map_or_else(|s| s.code.to_string(), |u| {
                 assert_eq!(u.name, "system:anonymous", "nobody signed that");
-                u.name
+                u.name.clone()
             })
         });
 }

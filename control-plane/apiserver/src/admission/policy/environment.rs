@@ -194,7 +194,7 @@ impl CelAuthorizer for Asker<'_> {
             None => self.user.clone(),
         };
         let attributes = Attributes {
-            user,
+            user: Arc::new(user),
             verb: check.verb.clone(),
             namespace: check.namespace.clone(),
             group: check.group.clone(),

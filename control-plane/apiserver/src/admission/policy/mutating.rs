@@ -310,6 +310,20 @@ impl Admission for MutatingPolicies {
         if policies.is_empty() || is_excluded(request) || request.object.is_none() {
             return Ok(());
         }
+        Box::pin(self.run_all(&policies, request)).await
+    }
+
+    async fn validate(&self, _request: &AdmissionRequest<'_>) -> Result<(), Status> {
+        Ok(())
+    }
+}
+
+impl MutatingPolicies {
+    async fn run_all(
+        &self,
+        policies: &[Bound<Policy>],
+        request: &mut AdmissionRequest<'_>,
+    ) -> Result<(), Status> {
         let kinds = self.kinds.set();
         let mut last_change = None;
         for (index, bound) in policies.iter().enumerate() {
@@ -321,10 +335,6 @@ impl Admission for MutatingPolicies {
         for bound in earlier.iter().filter(|b| b.policy.reinvoke) {
             self.run(bound, request, &kinds).await?;
         }
-        Ok(())
-    }
-
-    async fn validate(&self, _request: &AdmissionRequest<'_>) -> Result<(), Status> {
         Ok(())
     }
 }

@@ -365,9 +365,19 @@ impl Admission for ValidatingPolicies {
         if policies.is_empty() || is_excluded(request) {
             return Ok(());
         }
+        Box::pin(self.ask_all(&policies, request)).await
+    }
+}
+
+impl ValidatingPolicies {
+    async fn ask_all(
+        &self,
+        policies: &[Bound<Policy>],
+        request: &AdmissionRequest<'_>,
+    ) -> Result<(), Status> {
         let kinds = self.kinds.set();
         let mut refused = None;
-        for bound in policies.iter() {
+        for bound in policies {
             for status in self.ask(bound, request, &kinds).await? {
                 refused.get_or_insert(status);
             }

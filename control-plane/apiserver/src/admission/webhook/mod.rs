@@ -370,13 +370,32 @@ fn served<'k>(kinds: &'k KindSet, resource: &Resource) -> Result<&'k crate::kind
 
 #[async_trait]
 impl Admission for Webhooks {
+    // Asking webhooks takes a future of more than 100 KB: it is made only where there is one to ask.
     async fn mutate(&self, request: &mut AdmissionRequest<'_>) -> Result<(), Status> {
         let hooks = self.mutating.hooks();
         if hooks.is_empty() || is_exempt(request) {
             return Ok(());
         }
+        Box::pin(self.mutate_by_all(&hooks, request)).await
+    }
+
+    async fn validate(&self, request: &AdmissionRequest<'_>) -> Result<(), Status> {
+        let hooks = self.validating.hooks();
+        if hooks.is_empty() || is_exempt(request) {
+            return Ok(());
+        }
+        Box::pin(self.validate_by_all(&hooks, request)).await
+    }
+}
+
+impl Webhooks {
+    async fn mutate_by_all(
+        &self,
+        hooks: &[Hook],
+        request: &mut AdmissionRequest<'_>,
+    ) -> Result<(), Status> {
         let kinds = self.kinds.set();
-        let mut round = self.first_round(&hooks, request, &kinds).await?;
+        let mut round = self.first_round(hooks, request, &kinds).await?;
         if !round.changed {
             return Ok(());
         }
@@ -393,14 +412,14 @@ impl Admission for Webhooks {
         Ok(())
     }
 
-    async fn validate(&self, request: &AdmissionRequest<'_>) -> Result<(), Status> {
-        let hooks = self.validating.hooks();
-        if hooks.is_empty() || is_exempt(request) {
-            return Ok(());
-        }
+    async fn validate_by_all(
+        &self,
+        hooks: &[Hook],
+        request: &AdmissionRequest<'_>,
+    ) -> Result<(), Status> {
         let kinds = self.kinds.set();
         let mut wanted = Vec::new();
-        for hook in hooks.iter() {
+        for hook in hooks {
             if let Some(view) = self.wanted(hook, request, &kinds).await? {
                 wanted.push((hook, view));
             }

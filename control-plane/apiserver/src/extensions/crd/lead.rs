@@ -168,7 +168,12 @@ impl Leader<'_> {
             resource: target.kind.plural.to_string(),
             ..RequestInfo::default()
         };
-        let cx = Context::new(info, Query::default(), &mut parts, user());
+        let cx = Context::new(
+            Arc::new(info),
+            Query::default(),
+            &mut parts,
+            Arc::new(user()),
+        );
         let registry = &self.api.core.registry;
         let deleted = registry.delete_collection(&cx, target, &Bytes::new()).await;
         deleted.map(|_| ()).map_err(|status| status.message)
