@@ -45,6 +45,10 @@ pub struct NodeSettings {
     /// How long soft thresholds may be crossed before pods are thrown out, as in memory.available=1m30s.
     #[arg(long, env = "BALSA_EVICTION_SOFT_GRACE_PERIOD")]
     pub eviction_soft_grace_period: Option<String>,
+    /// How much more than a threshold must be free before pods are left alone again, as in memory.available=500Mi
+    /// [default: none].
+    #[arg(long, env = "BALSA_EVICTION_MINIMUM_RECLAIM")]
+    pub eviction_minimum_reclaim: Option<String>,
     /// Most seconds that pods get to end that are thrown out for a soft threshold [default: 0, as few as can be].
     #[arg(long, env = "BALSA_EVICTION_MAX_POD_GRACE_PERIOD")]
     pub eviction_max_pod_grace_period: Option<u32>,
@@ -77,6 +81,9 @@ impl NodeSettings {
             eviction_soft_grace_period: self
                 .eviction_soft_grace_period
                 .or(below.eviction_soft_grace_period),
+            eviction_minimum_reclaim: self
+                .eviction_minimum_reclaim
+                .or(below.eviction_minimum_reclaim),
             eviction_max_pod_grace_period: self
                 .eviction_max_pod_grace_period
                 .or(below.eviction_max_pod_grace_period),
@@ -112,6 +119,10 @@ impl NodeSettings {
             let graces = self.eviction_soft_grace_period.as_deref();
             let set = config.eviction.set_soft(text, graces.unwrap_or_default());
             check("evictionSoft", set);
+        }
+        if let Some(text) = &self.eviction_minimum_reclaim {
+            let set = config.eviction.set_minimum_reclaim(text);
+            check("evictionMinimumReclaim", set);
         }
         if let Some(seconds) = self.eviction_max_pod_grace_period {
             config.eviction.max_pod_grace = Duration::from_secs(seconds.into());

@@ -123,6 +123,8 @@ pub struct Eviction {
     pub hard: BTreeMap<Signal, Threshold>,
     /// The same, but with time to recover and for pods to end.
     pub soft: BTreeMap<Signal, Soft>,
+    /// How much more than its threshold a signal must come to before a shortage of it is over.
+    pub minimum_reclaim: BTreeMap<Signal, Threshold>,
     /// Most time that pods get to end that are thrown out for a soft threshold.
     pub max_pod_grace: Duration,
     /// How long the node goes on calling itself short of something after it has enough again.
@@ -142,6 +144,7 @@ impl Default for Eviction {
         Self {
             hard: hard.into(),
             soft: BTreeMap::new(),
+            minimum_reclaim: BTreeMap::new(),
             max_pod_grace: Duration::ZERO,
             transition: Duration::from_secs(300),
         }
@@ -163,6 +166,27 @@ impl Eviction {
     /// When a signal is not known or a threshold cannot be read; for people.
     pub fn set_hard(&mut self, text: &str) -> Result<(), String> {
         self.hard = thresholds(text)?;
+        Ok(())
+    }
+
+    /// Sets the least amounts to reclaim as kubelet's `evictionMinimumReclaim` is written:
+    /// `memory.available=500Mi,nodefs.available=5%`.
+    ///
+    /// # Errors
+    /// When a signal is not known or an amount cannot be read; for people.
+    pub fn set_minimum_reclaim(&mut self, text: &str) -> Result<(), String> {
+        let mut all = BTreeMap::new();
+        for part in parts(text) {
+            let wrong = || {
+                format!(
+                    "{part:?} is no amount to reclaim: write SIGNAL=AMOUNT, as in memory.available=500Mi or nodefs.available=5%"
+                )
+            };
+            let (signal, value) = part.split_once('=').ok_or_else(wrong)?;
+            let value = Threshold::parse(value.trim()).ok_or_else(wrong)?;
+            all.insert(Signal::named(signal.trim())?, value);
+        }
+        self.minimum_reclaim = all;
         Ok(())
     }
 
@@ -265,6 +289,8 @@ mod tests {
                     .contains("is no threshold")
             );
         }
+        let reclaim = eviction.set_minimum_reclaim("memory.available<1Gi");
+        assert!(reclaim.unwrap_err().contains("is no amount to reclaim"));
         let unknown = eviction.set_hard("disk<1Gi").unwrap_err();
         assert!(unknown.contains("\"disk\" is not known"), "{unknown}");
         assert_eq!(eviction, Eviction::default());

@@ -70,8 +70,17 @@ fn resource(signal: Signal) -> &'static str {
     }
 }
 
-/// Everything that the node is short of: hard thresholds first, then the most urgent.
-pub(super) fn shortages(seen: &Observed, limits: &Eviction) -> Vec<Shortage> {
+/// Everything that the node is short of: hard thresholds first, then the most urgent. What pods are thrown out for
+/// already (`pressing`) is not over before there is as much more as is to be reclaimed at least.
+pub(super) fn shortages(
+    seen: &Observed,
+    limits: &Eviction,
+    pressing: &[Shortage],
+) -> Vec<Shortage> {
+    let lasts = |signal: Signal, soft: bool| {
+        let mut pressing = pressing.iter();
+        pressing.any(|known| known.signal == signal && known.grace.is_some() == soft)
+    };
     let hard = limits.hard.iter();
     let hard = hard.map(|(signal, threshold)| (*signal, *threshold, None));
     let soft = limits.soft.iter();
@@ -80,7 +89,10 @@ pub(super) fn shortages(seen: &Observed, limits: &Eviction) -> Vec<Shortage> {
         .filter_map(|(signal, threshold, grace)| {
             let (total, available) = seen.of(signal)?;
             let threshold = threshold.of(total);
-            (available < threshold).then_some(Shortage {
+            let reclaim = limits.minimum_reclaim.get(&signal);
+            let reclaim = reclaim.filter(|_| lasts(signal, grace.is_some()));
+            let enough = threshold.saturating_add(reclaim.map_or(0, |more| more.of(total)));
+            (available < enough).then_some(Shortage {
                 signal,
                 threshold,
                 available,
@@ -388,7 +400,7 @@ mod tests {
                 memory,
                 ..Observed::default()
             };
-            shortages(&seen, &limits)
+            shortages(&seen, &limits, &[])
         };
         let (mut since, start) = (Since::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
@@ -403,6 +415,28 @@ mod tests {
     }
 
     #[test]
+    fn a_shortage_that_pods_go_for_is_over_when_enough_is_reclaimed() {
+        let mut limits = Eviction::default();
+        limits.set_hard("memory.available<10").unwrap();
+        limits.set_minimum_reclaim("memory.available=5").unwrap();
+        let with = |available, pressing: &[Shortage]| {
+            let memory = Memory {
+                total: 100,
+                available,
+            };
+            let seen = Observed {
+                memory,
+                ..Observed::default()
+            };
+            shortages(&seen, &limits, pressing)
+        };
+        assert!(with(12, &[]).is_empty());
+        let short = with(9, &[]);
+        assert_eq!(with(14, &short)[0].threshold, 10);
+        assert!(with(15, &short).is_empty());
+    }
+
+    #[test]
     fn the_images_file_system_counts_where_it_is_one_of_its_own() {
         let disk = |available| Filesystem {
             capacity: 100,
@@ -414,9 +448,9 @@ mod tests {
             disk: disk(12),
             ..Observed::default()
         };
-        assert!(shortages(&seen, &Eviction::default()).is_empty());
+        assert!(shortages(&seen, &Eviction::default(), &[]).is_empty());
         seen.images = Some(disk(12));
-        let short = shortages(&seen, &Eviction::default());
+        let short = shortages(&seen, &Eviction::default(), &[]);
         assert_eq!(short[0].signal, Signal::ImageDisk);
         assert!(pressure(&short).disk);
     }
@@ -430,7 +464,7 @@ mod tests {
             },
             ..Observed::default()
         };
-        let short = shortages(&seen, &Eviction::default());
+        let short = shortages(&seen, &Eviction::default(), &[]);
         assert_eq!(short.len(), 1);
         assert!(pressure(&short).memory && !pressure(&short).disk);
         assert_eq!(

@@ -53,17 +53,18 @@ impl Evictor {
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut lasting = Lasting::default();
         let mut since = Since::default();
+        let mut pressing = Vec::new();
         let mut settle_until = Instant::now();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(PERIOD) => {}
             }
-            let mut shortages = self.look().await;
-            let mut pressing = since.pressing(&shortages, Instant::now());
+            let mut shortages = self.look(&pressing).await;
+            pressing = since.pressing(&shortages, Instant::now());
             if pressing.iter().any(helped_by_images) {
                 self.reclaim_disk().await;
-                shortages = self.look().await;
+                shortages = self.look(&pressing).await;
                 pressing = since.pressing(&shortages, Instant::now());
             }
             self.tell(&mut lasting, &shortages);
@@ -98,7 +99,7 @@ impl Evictor {
         }
     }
 
-    async fn look(&self) -> Vec<Shortage> {
+    async fn look(&self, pressing: &[Shortage]) -> Vec<Shortage> {
         let context = self.stats.context();
         let config = &context.config;
         let seen = Observed {
@@ -107,7 +108,7 @@ impl Evictor {
             images: self.image_filesystem().await,
             pids: node::pids(),
         };
-        decide::shortages(&seen, &config.eviction)
+        decide::shortages(&seen, &config.eviction, pressing)
     }
 
     /// The images' file system, if it is another than that of the pods' volumes and logs.
