@@ -25,8 +25,8 @@ pub(crate) struct Ingredients<'a> {
     pub(crate) mounts: Vec<Mount>,
     /// Folder of the pod on the node.
     pub(crate) pod_dir: &'a Path,
-    /// Memory of the node, in bytes.
-    pub(crate) node_memory: i64,
+    /// What its settings depend on beside the pod.
+    pub(crate) host: &'a resources::Host,
     /// Folder of the node's seccomp profiles.
     pub(crate) profiles: &'a Path,
     /// Devices of its volumes.
@@ -63,7 +63,7 @@ pub(crate) fn config(from: Ingredients<'_>) -> Result<ContainerConfig, String> {
         mut env,
         mut mounts,
         pod_dir,
-        node_memory,
+        host,
         profiles,
         mut devices,
         extras,
@@ -76,7 +76,7 @@ pub(crate) fn config(from: Ingredients<'_>) -> Result<ContainerConfig, String> {
                 .to_owned(),
         );
     }
-    let mut security = security::container(spec, container, image, profiles)?;
+    let mut security = security::container(pod, spec, container, image, profiles)?;
     if let Some(target) = target {
         security.namespaces.pid = NamespaceMode::Target;
         security.namespaces.target = target;
@@ -149,8 +149,8 @@ pub(crate) fn config(from: Ingredients<'_>) -> Result<ContainerConfig, String> {
         stdin: container.stdin.unwrap_or(false),
         stdin_once: container.stdin_once.unwrap_or(false),
         tty: container.tty.unwrap_or(false),
-        resources: resources::container(spec, container, node_memory),
-        huge_pages: resources::huge_pages(container),
+        resources: resources::container(spec, container, host),
+        huge_pages: resources::huge_pages(container, host),
         security,
         env,
     })
@@ -200,7 +200,7 @@ mod tests {
             env: vec![("A".to_owned(), "1".to_owned())],
             mounts: Vec::new(),
             pod_dir: Path::new("/d/pods/u"),
-            node_memory: 1 << 30,
+            host: &resources::Host::default(),
             profiles: Path::new("/d/seccomp"),
             devices: Vec::new(),
             extras: Extras {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use balsa_cri::{AppArmor, ContainerSecurity, Image, NamespaceMode, Namespaces, SeLinux, Seccomp};
 use k8s_openapi::api::core::v1::{
-    AppArmorProfile, Container, PodSpec, SELinuxOptions, SeccompProfile, SecurityContext,
+    AppArmorProfile, Container, Pod, PodSpec, SELinuxOptions, SeccompProfile, SecurityContext,
 };
 
 /// Hidden from containers that are not privileged.
@@ -103,26 +103,35 @@ pub(crate) fn selinux(options: &SELinuxOptions) -> SeLinux {
 
 /// What a container's process may; the error is for people (`CreateContainerConfigError`).
 pub(crate) fn container(
+    pod: &Pod,
     spec: &PodSpec,
     container: &Container,
     image: &Image,
     profiles: &Path,
 ) -> Result<ContainerSecurity, String> {
-    let pod = spec.security_context.clone().unwrap_or_default();
+    let whole = spec.security_context.clone().unwrap_or_default();
     let own = container.security_context.clone().unwrap_or_default();
-    let user = own.run_as_user.or(pod.run_as_user);
-    let non_root = own.run_as_non_root.or(pod.run_as_non_root).unwrap_or(false);
+    let user = own.run_as_user.or(whole.run_as_user);
+    let non_root = own
+        .run_as_non_root
+        .or(whole.run_as_non_root)
+        .unwrap_or(false);
     if non_root {
-        check_non_root(user, image, &container.name)?;
+        let at = format!(
+            "(pod: {:?}, container: {})",
+            balsa_pod::spec::event_name(pod),
+            container.name
+        );
+        check_non_root(user, image, &at)?;
     }
     let privileged = own.privileged.unwrap_or(false);
     let user_from_image = user.is_none();
-    let mut groups = pod.supplemental_groups.clone().unwrap_or_default();
-    groups.extend(pod.fs_group);
+    let mut groups = whole.supplemental_groups.clone().unwrap_or_default();
+    groups.extend(whole.fs_group);
     let seccomp_profile = own
         .seccomp_profile
         .as_ref()
-        .or(pod.seccomp_profile.as_ref());
+        .or(whole.seccomp_profile.as_ref());
     let unmasked = privileged || own.proc_mount.as_deref() == Some("Unmasked");
     let paths = |list: &[&str]| {
         if unmasked {
@@ -138,7 +147,7 @@ pub(crate) fn container(
         drop_capabilities,
         namespaces: sandbox_namespaces(spec),
         run_as_user: user.or_else(|| image.uid.filter(|_| user_from_image)),
-        run_as_group: own.run_as_group.or(pod.run_as_group),
+        run_as_group: own.run_as_group.or(whole.run_as_group),
         run_as_username: if user_from_image {
             image.username.clone()
         } else {
@@ -146,7 +155,7 @@ pub(crate) fn container(
         },
         readonly_rootfs: own.read_only_root_filesystem.unwrap_or(false),
         supplemental_groups: groups,
-        strict_groups: pod.supplemental_groups_policy.as_deref() == Some("Strict"),
+        strict_groups: whole.supplemental_groups_policy.as_deref() == Some("Strict"),
         no_new_privileges: own.allow_privilege_escalation == Some(false) && !privileged,
         masked_paths: paths(&MASKED),
         readonly_paths: paths(&READONLY),
@@ -158,12 +167,12 @@ pub(crate) fn container(
         apparmor: own
             .app_armor_profile
             .as_ref()
-            .or(pod.app_armor_profile.as_ref())
+            .or(whole.app_armor_profile.as_ref())
             .map(apparmor),
         selinux: own
             .se_linux_options
             .as_ref()
-            .or(pod.se_linux_options.as_ref())
+            .or(whole.se_linux_options.as_ref())
             .map(selinux),
     })
 }
@@ -181,19 +190,18 @@ fn capabilities(context: &SecurityContext) -> (Vec<String>, Vec<String>) {
     }
 }
 
-fn check_non_root(user: Option<i64>, image: &Image, name: &str) -> Result<(), String> {
+/// `at` says where, in the words of upstream.
+fn check_non_root(user: Option<i64>, image: &Image, at: &str) -> Result<(), String> {
     match (user, image.uid) {
-        (Some(0), _) => Err(format!(
-            "container's runAsUser breaks non-root policy (container: {name})"
-        )),
+        (Some(0), _) => Err(format!("container's runAsUser breaks non-root policy {at}")),
         (Some(_), _) => Ok(()),
         (None, Some(uid)) if uid != 0 => Ok(()),
         (None, None) if !image.username.is_empty() => Err(format!(
-            "container has runAsNonRoot and image has non-numeric user ({}), cannot verify user is non-root",
+            "container has runAsNonRoot and image has non-numeric user ({}), cannot verify user is non-root {at}",
             image.username
         )),
         (None, _) => Err(format!(
-            "container has runAsNonRoot and image will run as root (container: {name})"
+            "container has runAsNonRoot and image will run as root {at}"
         )),
     }
 }
@@ -215,6 +223,7 @@ mod tests {
                 "capabilities": {"add": ["CAP_NET_ADMIN"], "drop": ["ALL"]}, "allowPrivilegeEscalation": false}}]}),
         );
         let got = container(
+            &Pod::default(),
             &spec,
             &spec.containers[0],
             &Image::default(),
@@ -235,8 +244,16 @@ mod tests {
         let spec = spec(
             serde_json::json!({"securityContext": {"runAsNonRoot": true}, "containers": [{"name": "c"}]}),
         );
-        let with = |image: Image| container(&spec, &spec.containers[0], &image, Path::new("/p"));
-        assert!(with(Image::default()).is_err());
+        let pod: Pod = serde_json::from_value(
+            serde_json::json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}}),
+        )
+        .unwrap();
+        let with =
+            |image: Image| container(&pod, &spec, &spec.containers[0], &image, Path::new("/p"));
+        assert_eq!(
+            with(Image::default()).unwrap_err(),
+            "container has runAsNonRoot and image will run as root (pod: \"p_n(u)\", container: c)"
+        );
         assert!(
             with(Image {
                 uid: Some(0),
