@@ -15,7 +15,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
-use crate::cgroups::Cgroups;
+use crate::cgroups::{Cgroups, whole_settings};
 use crate::cluster::{Cluster, KubeCluster};
 use crate::config::{AgentConfig, RuntimeChoice};
 use crate::containerd::{Supervisor, end_forgotten_shims, import_pause};
@@ -23,6 +23,7 @@ use crate::csi::{self, Csi};
 use crate::devices::{Devices, Listing};
 use crate::error::Error;
 use crate::eviction::Evictor;
+use crate::folders::let_pods_through;
 use crate::images::{Collector, Images};
 use crate::logs::Rotator;
 use crate::net;
@@ -30,6 +31,7 @@ use crate::node::facts::Pressure;
 use crate::node::{Keeper, facts};
 use crate::objects::Objects;
 use crate::pods::capacity::{self, Capacity, Gates, Offer};
+use crate::pods::resources::Host;
 use crate::pods::sandbox::parse_resolv_conf;
 use crate::pods::users::UserRanges;
 use crate::pods::{Context, Manager, Routes};
@@ -154,6 +156,11 @@ impl Agent {
                 source,
             })?;
         let features = engine.runtime.status().await.unwrap_or_default().features;
+        if features.handlers.iter().any(|known| known.user_namespaces)
+            && let Err(error) = let_pods_through(&config.data_dir, &paths.containerd())
+        {
+            warn!(%error, "pods with user namespaces cannot be started");
+        }
         let facts = facts::read_facts(
             &config.data_dir,
             format!("{}://{}", version.name, version.version),
@@ -205,6 +212,20 @@ impl Agent {
             recorder.clone(),
             &stop,
         );
+        let cgroups = Cgroups::new(&config.cgroup_root);
+        let whole = whole_settings(
+            facts.cpu_milli - config.reserved_cpu_milli,
+            facts.memory - config.reserved_memory,
+        );
+        if let Err(error) = cgroups.make_classes(&whole) {
+            warn!(%error, "cannot set up the control groups of pods");
+        }
+        let host = Host {
+            memory: facts.memory,
+            unified: cgroups.unified(),
+            swap_controller: cgroups.limits_swap(),
+            page_sizes: facts.page_sizes(),
+        };
         let gates = Gates {
             allowed_sysctls: config.allowed_unsafe_sysctls.clone(),
             strict_groups: facts.features.supplemental_groups_policy,
@@ -225,16 +246,13 @@ impl Agent {
                 &std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
             ),
             host_ips: vec![config.node_ip.to_string()],
-            memory: facts.memory,
+            host,
             capacity: Capacity::new(Offer::default(), gates),
-            cgroups: Cgroups::new(&config.cgroup_root),
+            cgroups,
             users: UserRanges::load(&paths.pods()),
             features: facts.features.clone(),
             devices,
         });
-        if let Err(error) = context.cgroups.make_classes() {
-            warn!(%error, "cannot set up the control groups of pods");
-        }
         context.capacity.node_is(&node);
         let books = Arc::downgrade(&context);
         let own = config.node_name.clone();

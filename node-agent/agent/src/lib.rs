@@ -12,6 +12,7 @@ mod csi;
 mod devices;
 mod error;
 mod eviction;
+mod folders;
 mod http;
 mod images;
 mod logs;

@@ -321,6 +321,8 @@ impl Runtime for FakeRuntime {
             labels: config.labels.clone(),
             annotations: config.annotations.clone(),
             log_path: config.log_path.clone(),
+            user: None,
+            recursive_readonly: Vec::new(),
         };
         inner
             .containers

@@ -273,6 +273,10 @@ pub struct Resources {
     pub memory_limit: i64,
     /// Adjustment for the out-of-memory killer.
     pub oom_score_adj: i64,
+    /// When memory runs out, all its processes end together (control groups of version 2).
+    pub oom_group: bool,
+    /// Its memory is never swapped out (control groups of version 2).
+    pub no_swap: bool,
 }
 
 /// How mounts spread between node and container.
@@ -296,6 +300,8 @@ pub struct Mount {
     pub host_path: String,
     /// Read-only?
     pub readonly: bool,
+    /// Read-only with all that is mounted below it; needs `readonly` and no propagation.
+    pub recursive_readonly: bool,
     /// Propagation.
     pub propagation: Propagation,
     /// The node's ids as which the pod's own appear in it, for pods with user namespaces.
@@ -462,6 +468,21 @@ pub struct ContainerStatus {
     pub annotations: Map,
     /// Log file, absolute.
     pub log_path: String,
+    /// Who its first process is, if the runtime tells.
+    pub user: Option<ProcessUser>,
+    /// Where in it something is mounted read-only with all that is mounted below.
+    pub recursive_readonly: Vec<String>,
+}
+
+/// Ids of a process.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ProcessUser {
+    /// User.
+    pub uid: i64,
+    /// Group.
+    pub gid: i64,
+    /// Further groups.
+    pub groups: Vec<i64>,
 }
 
 /// Outcome of a command run in a container.

@@ -13,6 +13,6 @@ mod status;
 mod tests;
 
 pub use local::{ContainerLocal, Local, Rejection, ResizePending, StartFailure, Step};
-pub use observed::{Exit, Instance, InstanceState, Observed, Sandbox};
+pub use observed::{Exit, Instance, InstanceState, Observed, Sandbox, User};
 pub use plan::{Action, Input, Plan, reduce};
 pub use status::reasons;

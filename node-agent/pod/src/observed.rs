@@ -43,6 +43,21 @@ pub struct Instance {
     pub image_id: String,
     /// Digest of the spec that it was made from; empty if unknown.
     pub spec_hash: String,
+    /// Who its first process is, if the runtime tells.
+    pub user: Option<User>,
+    /// Where in it something is mounted read-only with all that is mounted below.
+    pub recursive_read_only: Vec<String>,
+}
+
+/// Ids of a process.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct User {
+    /// User.
+    pub uid: i64,
+    /// Group.
+    pub gid: i64,
+    /// Further groups.
+    pub groups: Vec<i64>,
 }
 
 /// State of an instance.

@@ -1,5 +1,7 @@
 //! Quality-of-service classes, from requests and limits.
 
+use std::collections::BTreeMap;
+
 use balsa_api::quantity::Quantity;
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 
@@ -27,14 +29,32 @@ impl Qos {
 
 const COMPUTE: [&str; 2] = ["cpu", "memory"];
 
-/// The class of a pod.
+/// The class of a pod. Resources of the pod itself, when given, decide alone (KEP-2837).
 pub fn class(spec: &PodSpec) -> Qos {
+    let own = spec.resources.as_ref().filter(|own| {
+        let given = |list: &Option<_>| {
+            list.as_ref()
+                .is_some_and(|list: &BTreeMap<_, _>| !list.is_empty())
+        };
+        given(&own.requests) || given(&own.limits)
+    });
+    if let Some(own) = own {
+        let whole = Container {
+            resources: Some(own.clone()),
+            ..Container::default()
+        };
+        return class_of(&[&whole]);
+    }
     let containers: Vec<_> = spec
         .init_containers
         .iter()
         .flatten()
         .chain(&spec.containers)
         .collect();
+    class_of(&containers)
+}
+
+fn class_of(containers: &[&Container]) -> Qos {
     let any = containers
         .iter()
         .any(|container| COMPUTE.iter().any(|name| bounded(container, name)));
@@ -93,5 +113,8 @@ mod tests {
         assert_eq!(class(&spec(equal)), Qos::Guaranteed);
         let less = r#"{"limits":{"cpu":"1","memory":"1Gi"},"requests":{"cpu":"500m"}}"#;
         assert_eq!(class(&spec(less)), Qos::Burstable);
+        let mut whole = spec("{}");
+        whole.resources = serde_json::from_str(equal).ok();
+        assert_eq!(class(&whole), Qos::Guaranteed);
     }
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use balsa_pod::qos::Qos;
 
-pub(crate) use settings::{Settings, pod_settings};
+pub(crate) use settings::{Settings, pod_settings, whole_settings};
 pub(crate) use usage::Usage;
 
 /// Where control group file systems are mounted.
@@ -52,6 +52,20 @@ impl Cgroups {
             version,
             root: root.trim_end_matches('/').to_owned(),
         }
+    }
+
+    /// Are they of version 2?
+    pub(crate) fn unified(&self) -> bool {
+        self.version == Version::Two
+    }
+
+    /// Do they limit swap (version 2)? Known once [`Self::make_classes`] has made ours.
+    pub(crate) fn limits_swap(&self) -> bool {
+        self.unified()
+            && self
+                .dir("memory", &self.root)
+                .join("memory.swap.max")
+                .exists()
     }
 
     /// The group of a class.

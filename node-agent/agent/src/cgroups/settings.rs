@@ -59,12 +59,25 @@ pub(crate) fn pod_settings(pod: &Pod, spec: &PodSpec, pids_limit: Option<i64>) -
     }
 }
 
+/// The settings of the group that all pods are in, by the CPU in thousandths and the memory in bytes that the node
+/// has for them. Memory that eviction keeps free is not taken off: it must act before the kernel does.
+pub(crate) fn whole_settings(cpu_milli: i64, memory: i64) -> Settings {
+    Settings {
+        cpu_shares: shares_of(cpu_milli),
+        memory_limit: Some(memory).filter(|memory| *memory > 0),
+        ..Settings::default()
+    }
+}
+
 impl Cgroups {
-    /// Makes the groups of all classes.
-    pub(crate) fn make_classes(&self) -> io::Result<()> {
+    /// Makes the groups of all classes, and holds all pods together to `whole`: they weigh against what else runs on
+    /// the machine by what they are offered, and can't take the memory that is reserved from them.
+    pub(crate) fn make_classes(&self, whole: &Settings) -> io::Result<()> {
         for qos in [Qos::Guaranteed, Qos::Burstable, Qos::BestEffort] {
             self.make(&self.class(qos))?;
         }
+        // That of the guaranteed pods is the one that all others are in.
+        self.set(&self.class(Qos::Guaranteed), whole)?;
         let least = Settings {
             cpu_shares: shares_of(0),
             ..Settings::default()
@@ -190,6 +203,24 @@ mod tests {
         let some = settings(json!([limited, {"name": "b"}]));
         assert_eq!((some.cpu_quota, some.memory_limit), (None, None));
         assert_eq!(settings(json!([{"name": "b"}])).cpu_shares, 2);
+    }
+
+    #[test]
+    fn all_pods_together_are_held_to_what_the_node_offers() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("b");
+        std::fs::create_dir(&root).unwrap();
+        std::fs::write(dir.path().join("cgroup.controllers"), "").unwrap();
+        for file in ["cpu.weight", "memory.max"] {
+            std::fs::write(root.join(file), "").unwrap();
+        }
+        let groups = Cgroups::at(dir.path(), "/b");
+        groups.make_classes(&whole_settings(2000, 1 << 30)).unwrap();
+        let read = |file: &str| std::fs::read_to_string(root.join(file)).unwrap();
+        assert_eq!(
+            (read("cpu.weight"), read("memory.max")),
+            ("79".into(), "1073741824".into())
+        );
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use balsa_api::quantity::Quantity;
+
 /// What does not change while the agent runs.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Facts {
@@ -10,6 +12,8 @@ pub(crate) struct Facts {
     pub(crate) cpu_milli: i64,
     /// Memory in bytes.
     pub(crate) memory: i64,
+    /// Swap in bytes, which pods never use.
+    pub(crate) swap: i64,
     /// Size of the data folder's file system, in bytes.
     pub(crate) disk: i64,
     pub(crate) machine_id: String,
@@ -32,6 +36,15 @@ pub(crate) struct Pressure {
     pub(crate) memory: bool,
     pub(crate) disk: bool,
     pub(crate) pids: bool,
+}
+
+impl Facts {
+    /// Sizes of huge pages that the kernel offers, in bytes.
+    pub(crate) fn page_sizes(&self) -> Vec<i64> {
+        let names = self.huge_pages.keys();
+        let sizes = names.filter_map(|name| name.strip_prefix("hugepages-")?.parse().ok());
+        sizes.map(|size: Quantity| size.value()).collect()
+    }
 }
 
 fn read(path: &str) -> String {
@@ -59,6 +72,7 @@ pub(crate) fn read_facts(
     Facts {
         cpu_milli: cpus * 1000,
         memory: i64::try_from(memory).unwrap_or(i64::MAX),
+        swap: i64::try_from(meminfo(&read("/proc/meminfo"), "SwapTotal")).unwrap_or(i64::MAX),
         disk: i64::try_from(disk).unwrap_or(i64::MAX),
         system_uuid: if system_uuid.is_empty() {
             machine_id.clone()
@@ -119,19 +133,17 @@ pub(crate) fn memory_usage() -> (u64, u64) {
 }
 
 fn parse_meminfo(text: &str) -> (u64, u64) {
-    let value = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-        line.trim_start_matches(':')
-            .trim()
-            .trim_end_matches("kB")
-            .trim()
-            .parse::<u64>()
-            .ok()
-    };
-    (
-        value("MemTotal").unwrap_or(0) * 1024,
-        value("MemAvailable").unwrap_or(0) * 1024,
-    )
+    (meminfo(text, "MemTotal"), meminfo(text, "MemAvailable"))
+}
+
+/// A value of `/proc/meminfo`, in bytes.
+fn meminfo(text: &str, name: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let number = line.and_then(|line| {
+        let number = line.trim_start_matches(':').trim().trim_end_matches("kB");
+        number.trim().parse::<u64>().ok()
+    });
+    number.unwrap_or(0).saturating_mul(1024)
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@ use balsa_cri::Image;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     ContainerImage, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures,
-    NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSystemInfo, Taint,
+    NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSwapStatus,
+    NodeSystemInfo, Taint,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -161,6 +162,9 @@ pub(super) fn status(seen: Seen<'_>, obstacle: Option<String>) -> NodeStatus {
             operating_system: "linux".to_owned(),
             os_image: facts.os_image.clone(),
             system_uuid: facts.system_uuid.clone(),
+            swap: (facts.swap > 0).then_some(NodeSwapStatus {
+                capacity: Some(facts.swap),
+            }),
             ..NodeSystemInfo::default()
         }),
         runtime_handlers: Some(handlers(facts)).filter(|handlers| !handlers.is_empty()),

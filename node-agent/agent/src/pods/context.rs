@@ -11,6 +11,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use super::capacity::Capacity;
 use super::fields::Facts;
+use super::resources::Host;
 use super::users::UserRanges;
 use crate::cgroups::Cgroups;
 use crate::cluster::Cluster;
@@ -36,8 +37,8 @@ pub(crate) struct Context {
     pub(crate) node_dns: Dns,
     /// Addresses of the node, primary first.
     pub(crate) host_ips: Vec<String>,
-    /// Memory of the node, in bytes.
-    pub(crate) memory: i64,
+    /// What settings of containers depend on beside their pods.
+    pub(crate) host: Host,
     /// What has been granted to pods.
     pub(crate) capacity: Capacity,
     pub(crate) cgroups: Cgroups,

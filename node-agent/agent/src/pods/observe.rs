@@ -4,7 +4,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 use balsa_cri::{ContainerState, ContainerStatus, Nanos, SandboxState, SandboxStatus};
-use balsa_pod::{Exit, Instance, InstanceState, Sandbox};
+use balsa_pod::{Exit, Instance, InstanceState, Sandbox, User};
 use jiff::Timestamp;
 
 use super::sandbox::labels;
@@ -69,6 +69,12 @@ pub(crate) fn instance(status: &ContainerStatus, sandbox_id: &str) -> Instance {
         image: status.image.clone(),
         image_id: status.image_ref.clone(),
         spec_hash: annotation(labels::HASH),
+        user: status.user.as_ref().map(|user| User {
+            uid: user.uid,
+            gid: user.gid,
+            groups: user.groups.clone(),
+        }),
+        recursive_read_only: status.recursive_readonly.clone(),
     }
 }
 

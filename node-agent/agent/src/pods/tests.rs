@@ -185,7 +185,10 @@ impl Rig {
             relist: Notify::new(),
             node_dns: Dns::default(),
             host_ips: vec!["10.0.0.1".to_owned()],
-            memory: 1 << 30,
+            host: crate::pods::resources::Host {
+                memory: 1 << 30,
+                ..Default::default()
+            },
             capacity: Capacity::new(offer, Gates::default()),
             cgroups: Cgroups::at(dir.path(), "/balsa"),
             users: Default::default(),

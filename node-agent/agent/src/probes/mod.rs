@@ -320,6 +320,8 @@ mod tests {
             image: String::new(),
             image_id: String::new(),
             spec_hash: String::new(),
+            user: None,
+            recursive_read_only: Vec::new(),
         };
         let observed = Observed {
             sandbox: None,

@@ -298,6 +298,7 @@ pub(crate) fn mounts(
     pod_dir: &Path,
     prepared: &Prepared,
     env: &[(String, String)],
+    runtime: Abilities,
 ) -> Result<Vec<Mount>, String> {
     let volumes = pod
         .spec
@@ -312,12 +313,6 @@ pub(crate) fn mounts(
                 mount.name, container.name
             )
         };
-        if mount.recursive_read_only.as_deref() == Some("Enabled") {
-            return Err(format!(
-                "failed to resolve recursive read-only mode: volume \"{}\" requested recursive read-only mode, but it is not supported by the runtime",
-                mount.name
-            ));
-        }
         let placed = prepared.get(&mount.name).ok_or_else(missing)?;
         let volume = volumes
             .iter()
@@ -339,10 +334,30 @@ pub(crate) fn mounts(
                 Some("Bidirectional") => Propagation::Bidirectional,
                 _ => Propagation::Private,
             },
+            recursive_readonly: recursive_read_only(mount, runtime)?,
             users: None,
         });
     }
     Ok(mounts)
+}
+
+/// What a runtime can do with mounts.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Abilities {
+    /// Makes them read-only with all that is mounted below them.
+    pub(crate) recursive_read_only: bool,
+}
+
+/// Is what is mounted below a mount to be read-only too (KEP-3857)?
+fn recursive_read_only(mount: &VolumeMount, runtime: Abilities) -> Result<bool, String> {
+    match mount.recursive_read_only.as_deref() {
+        Some("Enabled") if !runtime.recursive_read_only => Err(format!(
+            "failed to resolve recursive read-only mode: volume \"{}\" requested recursive read-only mode, but it is not supported by the runtime",
+            mount.name
+        )),
+        Some("Enabled" | "IfPossible") => Ok(runtime.recursive_read_only),
+        _ => Ok(false),
+    }
 }
 
 fn absolute(path: &str) -> String {
@@ -485,7 +500,14 @@ mod tests {
             let prepared = prepare(dir, inputs).unwrap();
             std::os::unix::fs::symlink("/etc", dir.join("volumes/v/out")).unwrap();
             let spec = inputs.pod.spec.as_ref().unwrap();
-            let mounts = mounts(&spec.containers[0], inputs.pod, dir, &prepared, &env);
+            let mounts = mounts(
+                &spec.containers[0],
+                inputs.pod,
+                dir,
+                &prepared,
+                &env,
+                Abilities::default(),
+            );
             if mounts.is_ok() {
                 assert!(dir.join("volumes/v/a/b").is_dir());
             }
@@ -506,6 +528,22 @@ mod tests {
             "a link out of the volume"
         );
         assert!(with_part(sub("out/x"), &[]).is_err());
+    }
+
+    #[test]
+    fn mounts_are_read_only_all_the_way_down_where_the_runtime_can() {
+        let ask = |mode: &str, able: bool| {
+            let mount = json!({"name": "v", "mountPath": "/v", "recursiveReadOnly": mode});
+            let abilities = Abilities {
+                recursive_read_only: able,
+            };
+            recursive_read_only(&serde_json::from_value(mount).unwrap(), abilities)
+        };
+        assert_eq!(ask("Enabled", true), Ok(true));
+        assert!(ask("Enabled", false).is_err());
+        assert_eq!(ask("IfPossible", true), Ok(true));
+        assert_eq!(ask("IfPossible", false), Ok(false));
+        assert_eq!(ask("Disabled", true), Ok(false));
     }
 
     #[test]

@@ -7,9 +7,9 @@ use k8s_cri::v1 as cri;
 use crate::types::{
     AppArmor, Auth, ContainerConfig, ContainerInfo, ContainerSecurity, ContainerState,
     ContainerStats, ContainerStatus, Device, FilesystemUsage, HandlerFeatures, IdRange, Image, Map,
-    Mount, NamespaceMode, Namespaces, PortMapping, Propagation, Resources, RuntimeCondition,
-    RuntimeFeatures, RuntimeStatus, SandboxConfig, SandboxInfo, SandboxState, SandboxStatus,
-    SeLinux, Seccomp,
+    Mount, NamespaceMode, Namespaces, PortMapping, ProcessUser, Propagation, Resources,
+    RuntimeCondition, RuntimeFeatures, RuntimeStatus, SandboxConfig, SandboxInfo, SandboxState,
+    SandboxStatus, SeLinux, Seccomp,
 };
 
 fn to_hash(map: &Map) -> HashMap<String, String> {
@@ -190,8 +190,21 @@ pub(super) fn resources(resources: &Resources) -> cri::LinuxContainerResources {
         cpu_shares: resources.cpu_shares,
         memory_limit_in_bytes: resources.memory_limit,
         oom_score_adj: resources.oom_score_adj,
+        unified: unified(resources),
         ..Default::default()
     }
+}
+
+/// What only control groups of version 2 have, by the names of their files.
+fn unified(resources: &Resources) -> HashMap<String, String> {
+    let mut files = HashMap::new();
+    if resources.oom_group {
+        files.insert("memory.oom.group".to_owned(), "1".to_owned());
+    }
+    if resources.no_swap {
+        files.insert("memory.swap.max".to_owned(), "0".to_owned());
+    }
+    files
 }
 
 fn mount(mount: &Mount) -> cri::Mount {
@@ -207,6 +220,7 @@ fn mount(mount: &Mount) -> cri::Mount {
         propagation: propagation as i32,
         uid_mappings: id_mappings(mount.users),
         gid_mappings: id_mappings(mount.users),
+        recursive_read_only: mount.recursive_readonly,
         ..Default::default()
     }
 }
@@ -409,6 +423,20 @@ pub(super) fn container_status(status: cri::ContainerStatus) -> ContainerStatus 
         labels: status.labels.into_iter().collect(),
         annotations: status.annotations.into_iter().collect(),
         log_path: status.log_path,
+        user: status
+            .user
+            .and_then(|user| user.linux)
+            .map(|user| ProcessUser {
+                uid: user.uid,
+                gid: user.gid,
+                groups: user.supplemental_groups,
+            }),
+        recursive_readonly: status
+            .mounts
+            .into_iter()
+            .filter(|mount| mount.recursive_read_only)
+            .map(|mount| mount.container_path)
+            .collect(),
     }
 }
 
@@ -465,8 +493,43 @@ pub(super) fn filesystem(usage: cri::FilesystemUsage) -> FilesystemUsage {
 
 #[cfg(test)]
 mod tests {
-    use super::{mount, namespaces, netns_of};
-    use crate::types::{IdRange, Mount, Namespaces};
+    use super::{container_status, cri, mount, namespaces, netns_of, resources};
+    use crate::types::{IdRange, Mount, Namespaces, ProcessUser, Resources};
+
+    #[test]
+    fn what_only_new_control_groups_have_is_told_by_their_files_names() {
+        let both = resources(&Resources {
+            oom_group: true,
+            no_swap: true,
+            ..Resources::default()
+        });
+        assert_eq!(both.unified["memory.oom.group"], "1");
+        assert_eq!(both.unified["memory.swap.max"], "0");
+        assert!(resources(&Resources::default()).unified.is_empty());
+    }
+
+    #[test]
+    fn a_status_tells_who_runs_and_what_is_read_only_all_the_way_down() {
+        let mount = |path: &str, recursive_read_only| cri::Mount {
+            container_path: path.to_owned(),
+            recursive_read_only,
+            ..Default::default()
+        };
+        let status = container_status(cri::ContainerStatus {
+            user: Some(cri::ContainerUser {
+                linux: Some(cri::LinuxContainerUser {
+                    uid: 1,
+                    gid: 2,
+                    supplemental_groups: vec![3],
+                }),
+            }),
+            mounts: vec![mount("/a", true), mount("/b", false)],
+            ..Default::default()
+        });
+        let (uid, gid, groups) = (1, 2, vec![3]);
+        assert_eq!(status.user, Some(ProcessUser { uid, gid, groups }));
+        assert_eq!(status.recursive_readonly, ["/a"]);
+    }
 
     #[test]
     fn a_range_of_ids_is_that_of_the_namespace_and_of_its_mounts() {

@@ -3,12 +3,13 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated,
-    ContainerStateWaiting, ContainerStatus, Pod, PodSpec, ResourceRequirements, VolumeMountStatus,
+    ContainerStateWaiting, ContainerStatus, ContainerUser, LinuxContainerUser, Pod, PodSpec,
+    ResourceRequirements, VolumeMountStatus,
 };
 
 use super::{reasons, time};
 use crate::backoff::go_duration;
-use crate::observed::{Exit, Instance, InstanceState};
+use crate::observed::{Exit, Instance, InstanceState, User};
 use crate::plan::Input;
 use crate::resize;
 use crate::spec::{self, Member, Role};
@@ -236,7 +237,8 @@ fn one(input: &Input<'_>, member: &Member<'_>, has_init: bool) -> ContainerStatu
             .lifecycle
             .as_ref()
             .and_then(|lifecycle| lifecycle.stop_signal.clone()),
-        volume_mounts: mounts(container),
+        user: shown.and_then(|instance| instance.user.as_ref()).map(user),
+        volume_mounts: mounts(container, shown),
         ..Default::default()
     }
 }
@@ -287,7 +289,25 @@ fn exited(exit: &Exit, container_id: Option<String>) -> ContainerState {
     }
 }
 
-fn mounts(container: &Container) -> Option<Vec<VolumeMountStatus>> {
+fn user(user: &User) -> ContainerUser {
+    ContainerUser {
+        linux: Some(LinuxContainerUser {
+            uid: user.uid,
+            gid: user.gid,
+            supplemental_groups: Some(user.groups.clone()).filter(|groups| !groups.is_empty()),
+        }),
+    }
+}
+
+fn mounts(container: &Container, shown: Option<&Instance>) -> Option<Vec<VolumeMountStatus>> {
+    // What was asked for "if possible" is told as what came of it.
+    let recursive = |path: &str| {
+        let mut known = shown
+            .iter()
+            .flat_map(|instance| &instance.recursive_read_only);
+        let path = path.trim_start_matches('/');
+        known.any(|known| known.trim_start_matches('/') == path)
+    };
     let mounts = container
         .volume_mounts
         .as_ref()?
@@ -296,7 +316,10 @@ fn mounts(container: &Container) -> Option<Vec<VolumeMountStatus>> {
             mount_path: mount.mount_path.clone(),
             name: mount.name.clone(),
             read_only: mount.read_only,
-            recursive_read_only: (mount.read_only == Some(true)).then(|| "Disabled".to_owned()),
+            recursive_read_only: (mount.read_only == Some(true)).then(|| {
+                let enabled = recursive(&mount.mount_path);
+                if enabled { "Enabled" } else { "Disabled" }.to_owned()
+            }),
         });
     Some(mounts.collect())
 }

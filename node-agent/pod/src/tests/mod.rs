@@ -177,6 +177,8 @@ impl World {
             image: "i".to_owned(),
             image_id: "sha256:i".to_owned(),
             spec_hash: spec_hash(&container),
+            user: None,
+            recursive_read_only: Vec::new(),
             name,
         });
         if !alive {

@@ -23,8 +23,8 @@ use super::context::Context;
 use super::mailbox::Mailbox;
 use super::{container, hooks, observe, sandbox, users};
 use crate::cluster::ApiError;
-use crate::volumes::Prepared;
 use crate::volumes::payload::TokenWant;
+use crate::volumes::{Abilities, Prepared};
 
 pub(crate) use finish::clean_up;
 pub(crate) use start::StartWish;
@@ -177,10 +177,7 @@ impl Ops {
         attempt: u32,
     ) -> Result<SandboxConfig, String> {
         let context = &self.context;
-        let handler = match spec.runtime_class_name.as_deref() {
-            Some(class) if !class.is_empty() => context.cluster.runtime_handler(class).await?,
-            _ => String::new(),
-        };
+        let handler = self.handler(spec).await?;
         let users = if spec.host_users == Some(false) {
             users::check(&context.features, &handler)?;
             Some(context.users.assign(&self.uid, &self.pod_dir())?)
@@ -195,6 +192,24 @@ impl Ops {
             users,
         };
         sandbox::config(pod, spec, &around, attempt)
+    }
+
+    /// The runtime's handler for the pod; empty for the usual one. The error is for people.
+    async fn handler(&self, spec: &PodSpec) -> Result<String, String> {
+        match spec.runtime_class_name.as_deref() {
+            Some(class) if !class.is_empty() => self.context.cluster.runtime_handler(class).await,
+            _ => Ok(String::new()),
+        }
+    }
+
+    /// What the pod's runtime can do with mounts.
+    async fn abilities(&self, spec: &PodSpec) -> Result<Abilities, String> {
+        let handler = self.handler(spec).await?;
+        let mut handlers = self.context.features.handlers.iter();
+        let known = handlers.find(|known| known.name == handler);
+        Ok(Abilities {
+            recursive_read_only: known.is_some_and(|known| known.recursive_read_only_mounts),
+        })
     }
 
     async fn write_hosts(&self, pod: &Pod, spec: &PodSpec, ips: &[String]) -> std::io::Result<()> {

@@ -57,7 +57,7 @@ impl Ops {
         // The pod must have room for what its containers get, and they must be small enough for what it
         // has: growing, the pod comes first; shrinking, that fails and is made good afterwards.
         let _ = self.set_cgroup(pod, spec);
-        let limits = resources::container(spec, &container, self.context.memory);
+        let limits = resources::container(spec, &container, &self.context.host);
         let done = self.context.runtime.update_resources(id, &limits).await;
         done.map_err(|error| error.message())?;
         self.set_cgroup(pod, spec)

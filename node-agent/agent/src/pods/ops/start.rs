@@ -149,7 +149,8 @@ impl Ops {
             volumes: &wish.prepared,
         })?;
         let pod_dir = self.pod_dir();
-        let mounts = volumes::mounts(container, pod, &pod_dir, &wish.prepared, &env)?;
+        let abilities = self.abilities(spec).await?;
+        let mounts = volumes::mounts(container, pod, &pod_dir, &wish.prepared, &env, abilities)?;
         let devices = volumes::devices(container, &wish.prepared)?;
         let message = container::message_file(&pod_dir, &wish.name, wish.attempt);
         make_message_file(&message).map_err(|error| format!("{}: {error}", message.display()))?;
@@ -169,7 +170,7 @@ impl Ops {
             env,
             mounts,
             pod_dir: &pod_dir,
-            node_memory: context.memory,
+            host: &context.host,
             profiles: &context.paths.seccomp(),
             devices,
             extras,
