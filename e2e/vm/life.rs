@@ -35,7 +35,7 @@ fn a_pod_is_talked_to_in_every_way() -> anyhow::Result<()> {
     kubectl.ok(&["label", "pod", "web", "none=none"])?;
     eventually("an answer to the Service's name", PATIENCE, || {
         Ok(scene
-            .exec("client", "wget -T 20 -qO- http://web/")?
+            .exec("client", "wget -qO- http://web/")?
             .contains("web"))
     })?;
     let mut forward = kubectl

@@ -165,7 +165,6 @@ pub(super) fn status(seen: Seen<'_>, obstacle: Option<String>) -> NodeStatus {
             swap: (facts.swap > 0).then_some(NodeSwapStatus {
                 capacity: Some(facts.swap),
             }),
-            ..NodeSystemInfo::default()
         }),
         runtime_handlers: Some(handlers(facts)).filter(|handlers| !handlers.is_empty()),
         ..NodeStatus::default()
