@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use balsa_api::kind::Kind;
 use bytes::Bytes;
-use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::cache::Stored;
+use crate::cache::stored::metadata_of;
 
 /// What a Table row carries beside its cells (`includeObject`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -93,17 +93,10 @@ pub fn api_version(kind: &Kind) -> String {
     }
 }
 
-#[derive(Deserialize)]
-struct OnlyMetadata<'a> {
-    #[serde(borrow)]
-    metadata: &'a RawValue,
-}
-
 /// PartialObjectMetadata of an object.
 #[must_use]
 pub fn partial_metadata(object: &[u8]) -> Vec<u8> {
-    let metadata =
-        serde_json::from_slice::<OnlyMetadata>(object).map_or("{}", |o| o.metadata.get());
+    let metadata = metadata_of::<&RawValue>(object).map_or("{}", RawValue::get);
     let mut out = Vec::with_capacity(metadata.len() + 80);
     out.extend_from_slice(
         b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":",

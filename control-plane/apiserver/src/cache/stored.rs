@@ -9,6 +9,7 @@ use balsa_api::kind::{Kind, Name};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::Deserialize;
+use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
 use super::kept::Kept;
@@ -49,13 +50,7 @@ pub enum View {
 const VIEWS: usize = 4;
 
 #[derive(Deserialize)]
-struct Head {
-    #[serde(default)]
-    metadata: HeadMetadata,
-}
-
-#[derive(Deserialize, Default)]
-struct HeadMetadata {
+struct Labelled {
     #[serde(default)]
     labels: Option<BTreeMap<String, String>>,
 }
@@ -66,8 +61,8 @@ impl Stored {
     #[must_use]
     pub fn new(kind: &Kind, key: &str, raw: &[u8], revision: u64) -> Option<Self> {
         let (labels, fields) = if kind.strategy.selectable_field_names().is_empty() {
-            let head: Head = serde_json::from_slice(raw).ok()?;
-            let labels = head.metadata.labels.unwrap_or_default();
+            let metadata: Labelled = metadata_of(raw)?;
+            let labels = metadata.labels.unwrap_or_default();
             (labels.into_iter().collect(), Vec::new())
         } else {
             let value: Value = serde_json::from_slice(raw).ok()?;
@@ -204,6 +199,48 @@ impl Stored {
     }
 }
 
+/// The metadata of an object in JSON, which is read no further than that: metadata stands at the beginning, and every
+/// server reads every change. `None` where there is none, or it is not as expected.
+pub(crate) fn metadata_of<'de, T: Deserialize<'de>>(object: &'de [u8]) -> Option<T> {
+    let mut found = None;
+    let mut reader = serde_json::Deserializer::from_slice(object);
+    // The reader complains of an object that goes on behind what was wanted.
+    let _ = reader.deserialize_map(MetadataOnly(&mut found));
+    found
+}
+
+/// Leaves the metadata of an object in its place.
+struct MetadataOnly<'f, T>(&'f mut Option<T>);
+
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "camelCase")]
+enum Part {
+    Metadata,
+    #[serde(other)]
+    Other,
+}
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for MetadataOnly<'_, T> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut parts: M) -> Result<(), M::Error> {
+        while let Some(part) = parts.next_key()? {
+            match part {
+                Part::Metadata => {
+                    *self.0 = Some(parts.next_value()?);
+                    break;
+                }
+                Part::Other => drop(parts.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Labels of a decoded object.
 #[must_use]
 pub fn labels_of(value: &Value) -> Box<[(String, String)]> {
@@ -305,6 +342,34 @@ mod tests {
             want["metadata"]["resourceVersion"] = "42".into();
             assert_eq!(serde_json::from_slice::<Value>(&bytes).unwrap(), want);
             assert_eq!(&bytes[at], b"42");
+        }
+    }
+
+    #[test]
+    fn metadata_is_read_without_the_rest() {
+        let labels = |object: &str| {
+            let found: Option<Labelled> = metadata_of(object.as_bytes());
+            found.map(|l| {
+                l.labels
+                    .unwrap_or_default()
+                    .into_values()
+                    .collect::<String>()
+            })
+        };
+        let object = r#"{"kind":"A","metadata":{"labels":{"a":"1","b":"2"},"name":"x"},"data":{"metadata":{}}}"#;
+        assert_eq!(labels(object).unwrap(), "12");
+        assert_eq!(
+            labels(r#"{"spec":{"metadata":1},"metadata":{"name":"x"}}"#).unwrap(),
+            ""
+        );
+        for wrong in [
+            r#"{"kind":"A"}"#,
+            r#"{"metadata":{"labels":{"a":"1"}"#,
+            "[]",
+            "rubbish",
+            "",
+        ] {
+            assert_eq!(labels(wrong), None, "{wrong}");
         }
     }
 
