@@ -62,6 +62,8 @@ struct Inner {
     next: u64,
     waiting: VecDeque<Proposal>,
     sent: BTreeMap<u64, Sent>,
+    /// How many batches the proposer last wanted under way at most.
+    in_flight: usize,
     closed: bool,
 }
 
@@ -80,6 +82,7 @@ impl Pending {
             next: 1,
             waiting: VecDeque::new(),
             sent: BTreeMap::new(),
+            in_flight: usize::MAX,
             closed: false,
         };
         Self {
@@ -111,14 +114,20 @@ impl Pending {
                 _room: room,
             });
         }
+        // While no batch can be made, the proposer is woken by the next one that is settled: to wake it for each
+        // proposal would take Raft's thread from those who bring more.
+        let room = inner.sent.len() < inner.in_flight;
         drop(inner);
-        self.wake.notify_one();
+        if room {
+            self.wake.notify_one();
+        }
         Ticket { fate, answer }
     }
 
     /// Makes a batch of what waits, unless so many are under way; returns it encoded.
     pub fn next_batch(&self, in_flight: usize) -> Option<Bytes> {
         let mut inner = self.inner.lock();
+        inner.in_flight = in_flight;
         if inner.sent.len() >= in_flight {
             return None;
         }
@@ -296,6 +305,7 @@ fn recall(remembered: &Remembered) -> Result<Answer, Error> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use futures::FutureExt;
     use tokio::sync::Semaphore;
 
     use super::*;
@@ -329,6 +339,25 @@ mod tests {
         });
         assert_eq!(first.answer.try_recv().unwrap(), Ok(Answer::Done));
         assert_eq!(seq_and_settled(&pending.next_batch(2).unwrap()), (3, 2));
+    }
+
+    #[tokio::test]
+    async fn the_proposer_is_woken_when_a_batch_can_be_made() {
+        let pending = pending();
+        let woken = || pending.wake.notified().now_or_never().is_some();
+        let _first = propose(&pending);
+        assert!(woken());
+        pending.next_batch(1).unwrap();
+        let _second = propose(&pending);
+        assert!(!woken(), "one is under way");
+        pending.settle(Settled::Applied {
+            seq: 1,
+            answers: vec![Ok(Answer::Done)],
+        });
+        assert!(woken());
+        pending.next_batch(2).unwrap();
+        let _third = propose(&pending);
+        assert!(woken());
     }
 
     #[test]

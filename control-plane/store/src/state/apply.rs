@@ -1,7 +1,7 @@
 //! Applying entries: the only place where the state changes. It must come to the same result on every
 //! member, so nothing here may look at a clock, draw a random number or depend on the order of a hash map.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use rocksdb::{DB, WriteBatch};
@@ -65,11 +65,25 @@ pub(crate) enum ApplyError {
 }
 
 /// Changes that are decided but not written yet.
+///
+/// Keys and old versions are written in order, each kind together: RocksDB inserts what follows closely with a part of
+/// the comparisons, and a key that changes several times is written once.
 pub(crate) struct Draft<'a> {
     db: &'a DB,
     me: Origin,
     work: &'a mut Working,
-    overlay: HashMap<Bytes, Option<Record>>,
+    /// Keys as they are now, if they changed.
+    changed: BTreeMap<Bytes, Option<Record>>,
+    /// `V` records.
+    versions: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Everything else.
+    pub batch: WriteBatch,
+    events: Vec<(Revision, Vec<Event>)>,
+    settled: Vec<Settled>,
+}
+
+/// A [`Draft`] to be written.
+pub(crate) struct Finished {
     pub batch: WriteBatch,
     pub events: Vec<(Revision, Vec<Event>)>,
     pub settled: Vec<Settled>,
@@ -81,10 +95,30 @@ impl<'a> Draft<'a> {
             db,
             me,
             work,
-            overlay: HashMap::new(),
+            changed: BTreeMap::new(),
+            versions: Vec::new(),
             batch: WriteBatch::default(),
             events: Vec::new(),
             settled: Vec::new(),
+        }
+    }
+
+    /// What is to be written, and whom to tell of it.
+    pub fn finish(mut self) -> Finished {
+        self.versions.sort_unstable();
+        for (key, version) in &self.versions {
+            self.batch.put(key, version);
+        }
+        for (key, record) in &self.changed {
+            match record {
+                Some(record) => self.batch.put(schema::current(key), record.encode()),
+                None => self.batch.delete(schema::current(key)),
+            }
+        }
+        Finished {
+            batch: self.batch,
+            events: self.events,
+            settled: self.settled,
         }
     }
 
@@ -290,14 +324,13 @@ impl<'a> Draft<'a> {
             lease,
             value,
         };
-        self.batch.put(schema::current(&key), record.encode());
         self.keep_history(revision, n, &key, previous.as_ref(), false);
         if let Some(lease) = lease {
             self.batch.put(schema::attached(lease, &key), []);
             self.work.leases.attach(lease, key.clone());
         }
         let kv = record.with_key(key.clone());
-        self.overlay.insert(key.clone(), Some(record));
+        self.changed.insert(key.clone(), Some(record));
         Ok(Event::Put {
             kv,
             previous: with_key(&key, previous),
@@ -313,9 +346,8 @@ impl<'a> Draft<'a> {
         let Some(previous) = self.current(&key)? else {
             return Ok(None);
         };
-        self.batch.delete(schema::current(&key));
         self.keep_history(revision, n, &key, Some(&previous), true);
-        self.overlay.insert(key.clone(), None);
+        self.changed.insert(key.clone(), None);
         let previous = previous.with_key(key.clone());
         Ok(Some(Event::Delete {
             key,
@@ -333,10 +365,10 @@ impl<'a> Draft<'a> {
         deleted: bool,
     ) {
         if let Some(previous) = previous {
-            self.batch.put(
+            self.versions.push((
                 schema::version(key, previous.modified),
                 Old::encode(previous, revision),
-            );
+            ));
             if let Some(lease) = previous.lease {
                 self.batch.delete(schema::attached(lease, key));
                 self.work.leases.detach(lease, key);
@@ -391,7 +423,7 @@ impl<'a> Draft<'a> {
     }
 
     fn current(&self, key: &Bytes) -> Result<Option<Record>, ApplyError> {
-        if let Some(record) = self.overlay.get(key) {
+        if let Some(record) = self.changed.get(key) {
             return Ok(record.clone());
         }
         match self.db.get_pinned(schema::current(key))? {

@@ -46,7 +46,7 @@ use crate::raft::{Entry, LogId, SnapshotMeta, StoredMembership, term_of};
 use crate::threads;
 use crate::types::{Revision, Term};
 use crate::watch::Window;
-use apply::{ApplyError, Draft, Working};
+use apply::{ApplyError, Draft, Finished, Working};
 use generation::Generation;
 use schema::{Damaged, Meta};
 
@@ -227,12 +227,11 @@ impl State {
                 }
             }
         }
-        let Draft {
+        let Finished {
             mut batch,
             events,
             settled,
-            ..
-        } = draft;
+        } = draft.finish();
         if let Some(stored) = new_membership {
             *membership = stored;
         }
@@ -263,10 +262,12 @@ impl State {
 
     /// Writes what was applied. Called with the applier locked.
     fn write(&self, batch: WriteBatch) -> Result<(), ApplyError> {
-        let mut options = WriteOptions::default();
-        options.disable_wal(true);
-        let mut at_once = WriteOptions::default();
-        at_once.disable_wal(true);
+        let options = || {
+            let mut options = WriteOptions::default();
+            options.disable_wal(true);
+            options
+        };
+        let mut at_once = options();
         at_once.set_no_slowdown(true);
         let data = batch.data().to_vec();
         let mut first = Some(batch);
@@ -284,7 +285,7 @@ impl State {
                 if matches!(&written, Err(error) if error.kind() == ErrorKind::Incomplete) {
                     // RocksDB would wait until it has flushed something: Raft's heartbeats must not.
                     let batch = WriteBatch::from_data(&data);
-                    written = threads::aside(|| db.write_opt(batch, &options));
+                    written = threads::aside(|| db.write_opt(batch, &options()));
                 }
                 written.map_err(|error| error.to_string())
             },
