@@ -45,7 +45,7 @@ PY
 build_images() {
   images=$cache/images
   local stamp
-  stamp=$(cat e2e/images/build e2e/images/pack.py e2e/images/testserver/main.rs "$CARGO_TARGET_DIR/debug/balsa-csi-driver" | sha256sum)
+  stamp=$(cat e2e/images/build e2e/images/pack.py e2e/images/testserver/main.rs "$BUILT/balsa-csi-driver" | sha256sum)
   if [ "$(cat "$images/stamp" 2>/dev/null)" != "$stamp" ]; then
     say "building the test images"
     e2e/images/build "$images"
