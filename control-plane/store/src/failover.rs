@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::net::Peers;
+use crate::patience::Standing;
 use crate::raft::{Raft, TransferRequest, Vote, voted_for};
 use crate::types::{MemberId, Term};
 
@@ -54,6 +55,7 @@ pub(crate) struct Failover {
     pub heard: Arc<Heard>,
     pub raft: Raft,
     pub peers: Arc<Peers>,
+    pub standing: Standing,
     pub stop: CancellationToken,
 }
 
@@ -84,7 +86,7 @@ impl Failover {
         };
         tokio::time::sleep(STAGGER * rank).await;
         // It is not gone if it still makes itself heard: only its address has changed.
-        if self.heard.since(broke) {
+        if self.heard.since(broke) || !self.standing.allowed() {
             return;
         }
         let Some(vote) = self.still_led_by(leader, term) else {

@@ -31,6 +31,9 @@ struct Identity {
     /// It was made by this member, which may finish making it.
     #[serde(default)]
     founder: bool,
+    /// See [`Folder::stands_from`].
+    #[serde(default)]
+    stands_from: u64,
     /// Grows with every start.
     life: u64,
 }
@@ -72,6 +75,7 @@ impl Folder {
                     member: config.node_id,
                     cluster: None,
                     founder: false,
+                    stands_from: 0,
                     life: 0,
                 }
             }
@@ -135,12 +139,18 @@ impl Folder {
         self.dir.join("state")
     }
 
-    /// Makes the folder part of a cluster, for good. Harmless to repeat.
+    /// The index of the log entry from which on this member may stand for election: it was admitted there. What the
+    /// log says before is who was a member long ago, possibly this one, and even alone.
+    pub fn stands_from(&self) -> u64 {
+        self.identity.lock().stands_from
+    }
+
+    /// Makes the folder part of a cluster, for good, whose log ended at an index or later. Harmless to repeat.
     ///
     /// # Errors
     /// In words: the folder is part of another cluster, or the disk failed.
-    pub fn join(&self, cluster: &str) -> Result<(), String> {
-        self.become_member(cluster, false)
+    pub fn join(&self, cluster: &str, index: u64) -> Result<(), String> {
+        self.become_member(cluster, false, index)
     }
 
     /// Makes a new cluster, or returns the one that was made here before.
@@ -157,7 +167,7 @@ impl Folder {
             )),
             None => {
                 let cluster = format!("{:032x}", rand::random::<u128>());
-                self.become_member(&cluster, true)?;
+                self.become_member(&cluster, true, 0)?;
                 Ok(cluster)
             }
         }
@@ -173,6 +183,7 @@ impl Folder {
         let anew = Identity {
             cluster: Some(cluster.clone()),
             founder: true,
+            stands_from: 0,
             ..identity.clone()
         };
         write_identity(&self.dir, &anew)
@@ -181,10 +192,11 @@ impl Folder {
         Ok(cluster)
     }
 
-    fn become_member(&self, cluster: &str, founder: bool) -> Result<(), String> {
+    fn become_member(&self, cluster: &str, founder: bool, index: u64) -> Result<(), String> {
         let mut identity = self.identity.lock();
         match &identity.cluster {
-            Some(mine) if mine == cluster => return Ok(()),
+            Some(mine) if mine == cluster && index <= identity.stands_from => return Ok(()),
+            Some(mine) if mine == cluster => {}
             Some(mine) => {
                 return Err(format!(
                     "member {} belongs to cluster {mine}, not {cluster}",
@@ -196,6 +208,7 @@ impl Folder {
         let joined = Identity {
             cluster: Some(cluster.to_owned()),
             founder,
+            stands_from: index,
             ..identity.clone()
         };
         write_identity(&self.dir, &joined)
@@ -287,11 +300,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folder = Folder::open(&config(dir.path(), 1)).unwrap();
         assert_eq!(folder.cluster(), None);
-        folder.join("c1").unwrap();
-        folder.join("c1").unwrap();
+        folder.join("c1", 7).unwrap();
+        folder.join("c1", 3).unwrap();
+        assert_eq!(folder.stands_from(), 7);
         assert!(
             folder
-                .join("c2")
+                .join("c2", 9)
                 .unwrap_err()
                 .contains("belongs to cluster c1")
         );
@@ -299,6 +313,7 @@ mod tests {
         drop(folder);
         let folder = Folder::open(&config(dir.path(), 1)).unwrap();
         assert_eq!(folder.cluster().as_deref(), Some("c1"));
+        assert_eq!(folder.stands_from(), 7);
         assert!(folder.life() > life);
     }
 
@@ -310,7 +325,7 @@ mod tests {
         assert_eq!(folder.found().unwrap(), cluster);
         let dir = tempfile::tempdir().unwrap();
         let folder = Folder::open(&config(dir.path(), 2)).unwrap();
-        folder.join(&cluster).unwrap();
+        folder.join(&cluster, 0).unwrap();
         assert!(folder.found().is_err());
     }
 
@@ -319,7 +334,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         Folder::open(&config(dir.path(), 1))
             .unwrap()
-            .join("c1")
+            .join("c1", 0)
             .unwrap();
         let error = Folder::open(&config(dir.path(), 2)).unwrap_err();
         assert!(

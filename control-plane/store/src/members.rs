@@ -136,7 +136,7 @@ impl Members {
                 );
                 self.drop_member(id).await?;
             }
-            if hello.cluster.is_none() {
+            if hello.cluster.is_none() || hello.blank {
                 self.admit(id, &address, cluster).await?;
             }
         }
@@ -246,9 +246,14 @@ impl Members {
     }
 
     async fn admit(&self, id: MemberId, address: &str, cluster: String) -> Result<(), Error> {
+        let index = {
+            let metrics = self.raft.server_metrics();
+            let metrics = metrics.borrow_watched();
+            metrics.membership_config.log_id().map_or(0, |id| id.index)
+        };
         match self
             .peers
-            .manage_at(address, id, &Manage::Admit { cluster }, HELLO)
+            .manage_at(address, id, &Manage::Admit { cluster, index }, HELLO)
             .await?
         {
             Managed::Done => Ok(()),

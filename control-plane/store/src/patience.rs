@@ -6,6 +6,10 @@
 //! Elections make that worse: each costs writes on all disks, and the next leader is no faster. So a member that was
 //! late itself does not stand for election for a while. A leader whose process ended is replaced all the same, by
 //! [`Failover`](crate::failover::Failover), which does not wait for timeouts.
+//!
+//! And a member that was admitted to a cluster does not stand before its log has come to where that was
+//! ([`Standing`]). A first server that came back without its data is sent the log from its beginning, which says that
+//! it is the only member: it would elect itself, and take back what the others have acknowledged.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +18,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::failover::Heard;
+use crate::folder::Folder;
+use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::raft::Raft;
 
@@ -28,9 +34,24 @@ const LONGEST: Duration = Duration::from_secs(2);
 /// nor with a leader that it has not heard for so long, however busy the machine is.
 const SILENCE: Duration = Duration::from_secs(4);
 
-/// See the module.
+/// Whether this member may stand for election at all.
+#[derive(Clone)]
+pub(crate) struct Standing {
+    pub folder: Arc<Folder>,
+    pub log: Log,
+}
+
+impl Standing {
+    /// Its log has come to where it was admitted.
+    pub fn allowed(&self) -> bool {
+        self.log.last_index() >= self.folder.stands_from()
+    }
+}
+
+/// See the module. Raft starts with elections off; this allows them.
 pub(crate) struct Patience {
     pub raft: Raft,
+    pub standing: Standing,
     pub heard: Arc<Heard>,
     pub metrics: Arc<Metrics>,
     pub stop: CancellationToken,
@@ -39,8 +60,11 @@ pub(crate) struct Patience {
 impl Patience {
     /// Runs until the stop.
     pub async fn run(self) {
-        let (mut until, mut standing) = (Instant::now(), true);
+        let mut until = Instant::now();
         loop {
+            let patient = Instant::now() < until && recent(self.heard.silence());
+            let stand = self.standing.allowed() && !patient;
+            self.raft.runtime_config().elect(stand);
             let due = Instant::now() + BEAT;
             tokio::select! {
                 () = self.stop.cancelled() => return,
@@ -51,11 +75,6 @@ impl Patience {
             if late >= LATE {
                 self.metrics.standstill.observe(late.as_secs_f64());
                 until = until.max(now + patience(late));
-            }
-            let stand = now >= until || !recent(self.heard.silence());
-            if stand != standing {
-                self.raft.runtime_config().elect(stand);
-                standing = stand;
             }
         }
     }
@@ -73,7 +92,43 @@ fn recent(silence: Option<Duration>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+    use rocksdb::Cache;
+
     use super::*;
+    use crate::config::Config;
+    use crate::log::Rebirth;
+    use crate::raft::{LogId, Vote};
+
+    #[test]
+    fn a_member_does_not_stand_before_its_log_has_come_to_where_it_was_admitted() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config::new(dir.path(), 1, "a:1", ([127, 0, 0, 1], 0).into(), None);
+        let folder = Arc::new(Folder::open(&config).unwrap());
+        let standing = || {
+            let cache = Cache::new_lru_cache(1 << 20);
+            let (disk, metrics) = (Arc::default(), Arc::default());
+            Standing {
+                folder: folder.clone(),
+                log: Log::open(&folder.log(), &config.tuning, &cache, disk, metrics).unwrap(),
+            }
+        };
+        let new = standing();
+        assert!(new.allowed());
+        folder.join("c", 7).unwrap();
+        assert!(!new.allowed());
+        let rebirth = |index| Rebirth {
+            applied: Some(LogId::new(1.into(), index)),
+            vote: Vote::new(1, 2),
+        };
+        new.log.rebear(rebirth(6)).unwrap();
+        drop(new);
+        let behind = standing();
+        assert!(!behind.allowed());
+        behind.log.rebear(rebirth(7)).unwrap();
+        drop(behind);
+        assert!(standing().allowed());
+    }
 
     #[test]
     fn patience_grows_with_lateness_but_is_bounded() {

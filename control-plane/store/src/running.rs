@@ -29,7 +29,7 @@ use crate::members::Members;
 use crate::metrics::Metrics;
 use crate::net::{self, Listener, Network, Peers, Service};
 use crate::observer::Observer;
-use crate::patience::Patience;
+use crate::patience::{Patience, Standing};
 use crate::pending::Pending;
 use crate::proposer::{Linked, Proposer};
 use crate::raft::Raft;
@@ -188,8 +188,13 @@ impl Running {
             stop: stop.clone(),
         };
         spawn("sequencer", Box::pin(sequencer.clone().run(queue, work)));
+        let standing = Standing {
+            folder: folder.clone(),
+            log: log.clone(),
+        };
         let patience = Patience {
             raft: raft.clone(),
+            standing: standing.clone(),
             heard: heard.clone(),
             metrics: metrics.clone(),
             stop: stop.clone(),
@@ -199,6 +204,7 @@ impl Running {
             heard,
             raft: raft.clone(),
             peers: peers.clone(),
+            standing,
             stop: stop.clone(),
         };
         let proposer = Proposer {
@@ -484,6 +490,8 @@ fn raft_config(config: &Config) -> openraft::Config {
             .saturating_mul(2),
         install_snapshot_timeout: 1_800_000,
         enable_pre_vote: Some(true),
+        // `Patience` says when.
+        enable_elect: false,
         // The committed index is only a hint on disk (see the log's writer).
         enable_leader_restore: Some(false),
         // A leader that is heard but hears nobody gives way.

@@ -132,6 +132,14 @@ impl Log {
         tail.last().is_none() && tail.purged().is_none() && self.shared.vote.lock().is_none()
     }
 
+    /// The index of the last entry, whether it is still here or in the state only; 0 if there is none.
+    pub fn last_index(&self) -> u64 {
+        let tail = self.shared.tail.read();
+        tail.last()
+            .or_else(|| tail.purged())
+            .map_or(0, |last| last.index)
+    }
+
     /// Bytes of the database's files.
     pub fn disk_bytes(&self) -> u64 {
         let size = |db: Arc<DB>| db.property_int_value("rocksdb.total-sst-files-size");

@@ -346,8 +346,12 @@ impl Peer for Service {
                 cluster: self.folder.cluster(),
                 blank: self.log.is_blank() && self.state.is_blank(),
             }),
-            Manage::Admit { cluster } => match self.folder.join(&cluster) {
-                Ok(()) => Managed::Done,
+            Manage::Admit { cluster, index } => match self.folder.join(&cluster, index) {
+                Ok(()) => {
+                    // At once: `Patience` allows it again.
+                    self.raft.runtime_config().elect(false);
+                    Managed::Done
+                }
                 Err(reason) => Managed::Refused(reason),
             },
             Manage::Add { id, address } => self.members.add_here(id, address).await.into(),

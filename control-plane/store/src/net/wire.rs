@@ -46,6 +46,8 @@ pub(crate) enum Manage {
     /// You are about to become a member of this cluster.
     Admit {
         cluster: String,
+        /// Its log has come so far. What it said before of members does not hold any more.
+        index: u64,
     },
     Add {
         id: MemberId,
