@@ -7,11 +7,12 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::confirm::Confirm;
+use crate::crowd::Crowd;
 use crate::error::Error;
 use crate::fault::{self, Break};
 use crate::metrics::Metrics;
 use crate::net::{Line, Peers, Purpose};
-use crate::rounds::{self, Waiters, answer};
+use crate::rounds::{Waiters, answer};
 use crate::state::Progress;
 use crate::types::{Leadership, MemberId, Revision};
 
@@ -22,8 +23,6 @@ const ROUND: Duration = Duration::from_millis(600);
 /// read, and the API of three servers answers 8,000 reads a second in place of 12,000. Readers who come back at once,
 /// as those of a store that has nothing else to do, wait for nothing, nor does a reader alone.
 const PACE: Duration = Duration::from_micros(1);
-/// From how many readers in one round on the next one is held back.
-const CROWD: usize = 4;
 /// The pause after a round failed.
 const RETRY: Duration = Duration::from_millis(15);
 
@@ -69,15 +68,16 @@ impl Barrier {
     }
 
     async fn rounds(&self, rounds: &mut Rounds) {
-        let mut crowd = 0;
+        let mut crowd = Crowd::default();
         loop {
             rounds.line.keep_until(self.waiters.come()).await;
             let waiters = self.waiters.take();
             let came = waiters.len();
+            crowd.came(came);
             rounds.round(waiters).await;
-            crowd = rounds::crowd(crowd, came);
-            if came >= CROWD {
-                self.waiters.gather(crowd, PACE).await;
+            crowd.served(came);
+            if crowd.wanted() > 1 {
+                self.waiters.gather(crowd.wanted(), PACE).await;
             }
         }
     }

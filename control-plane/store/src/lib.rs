@@ -13,6 +13,7 @@ mod command;
 mod config;
 mod confirm;
 mod crc;
+mod crowd;
 mod db;
 mod duties;
 mod error;

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
 use crate::command::{Batch, Command, Origin};
+use crate::crowd::Crowd;
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::state::{Answer, OriginState, Remembered, Settled};
@@ -26,6 +27,27 @@ const BATCH_COMMANDS: usize = 4_096;
 const WAITING: u8 = 0;
 const SENT: u8 = 1;
 const GIVEN_UP: u8 = 2;
+
+/// What the proposer is to do next.
+pub(crate) enum Next {
+    /// Send this.
+    Send(Bytes),
+    /// Wait for [`Pending::wake`].
+    Wait,
+    /// Wait for it for a moment only, then [`Pending::hurry`].
+    Gather,
+}
+
+#[cfg(test)]
+impl Next {
+    /// What is to be sent, if anything.
+    pub fn batch(self) -> Option<Bytes> {
+        match self {
+            Self::Send(batch) => Some(batch),
+            Self::Wait | Self::Gather => None,
+        }
+    }
+}
 
 /// One proposal, as its caller sees it.
 pub(crate) struct Ticket {
@@ -64,7 +86,19 @@ struct Inner {
     sent: BTreeMap<u64, Sent>,
     /// How many batches the proposer last wanted under way at most.
     in_flight: usize,
+    /// How many proposals a batch waits for.
+    crowd: Crowd,
     closed: bool,
+}
+
+impl Inner {
+    fn has_room(&self) -> bool {
+        self.sent.len() < self.in_flight
+    }
+
+    fn has_enough(&self) -> bool {
+        self.waiting.len() >= self.crowd.wanted()
+    }
 }
 
 /// See the module.
@@ -83,6 +117,7 @@ impl Pending {
             waiting: VecDeque::new(),
             sent: BTreeMap::new(),
             in_flight: usize::MAX,
+            crowd: Crowd::default(),
             closed: false,
         };
         Self {
@@ -116,21 +151,40 @@ impl Pending {
         }
         // While no batch can be made, the proposer is woken by the next one that is settled: to wake it for each
         // proposal would take Raft's thread from those who bring more.
-        let room = inner.sent.len() < inner.in_flight;
+        let ready = inner.has_room() && inner.has_enough();
         drop(inner);
-        if room {
+        if ready {
             self.wake.notify_one();
         }
         Ticket { fate, answer }
     }
 
-    /// Makes a batch of what waits, unless so many are under way; returns it encoded.
-    pub fn next_batch(&self, in_flight: usize) -> Option<Bytes> {
+    /// What to do while so many batches may be under way.
+    pub fn next(&self, in_flight: usize) -> Next {
         let mut inner = self.inner.lock();
         inner.in_flight = in_flight;
-        if inner.sent.len() >= in_flight {
-            return None;
+        if !inner.has_room() {
+            return Next::Wait;
         }
+        if !inner.has_enough() {
+            return if inner.crowd.wanted() > 1 {
+                Next::Gather
+            } else {
+                Next::Wait
+            };
+        }
+        drop(inner);
+        self.next_batch().map_or(Next::Wait, Next::Send)
+    }
+
+    /// Waits no longer for as many as came before.
+    pub fn hurry(&self) {
+        self.inner.lock().crowd.hurry();
+    }
+
+    /// Makes a batch of what waits; returns it encoded.
+    fn next_batch(&self) -> Option<Bytes> {
+        let mut inner = self.inner.lock();
         let (mut commands, mut answers, mut room, mut bytes) =
             (Vec::new(), Vec::new(), Vec::new(), 0);
         while bytes < BATCH_BYTES && commands.len() < BATCH_COMMANDS {
@@ -154,6 +208,7 @@ impl Pending {
         }
         let seq = inner.next;
         inner.next += 1;
+        inner.crowd.came(commands.len());
         let settled = inner
             .sent
             .first_key_value()
@@ -207,9 +262,12 @@ impl Pending {
     pub fn settle(&self, settled: Settled) {
         match settled {
             Settled::Applied { seq, answers } => {
-                let Some(sent) = self.inner.lock().sent.remove(&seq) else {
+                let mut inner = self.inner.lock();
+                let Some(sent) = inner.sent.remove(&seq) else {
                     return;
                 };
+                inner.crowd.served(sent.answers.len());
+                drop(inner);
                 self.wake.notify_one();
                 self.metrics
                     .proposal
@@ -319,6 +377,11 @@ mod tests {
         pending.propose(Command::Tick, 1, room)
     }
 
+    fn settle(pending: &Pending, seq: u64, count: usize) {
+        let answers = vec![Ok(Answer::Done); count];
+        pending.settle(Settled::Applied { seq, answers });
+    }
+
     fn seq_and_settled(encoded: &Bytes) -> (u64, u64) {
         let batch = Batch::decode(encoded).unwrap();
         (batch.seq, batch.settled)
@@ -328,17 +391,14 @@ mod tests {
     fn batches_are_numbered_and_say_what_is_settled() {
         let pending = pending();
         let mut first = propose(&pending);
-        assert_eq!(seq_and_settled(&pending.next_batch(2).unwrap()), (1, 1));
+        assert_eq!(seq_and_settled(&pending.next(2).batch().unwrap()), (1, 1));
         let _second = propose(&pending);
-        assert_eq!(seq_and_settled(&pending.next_batch(2).unwrap()), (2, 1));
+        assert_eq!(seq_and_settled(&pending.next(2).batch().unwrap()), (2, 1));
         let _third = propose(&pending);
-        assert!(pending.next_batch(2).is_none());
-        pending.settle(Settled::Applied {
-            seq: 1,
-            answers: vec![Ok(Answer::Done)],
-        });
+        assert!(pending.next(2).batch().is_none());
+        settle(&pending, 1, 1);
         assert_eq!(first.answer.try_recv().unwrap(), Ok(Answer::Done));
-        assert_eq!(seq_and_settled(&pending.next_batch(2).unwrap()), (3, 2));
+        assert_eq!(seq_and_settled(&pending.next(2).batch().unwrap()), (3, 2));
     }
 
     #[tokio::test]
@@ -347,17 +407,38 @@ mod tests {
         let woken = || pending.wake.notified().now_or_never().is_some();
         let _first = propose(&pending);
         assert!(woken());
-        pending.next_batch(1).unwrap();
+        pending.next(1).batch().unwrap();
         let _second = propose(&pending);
         assert!(!woken(), "one is under way");
-        pending.settle(Settled::Applied {
-            seq: 1,
-            answers: vec![Ok(Answer::Done)],
-        });
+        settle(&pending, 1, 1);
         assert!(woken());
-        pending.next_batch(2).unwrap();
+        pending.next(2).batch().unwrap();
         let _third = propose(&pending);
         assert!(woken());
+    }
+
+    #[test]
+    fn those_who_were_answered_together_are_batched_together_again() {
+        let pending = pending();
+        let woken = || pending.wake.notified().now_or_never().is_some();
+        let first: Vec<_> = (0..8).map(|_| propose(&pending)).collect();
+        pending.next(1).batch().unwrap();
+        settle(&pending, 1, first.len());
+        assert!(woken());
+        let mut again: Vec<_> = (0..7).map(|_| propose(&pending)).collect();
+        assert!(!woken(), "one is missing");
+        assert!(matches!(pending.next(1), Next::Gather));
+        again.push(propose(&pending));
+        assert!(woken());
+        pending.next(1).batch().unwrap();
+        settle(&pending, 2, again.len());
+        let _late = propose(&pending);
+        assert!(matches!(pending.next(1), Next::Gather));
+        pending.hurry();
+        assert!(
+            pending.next(1).batch().is_some(),
+            "the others did not come in time"
+        );
     }
 
     #[test]
@@ -365,9 +446,9 @@ mod tests {
         let pending = pending();
         let ticket = propose(&pending);
         assert!(ticket.give_up());
-        assert!(pending.next_batch(1).is_none());
+        assert!(pending.next(1).batch().is_none());
         let ticket = propose(&pending);
-        pending.next_batch(1).unwrap();
+        pending.next(1).batch().unwrap();
         assert!(!ticket.give_up());
     }
 
@@ -375,11 +456,11 @@ mod tests {
     fn only_what_somebody_waits_for_is_sent_again() {
         let pending = pending();
         let (kept, dropped) = (propose(&pending), ());
-        pending.next_batch(9).unwrap();
+        pending.next(9).batch().unwrap();
         drop(propose(&pending));
-        assert!(pending.next_batch(9).is_none(), "{dropped:?}");
+        assert!(pending.next(9).batch().is_none(), "{dropped:?}");
         let lost = propose(&pending);
-        pending.next_batch(9).unwrap();
+        pending.next(9).batch().unwrap();
         drop(lost);
         assert_eq!(
             pending
@@ -396,9 +477,9 @@ mod tests {
     fn a_snapshot_answers_what_it_remembers() {
         let pending = pending();
         let (mut done, mut refused) = (propose(&pending), propose(&pending));
-        pending.next_batch(9).unwrap();
+        pending.next(9).batch().unwrap();
         let mut lost = propose(&pending);
-        pending.next_batch(9).unwrap();
+        pending.next(9).batch().unwrap();
         let remembered = vec![Remembered::Committed(7), Remembered::Nothing];
         let origin = OriginState {
             life: 5,
@@ -423,7 +504,7 @@ mod tests {
     fn a_later_life_voids_what_was_sent() {
         let pending = pending();
         let mut ticket = propose(&pending);
-        pending.next_batch(9).unwrap();
+        pending.next(9).batch().unwrap();
         pending.settle(Settled::Void { seq: 1, life: 8 });
         assert!(
             ticket

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::failover::Failover;
 use crate::metrics::Metrics;
 use crate::net::{Forwarding, Peers};
-use crate::pending::Pending;
+use crate::pending::{Next, Pending};
 use crate::sequencer::Sequencer;
 use crate::types::{Leadership, MemberId};
 
@@ -19,6 +19,10 @@ use crate::types::{Leadership, MemberId};
 /// member more, to make up for the way.
 const LOCAL_BATCHES: usize = 1;
 const REMOTE_BATCHES: usize = 2;
+/// How long a batch waits at most for as many as the last ones had. An entry costs every member the same however much
+/// is in it, and those who were answered together write again together: without the wait the first of them goes alone,
+/// and two groups take turns, each waiting for the other's entry too.
+const GATHER: Duration = Duration::from_millis(2);
 /// The pause after a link to the leader broke.
 const RELINK: Duration = Duration::from_millis(10);
 /// A batch that is not heard of for so long is sent again, in case something lost it silently.
@@ -154,15 +158,25 @@ impl Proposer {
         }
         let mut resend = tokio::time::interval(RESEND);
         resend.reset();
+        let mut gathering: Option<Instant> = None;
         loop {
-            while let Some(batch) = self.pending.next_batch(link.in_flight()) {
-                resend.reset();
-                if !link.send(batch).await {
-                    return;
+            match self.pending.next(link.in_flight()) {
+                Next::Send(batch) => {
+                    gathering = None;
+                    resend.reset();
+                    if !link.send(batch).await {
+                        return;
+                    }
+                    continue;
                 }
+                Next::Gather => {
+                    gathering.get_or_insert_with(|| Instant::now() + GATHER);
+                }
+                Next::Wait => gathering = None,
             }
             tokio::select! {
                 () = self.pending.wake.notified() => {}
+                () = until(gathering) => self.pending.hurry(),
                 () = link.broken() => {
                     if leader != self.peers.me() {
                         self.failover.suspect(leader, term);
@@ -193,5 +207,13 @@ impl Proposer {
             }
         }
         true
+    }
+}
+
+/// Ends then, or never.
+async fn until(then: Option<Instant>) {
+    match then {
+        Some(then) => tokio::time::sleep_until(then).await,
+        None => std::future::pending().await,
     }
 }

@@ -76,11 +76,6 @@ impl<T> Waiters<T> {
     }
 }
 
-/// How many to gather before the next round: as many as the last ones had at most, and slowly fewer if fewer come.
-pub(crate) fn crowd(before: usize, came: usize) -> usize {
-    came.max(before - before.div_ceil(16))
-}
-
 /// Tells all who took part in a round what came of it.
 pub(crate) fn answer<T: Clone>(waiters: Vec<oneshot::Sender<T>>, outcome: &T) {
     for waiter in waiters {
@@ -130,16 +125,5 @@ mod tests {
         assert!(begun.elapsed() >= Duration::from_millis(10));
         waiters.come().await;
         assert_eq!(waiters.take().len(), 1);
-    }
-
-    #[test]
-    fn a_crowd_that_shrinks_is_waited_for_less_and_less() {
-        assert_eq!(crowd(0, 64), 64);
-        assert_eq!(crowd(64, 64), 64);
-        let mut wanted = 64;
-        for _ in 0..100 {
-            wanted = crowd(wanted, 5);
-        }
-        assert_eq!(wanted, 5);
     }
 }

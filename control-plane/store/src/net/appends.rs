@@ -23,8 +23,8 @@ use crate::types::MemberId;
 
 /// A commit waits for an entry this long at most.
 const HOLD: Duration = Duration::from_millis(1);
-/// Entries within this time of each other follow closely.
-const CLOSE: Duration = Duration::from_millis(5);
+/// An entry follows a commit closely within this time: timers are late by up to a millisecond.
+const CLOSE: Duration = Duration::from_millis(2);
 
 /// What is known of the requests of one stream and their answers, which come in the same order.
 pub(super) struct Flow {
@@ -35,7 +35,7 @@ pub(super) struct Flow {
     sent: VecDeque<u64>,
     /// Those without entries that were not answered, and where the log ended.
     echoes: VecDeque<(u64, Option<LogId>)>,
-    last_entries: Option<Instant>,
+    last_commit: Option<Instant>,
     may_hold: bool,
 }
 
@@ -46,7 +46,7 @@ impl Flow {
             count: 0,
             sent: VecDeque::new(),
             echoes: VecDeque::new(),
-            last_entries: None,
+            last_commit: None,
             may_hold: false,
         }
     }
@@ -56,12 +56,13 @@ impl Flow {
         self.count += 1;
         if request.entries.is_empty() {
             self.echoes.push_back((self.count, request.prev_log_id));
+            self.last_commit = Some(now);
             return (self.count, self.may_hold);
         }
+        // Whether the last commit would have been right to wait, and so the next one may be.
         let close = self
-            .last_entries
+            .last_commit
             .is_some_and(|last| now.duration_since(last) < CLOSE);
-        self.last_entries = Some(now);
         self.may_hold = close
             && request.entries.iter().all(|entry| match &entry.payload {
                 EntryPayload::Normal(pack) => pack.is_only_of(self.me),
@@ -249,6 +250,19 @@ mod tests {
         ];
         // After a pause nothing waits, and what waits goes when nothing comes.
         assert_eq!(sent(requests).await, [1, -1, 2, 3, -3, 4, -4]);
+    }
+
+    #[test]
+    fn a_commit_waits_only_if_the_last_one_would_have_been_right_to() {
+        let mut flow = Flow::new(1);
+        let begun = Instant::now();
+        let mut arrive = |request, ms| flow.arrived(&request, begun + Duration::from_millis(ms)).1;
+        arrive(entry(1, &[1]), 0);
+        assert!(!arrive(commit(1, 1), 1), "there was none before");
+        arrive(entry(2, &[1]), 2);
+        assert!(arrive(commit(2, 2), 3));
+        arrive(entry(3, &[1]), 7);
+        assert!(!arrive(commit(3, 3), 8), "it waited in vain");
     }
 
     #[tokio::test(start_paused = true)]

@@ -133,7 +133,7 @@ impl Fixture {
 
     fn command(&mut self, command: Command) -> Result<Answer, Error> {
         let mut ticket = self.propose(command);
-        let batch = self.pending.next_batch(usize::MAX).unwrap();
+        let batch = self.pending.next(usize::MAX).batch().unwrap();
         self.apply(&[batch]);
         ticket.answer.try_recv().unwrap()
     }
@@ -296,7 +296,7 @@ fn commands_of_one_entry_see_each_other() {
         f.propose(Command::Txn(absent("1"))),
         f.propose(Command::Txn(absent("2"))),
     ];
-    let batch = f.pending.next_batch(1).unwrap();
+    let batch = f.pending.next(1).batch().unwrap();
     f.apply(&[batch]);
     let answers = tickets
         .each_mut()
@@ -334,7 +334,7 @@ fn a_fenced_transaction_needs_its_term() {
 fn a_batch_that_is_sent_again_is_applied_once() {
     let mut f = Fixture::new();
     let mut ticket = f.propose(Command::Txn(ops([put("a", "1")])));
-    let batch = f.pending.next_batch(1).unwrap();
+    let batch = f.pending.next(1).batch().unwrap();
     f.apply(&[batch.clone(), batch.clone()]);
     f.apply(std::slice::from_ref(&batch));
     assert!(ticket.answer.try_recv().unwrap().is_ok());
