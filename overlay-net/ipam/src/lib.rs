@@ -138,9 +138,13 @@ impl Ipam {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Table::default()),
             Err(source) => return Err(Error::Io { path, source }),
         };
+        // A table is never half written by us, but a power cut may leave an empty one, or half of one; no pod
+        // survives that either.
+        if bytes.is_empty() {
+            return Ok(Table::default());
+        }
         match serde_json::from_slice(&bytes) {
             Ok(table) => Ok(table),
-            // A table is never half written by us, but a power cut may leave one; no pod survives that either.
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "the address table is damaged; starting a new one");
                 let aside = path.with_extension("damaged");
@@ -224,6 +228,17 @@ mod tests {
             "10.244.1.1"
         );
         assert!(folder.path().join("addresses.damaged").exists());
+    }
+
+    #[test]
+    fn an_empty_table_is_as_good_as_none() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("addresses.json"), b"").unwrap();
+        let ipam = Ipam::open(folder.path(), cidr()).unwrap();
+        assert!(ipam.allocations().unwrap().is_empty());
+        ipam.allocate("a", "eth0").unwrap();
+        assert_eq!(ipam.allocations().unwrap().len(), 1);
+        assert!(!folder.path().join("addresses.damaged").exists());
     }
 
     #[test]
