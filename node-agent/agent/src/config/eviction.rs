@@ -175,18 +175,8 @@ impl Eviction {
     /// # Errors
     /// When a signal is not known or an amount cannot be read; for people.
     pub fn set_minimum_reclaim(&mut self, text: &str) -> Result<(), String> {
-        let mut all = BTreeMap::new();
-        for part in parts(text) {
-            let wrong = || {
-                format!(
-                    "{part:?} is no amount to reclaim: write SIGNAL=AMOUNT, as in memory.available=500Mi or nodefs.available=5%"
-                )
-            };
-            let (signal, value) = part.split_once('=').ok_or_else(wrong)?;
-            let value = Threshold::parse(value.trim()).ok_or_else(wrong)?;
-            all.insert(Signal::named(signal.trim())?, value);
-        }
-        self.minimum_reclaim = all;
+        const WRITE: &str = "no amount to reclaim: write SIGNAL=AMOUNT, as in memory.available=500Mi or nodefs.available=5%";
+        self.minimum_reclaim = by_signal(text, '=', WRITE, threshold)?;
         Ok(())
     }
 
@@ -196,15 +186,8 @@ impl Eviction {
     /// # Errors
     /// When either cannot be read, or a threshold has no time; for people.
     pub fn set_soft(&mut self, text: &str, graces: &str) -> Result<(), String> {
-        let mut times = BTreeMap::new();
-        for part in parts(graces) {
-            let (signal, time) = part.split_once('=').ok_or_else(|| {
-                format!(
-                    "{part:?} is no grace period: write SIGNAL=TIME, as in memory.available=1m30s"
-                )
-            })?;
-            times.insert(Signal::named(signal.trim())?, super::duration(time.trim())?);
-        }
+        const WRITE: &str = "no grace period: write SIGNAL=TIME, as in memory.available=1m30s";
+        let times = by_signal(graces, '=', WRITE, |time, _| super::duration(time))?;
         let soft = thresholds(text)?.into_iter().map(|(signal, threshold)| {
             let grace = times.get(&signal).copied().ok_or_else(|| {
                 format!(
@@ -219,24 +202,33 @@ impl Eviction {
     }
 }
 
-fn parts(text: &str) -> impl Iterator<Item = &str> {
-    let parts = text.split(',').map(str::trim);
-    parts.filter(|part| !part.is_empty())
+fn thresholds(text: &str) -> Result<BTreeMap<Signal, Threshold>, String> {
+    const WRITE: &str =
+        "no threshold: write SIGNAL<AMOUNT, as in memory.available<500Mi or nodefs.available<10%";
+    by_signal(text, '<', WRITE, threshold)
 }
 
-fn thresholds(text: &str) -> Result<BTreeMap<Signal, Threshold>, String> {
-    let mut all = BTreeMap::new();
-    for part in parts(text) {
-        let wrong = || {
-            format!(
-                "{part:?} is no threshold: write SIGNAL<AMOUNT, as in memory.available<500Mi or nodefs.available<10%"
-            )
-        };
-        let (signal, value) = part.split_once('<').ok_or_else(wrong)?;
-        let value = Threshold::parse(value.trim()).ok_or_else(wrong)?;
-        all.insert(Signal::named(signal.trim())?, value);
-    }
-    Ok(all)
+fn threshold(text: &str, wrong: &str) -> Result<Threshold, String> {
+    Threshold::parse(text).ok_or_else(|| wrong.to_owned())
+}
+
+/// Reads a list of signals, each with `sign` and a value after it. `write` says how a part is written; `read` is
+/// given a value, and what to say when it is not written so.
+fn by_signal<T>(
+    text: &str,
+    sign: char,
+    write: &str,
+    read: impl Fn(&str, &str) -> Result<T, String>,
+) -> Result<BTreeMap<Signal, T>, String> {
+    let parts = text.split(',').map(str::trim);
+    let parts = parts.filter(|part| !part.is_empty());
+    let entries = parts.map(|part| {
+        let wrong = format!("{part:?} is {write}");
+        let (signal, value) = part.split_once(sign).ok_or_else(|| wrong.clone())?;
+        let value = read(value.trim(), &wrong)?;
+        Ok((Signal::named(signal.trim())?, value))
+    });
+    entries.collect()
 }
 
 #[cfg(test)]

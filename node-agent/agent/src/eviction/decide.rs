@@ -384,6 +384,17 @@ mod tests {
         assert_eq!(goes(Signal::ImageDisk, true), "layer");
     }
 
+    /// A node that has so much of 100 bytes of memory left.
+    fn memory_left(available: u64) -> Observed {
+        Observed {
+            memory: Memory {
+                total: 100,
+                available,
+            },
+            ..Observed::default()
+        }
+    }
+
     #[test]
     fn a_soft_threshold_is_waited_out_and_its_time_begins_anew_after_recovery() {
         let mut limits = Eviction::default();
@@ -391,17 +402,7 @@ mod tests {
         limits
             .set_soft("memory.available<20", "memory.available=30s")
             .unwrap();
-        let with = |available| {
-            let memory = Memory {
-                total: 100,
-                available,
-            };
-            let seen = Observed {
-                memory,
-                ..Observed::default()
-            };
-            shortages(&seen, &limits, &[])
-        };
+        let with = |available| shortages(&memory_left(available), &limits, &[]);
         let (mut since, start) = (Since::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
         assert!(pressure(&with(15)).memory, "told at once");
@@ -420,15 +421,7 @@ mod tests {
         limits.set_hard("memory.available<10").unwrap();
         limits.set_minimum_reclaim("memory.available=5").unwrap();
         let with = |available, pressing: &[Shortage]| {
-            let memory = Memory {
-                total: 100,
-                available,
-            };
-            let seen = Observed {
-                memory,
-                ..Observed::default()
-            };
-            shortages(&seen, &limits, pressing)
+            shortages(&memory_left(available), &limits, pressing)
         };
         assert!(with(12, &[]).is_empty());
         let short = with(9, &[]);
