@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use balsa_pod::qos::Qos;
 
 pub(crate) use settings::{Settings, pod_settings, whole_settings};
-pub(crate) use usage::Usage;
+pub(crate) use usage::{Swap, Usage};
 
 /// Where control group file systems are mounted.
 const MOUNT: &str = "/sys/fs/cgroup";

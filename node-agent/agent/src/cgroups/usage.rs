@@ -21,6 +21,17 @@ pub(crate) struct Usage {
     pub(crate) major_faults: u64,
     /// Processes and threads.
     pub(crate) pids: u64,
+    /// Swap, where the kernel counts it by group (version 2).
+    pub(crate) swap: Option<Swap>,
+}
+
+/// Swap that a group uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Swap {
+    /// In bytes.
+    pub(crate) used: u64,
+    /// How much more it may use, in bytes; `None` when it may use all there is.
+    pub(crate) available: Option<u64>,
 }
 
 impl Cgroups {
@@ -47,6 +58,7 @@ impl Cgroups {
                     page_faults: stat("total_pgfault"),
                     major_faults: stat("total_pgmajfault"),
                     pids,
+                    swap: None,
                 }
             }
             Version::Two => {
@@ -61,6 +73,12 @@ impl Cgroups {
                     page_faults: stat("pgfault"),
                     major_faults: stat("pgmajfault"),
                     pids,
+                    swap: number("memory", "memory.swap.current").map(|used| Swap {
+                        used,
+                        // "max" is no number.
+                        available: number("memory", "memory.swap.max")
+                            .map(|most| most.saturating_sub(used)),
+                    }),
                 }
             }
         };
@@ -69,6 +87,7 @@ impl Cgroups {
         }
         Some(usage)
     }
+
     /// Some process of a group.
     pub(crate) fn first_process(&self, cgroup: &str) -> Option<u32> {
         let path = self.dir("memory", cgroup).join("cgroup.procs");
@@ -106,6 +125,30 @@ mod tests {
         write("cpuacct/b/cpuacct.usage", "7\n");
         let usage = Cgroups::at(dir.path(), "/b").usage("/b").unwrap();
         assert_eq!((usage.working_set, usage.rss, usage.cpu_nanos), (70, 40, 7));
+        assert_eq!(usage.swap, None);
         assert_eq!(Cgroups::at(dir.path(), "/b").usage("/gone"), None);
+    }
+
+    #[test]
+    fn swap_is_told_where_the_kernel_counts_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |files: &[(&str, &str)]| {
+            let group = dir.path().join("b");
+            std::fs::create_dir_all(&group).unwrap();
+            for (name, text) in files {
+                std::fs::write(group.join(name), text).unwrap();
+            }
+            Cgroups::at(dir.path(), "/b").usage("/b").unwrap().swap
+        };
+        std::fs::write(dir.path().join("cgroup.controllers"), "memory").unwrap();
+        assert_eq!(of(&[("memory.current", "100\n")]), None);
+        let swap = |used, available| Some(Swap { used, available });
+        let unlimited = [
+            ("memory.swap.current", "30\n"),
+            ("memory.swap.max", "max\n"),
+        ];
+        assert_eq!(of(&unlimited), swap(30, None));
+        assert_eq!(of(&[("memory.swap.max", "40\n")]), swap(30, Some(10)));
+        assert_eq!(of(&[("memory.swap.max", "0\n")]), swap(30, Some(0)));
     }
 }

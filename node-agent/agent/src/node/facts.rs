@@ -72,7 +72,7 @@ pub(crate) fn read_facts(
     Facts {
         cpu_milli: cpus * 1000,
         memory: i64::try_from(memory).unwrap_or(i64::MAX),
-        swap: i64::try_from(meminfo(&read("/proc/meminfo"), "SwapTotal")).unwrap_or(i64::MAX),
+        swap: i64::try_from(swap_usage().0).unwrap_or(i64::MAX),
         disk: i64::try_from(disk).unwrap_or(i64::MAX),
         system_uuid: if system_uuid.is_empty() {
             machine_id.clone()
@@ -130,6 +130,12 @@ fn binary(kibibytes: i64) -> String {
 /// Memory of the node: all of it and what is available, in bytes.
 pub(crate) fn memory_usage() -> (u64, u64) {
     parse_meminfo(&read("/proc/meminfo"))
+}
+
+/// Swap of the node: all of it and what is free, in bytes.
+pub(crate) fn swap_usage() -> (u64, u64) {
+    let text = read("/proc/meminfo");
+    (meminfo(&text, "SwapTotal"), meminfo(&text, "SwapFree"))
 }
 
 fn parse_meminfo(text: &str) -> (u64, u64) {

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use crate::node::facts::memory_usage;
+use crate::cgroups::Swap;
+use crate::node::facts::{memory_usage, swap_usage};
 
 /// Bytes through one interface.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -46,6 +47,15 @@ pub(crate) fn filesystem(path: &Path) -> Option<Filesystem> {
 pub(crate) fn memory() -> Memory {
     let (total, available) = memory_usage();
     Memory { total, available }
+}
+
+/// The node's swap.
+pub(crate) fn swap() -> Swap {
+    let (total, free) = swap_usage();
+    Swap {
+        used: total.saturating_sub(free),
+        available: Some(free),
+    }
 }
 
 /// CPU time of the node so far, idle time not counted, in nanoseconds.

@@ -59,41 +59,60 @@ impl Stats {
         let pods = self.pods().await?;
         let at = Some(Timestamp::now().as_millisecond());
         let mut page = Page::default();
-        let containers = |page: &mut Page, name: &str, value: &dyn Fn(&ContainerUse) -> f64| {
-            for pod in &pods {
-                let (namespace, pod_name) = names(&pod.pod);
-                for container in &pod.containers {
-                    let labels = [
-                        ("container", container.name.as_str()),
-                        ("namespace", namespace),
-                        ("pod", pod_name),
-                    ];
-                    page.sample(name, &labels, value(container), at);
+        // What has no value is left out.
+        let containers =
+            |page: &mut Page, name: &str, read: &dyn Fn(&ContainerUse) -> Option<f64>| {
+                for pod in &pods {
+                    let (namespace, pod_name) = names(&pod.pod);
+                    for container in &pod.containers {
+                        let Some(value) = read(container) else {
+                            continue;
+                        };
+                        let labels = [
+                            ("container", container.name.as_str()),
+                            ("namespace", namespace),
+                            ("pod", pod_name),
+                        ];
+                        page.sample(name, &labels, value, at);
+                    }
                 }
-            }
-        };
-        let of_pods = |page: &mut Page, name: &str, value: &dyn Fn(&PodUse) -> f64| {
+            };
+        let of_pods = |page: &mut Page, name: &str, read: &dyn Fn(&PodUse) -> Option<f64>| {
             for pod in &pods {
                 let (namespace, pod_name) = names(&pod.pod);
                 let labels = [("namespace", namespace), ("pod", pod_name)];
-                page.sample(name, &labels, value(pod), at);
+                if let Some(value) = read(pod) {
+                    page.sample(name, &labels, value, at);
+                }
             }
         };
         let name = "container_cpu_usage_seconds_total";
         page.family(name, "counter", "CPU time of the container in core-seconds");
-        containers(&mut page, name, &|c| seconds(c.usage.cpu_nanos));
+        containers(&mut page, name, &|c| Some(seconds(c.usage.cpu_nanos)));
         let name = "container_memory_working_set_bytes";
         page.family(name, "gauge", "Working set of the container in bytes");
-        containers(&mut page, name, &|c| c.usage.working_set as f64);
+        containers(&mut page, name, &|c| Some(c.usage.working_set as f64));
+        let name = "container_swap_usage_bytes";
+        page.family(name, "gauge", "Swap that the container uses in bytes");
+        containers(&mut page, name, &|c| Some(c.usage.swap?.used as f64));
+        let name = "container_swap_limit_bytes";
+        page.family(name, "gauge", "Swap that the container may use in bytes");
+        containers(&mut page, name, &|c| {
+            let swap = c.usage.swap?;
+            Some((swap.used + swap.available?) as f64)
+        });
         let name = "container_start_time_seconds";
         page.family(name, "gauge", "Start of the container since the epoch");
-        containers(&mut page, name, &|c| c.started_at as f64);
+        containers(&mut page, name, &|c| Some(c.started_at as f64));
         let name = "pod_cpu_usage_seconds_total";
         page.family(name, "counter", "CPU time of the pod in core-seconds");
-        of_pods(&mut page, name, &|p| seconds(p.usage.cpu_nanos));
+        of_pods(&mut page, name, &|p| Some(seconds(p.usage.cpu_nanos)));
         let name = "pod_memory_working_set_bytes";
         page.family(name, "gauge", "Working set of the pod in bytes");
-        of_pods(&mut page, name, &|p| p.usage.working_set as f64);
+        of_pods(&mut page, name, &|p| Some(p.usage.working_set as f64));
+        let name = "pod_swap_usage_bytes";
+        page.family(name, "gauge", "Swap that the pod uses in bytes");
+        of_pods(&mut page, name, &|p| Some(p.usage.swap?.used as f64));
         let memory = node::memory();
         let name = "node_cpu_usage_seconds_total";
         page.family(name, "counter", "CPU time of the node in core-seconds");
@@ -102,6 +121,9 @@ impl Stats {
         page.family(name, "gauge", "Working set of the node in bytes");
         let used = memory.total.saturating_sub(memory.available);
         page.sample(name, &[], used as f64, at);
+        let name = "node_swap_usage_bytes";
+        page.family(name, "gauge", "Swap that the node uses in bytes");
+        page.sample(name, &[], node::swap().used as f64, at);
         let name = "resource_scrape_error";
         page.family(name, "gauge", "1 if the numbers could not be had, else 0");
         page.sample(name, &[], 0.0, None);

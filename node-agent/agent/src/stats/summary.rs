@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::node::{self, Filesystem, Traffic};
 use super::{ContainerUse, DiskUse, PodUse, Stats, names};
-use crate::cgroups::Usage;
+use crate::cgroups::{Swap, Usage};
 use crate::csi::VolumeUse;
 
 impl Stats {
@@ -56,6 +56,7 @@ impl Stats {
                 "usageBytes": used_memory,
                 "workingSetBytes": used_memory,
             },
+            "swap": swap(&node::swap(), now),
             "network": network(&node::traffic(), now),
             "fs": filesystem(disk, used, now),
             "runtime": {
@@ -90,7 +91,7 @@ fn pod_summary(pod: &PodUse, outside: &[VolumeUse], disk: &Filesystem, now: &str
         .status
         .as_ref()
         .and_then(|status| status.start_time.as_ref());
-    json!({
+    let mut summary = json!({
         "podRef": {"name": name, "namespace": namespace, "uid": pod.uid},
         "startTime": started.map(|time| time.0.to_string()),
         "containers": containers,
@@ -100,7 +101,9 @@ fn pod_summary(pod: &PodUse, outside: &[VolumeUse], disk: &Filesystem, now: &str
         "volume": volumes,
         "ephemeral-storage": files(disk, pod.ephemeral(), now),
         "process_stats": {"process_count": pod.usage.pids},
-    })
+    });
+    add_swap(&mut summary, &pod.usage, now);
+    summary
 }
 
 /// A volume that does not lie on the node's disk.
@@ -123,14 +126,30 @@ fn outside_summary(usage: &VolumeUse, now: &str) -> Value {
 }
 
 fn container_summary(container: &ContainerUse, disk: &Filesystem, now: &str) -> Value {
-    json!({
+    let mut summary = json!({
         "name": container.name,
         "startTime": time(container.started_at),
         "cpu": cpu(&container.usage, container.nano_cores, now),
         "memory": memory(&container.usage, now),
         "rootfs": files(disk, container.rootfs, now),
         "logs": files(disk, container.logs, now),
-    })
+    });
+    add_swap(&mut summary, &container.usage, now);
+    summary
+}
+
+fn add_swap(summary: &mut Value, usage: &Usage, now: &str) {
+    if let Some(used) = &usage.swap {
+        summary["swap"] = swap(used, now);
+    }
+}
+
+fn swap(swap: &Swap, now: &str) -> Value {
+    let mut value = json!({"time": now, "swapUsageBytes": swap.used});
+    if let Some(available) = swap.available {
+        value["swapAvailableBytes"] = json!(available);
+    }
+    value
 }
 
 fn cpu(usage: &Usage, nano_cores: Option<u64>, now: &str) -> Value {
