@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Packs a folder as an OCI image archive that containerd imports.
 
-usage: pack.py ROOT OUT.tar NAME [--entrypoint JSON] [--cmd JSON] [--env K=V]...
+usage: pack.py ROOT OUT.tar NAME [--below ROOT]... [--entrypoint JSON] [--cmd JSON] [--env K=V]...
+
+Each folder is a layer, the lowest first.
 
 The result depends only on the folder's content, so an unchanged image keeps its digest.
 """
@@ -39,6 +41,7 @@ def main():
     parser.add_argument("root")
     parser.add_argument("out")
     parser.add_argument("name")
+    parser.add_argument("--below", action="append", default=[])
     parser.add_argument("--entrypoint", type=json.loads, default=None)
     parser.add_argument("--cmd", type=json.loads, default=None)
     parser.add_argument("--env", action="append", default=[])
@@ -51,7 +54,7 @@ def main():
         blobs[digest] = data
         return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(data)}
 
-    content = layer(args.root)
+    layers = [layer(root) for root in [*args.below, args.root]]
     machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
     settings = {"Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"] + args.env}
     if args.entrypoint:
@@ -62,14 +65,14 @@ def main():
         "architecture": machine,
         "os": "linux",
         "config": settings,
-        "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(content).hexdigest()]},
+        "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(content).hexdigest() for content in layers]},
     }
     prefix = "application/vnd.oci.image"
     manifest = {
         "schemaVersion": 2,
         "mediaType": f"{prefix}.manifest.v1+json",
         "config": blob(json.dumps(config, sort_keys=True).encode(), f"{prefix}.config.v1+json"),
-        "layers": [blob(content, f"{prefix}.layer.v1.tar")],
+        "layers": [blob(content, f"{prefix}.layer.v1.tar") for content in layers],
     }
     entry = blob(json.dumps(manifest, sort_keys=True).encode(), f"{prefix}.manifest.v1+json")
     entry["annotations"] = {

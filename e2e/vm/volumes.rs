@@ -33,10 +33,13 @@ fn mounts_are_read_only_all_the_way_down() -> anyhow::Result<()> {
 #[test]
 fn an_image_is_a_volume() -> anyhow::Result<()> {
     let scene = Scene::new("vm-images")?;
+    // Of several layers, and of one.
+    let image = |name: &str| json!({"name": name, "image": {"reference": name, "pullPolicy": "IfNotPresent"}});
     let pod = |users: bool| {
         json!({"hostUsers": users,
-            "containers": [{"name": "c", "volumeMounts": [{"name": "image", "mountPath": "/image"}]}],
-            "volumes": [{"name": "image", "image": {"reference": "nginx", "pullPolicy": "IfNotPresent"}}]})
+            "containers": [{"name": "c", "volumeMounts": [
+                {"name": "nginx", "mountPath": "/image"}, {"name": "testserver", "mountPath": "/small"}]}],
+            "volumes": [image("nginx"), image("testserver")]})
     };
     scene.running("viewer", pod(true))?;
     assert_eq!(
@@ -45,5 +48,17 @@ fn an_image_is_a_volume() -> anyhow::Result<()> {
     );
     let refused = scene.exec("viewer", "touch /image/x 2>&1 || echo refused")?;
     assert!(refused.ends_with("refused"), "{refused}");
+    if scene.vm.modern()? {
+        scene.running("mapped", pod(false))?;
+        let owners = "stat -c %u /image/etc/nginx/nginx.conf /image/etc/passwd /small/testserver";
+        assert_eq!(scene.exec("mapped", owners)?, "0\n0\n0");
+        assert_eq!(
+            scene.exec("mapped", "touch /image/x 2>&1 || echo refused")?,
+            refused
+        );
+        scene.kubectl().ok(&["delete", "pod", "mapped", "viewer"])?;
+        let mounts = "grep -c image-volumes /proc/self/mountinfo || true";
+        assert_eq!(scene.vm.line(mounts)?, "0");
+    }
     Ok(())
 }

@@ -82,6 +82,7 @@ pub(crate) fn config(from: Ingredients<'_>) -> Result<ContainerConfig, String> {
         security.namespaces.target = target;
     }
     security.namespaces.users = users;
+    let of_volumes = mounts.len();
     let mounted =
         |mounts: &[Mount], path: &str| mounts.iter().any(|mount| mount.container_path == path);
     let own_hosts = !balsa_pod::spec::host_network(spec) || spec.host_aliases.is_some();
@@ -114,7 +115,7 @@ pub(crate) fn config(from: Ingredients<'_>) -> Result<ContainerConfig, String> {
         readonly: mount.read_only,
         ..Mount::default()
     }));
-    for mount in &mut mounts {
+    for mount in &mut mounts[of_volumes..] {
         mount.users = users;
     }
     devices.extend(extras.devices.into_iter().map(|device| Device {

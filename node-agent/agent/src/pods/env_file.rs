@@ -125,7 +125,7 @@ mod tests {
         std::fs::write(dir.path().join("env"), FILE).unwrap();
         let placed = volumes::Placed {
             path: dir.path().to_owned(),
-            read_only: false,
+            ..volumes::Placed::default()
         };
         let prepared = Prepared::from([("v".to_owned(), placed)]);
         let get = |path: &str, key: &str, optional| {

@@ -7,6 +7,7 @@
 mod atomic;
 mod host_path;
 mod huge;
+pub(crate) mod layers;
 pub(crate) mod outside;
 mod ownership;
 pub(crate) mod payload;
@@ -19,7 +20,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use balsa_api::quantity::Quantity;
-use balsa_cri::{Device, Mount, Propagation};
+use balsa_cri::{Device, IdRange, Mount, Propagation};
 use k8s_openapi::api::core::v1::{
     Container, EmptyDirVolumeSource, Pod, PodSpec, Volume, VolumeMount,
 };
@@ -38,6 +39,8 @@ pub(crate) struct Placed {
     pub(crate) path: PathBuf,
     /// Nothing may be written to it.
     pub(crate) read_only: bool,
+    /// Its files belong to the ids of the pod's own user namespace already.
+    pub(crate) mapped: bool,
 }
 
 /// A volume that can't be had; the message is in upstream's words, for a `FailedMount` event.
@@ -117,6 +120,7 @@ fn prepare_one(
     Ok(Placed {
         path,
         read_only: read_only_kind(volume),
+        mapped: false,
     })
 }
 
@@ -148,6 +152,7 @@ fn place_outside(
     Ok(Placed {
         path,
         read_only: outside.read_only,
+        mapped: matches!(outside.source, outside::Source::Image { mapped: true, .. }),
     })
 }
 
@@ -267,6 +272,9 @@ const SUBPATHS: &str = "volume-subpaths";
 /// Folder, in a pod's, of mounted images.
 pub(crate) const IMAGES: &str = "image-volumes";
 
+/// Folder, in a pod's, of the layers of mounted images while they are put together.
+pub(crate) const LAYERS: &str = "image-layers";
+
 /// The text of a file of a volume, which must be a plain file in it and not larger than `most`. Blocking.
 pub(crate) fn read_file(root: &Path, part: &str, most: u64) -> io::Result<Vec<u8>> {
     subpath::read(root, part, most)
@@ -299,6 +307,7 @@ pub(crate) fn mounts(
     prepared: &Prepared,
     env: &[(String, String)],
     runtime: Abilities,
+    users: Option<IdRange>,
 ) -> Result<Vec<Mount>, String> {
     let volumes = pod
         .spec
@@ -335,7 +344,7 @@ pub(crate) fn mounts(
                 _ => Propagation::Private,
             },
             recursive_readonly: recursive_read_only(mount, runtime)?,
-            users: None,
+            users: users.filter(|_| !placed.mapped),
         });
     }
     Ok(mounts)
@@ -507,6 +516,7 @@ mod tests {
                 &prepared,
                 &env,
                 Abilities::default(),
+                None,
             );
             if mounts.is_ok() {
                 assert!(dir.join("volumes/v/a/b").is_dir());

@@ -45,6 +45,8 @@ pub(crate) enum Source {
     },
     /// Mounted already.
     Mounted { path: PathBuf },
+    /// An image, mounted already. Do its files belong to the ids of the pod's own user namespace?
+    Image { path: PathBuf, mapped: bool },
 }
 
 /// The name of the claim that a volume refers to, and whether it may only be read.
@@ -203,7 +205,7 @@ pub(super) fn place(outside: &Outside, dir: &Path) -> Result<PathBuf, String> {
             mount_nfs(server, path, options, dir)?;
             Ok(dir.to_owned())
         }
-        Source::Mounted { path } => Ok(path.clone()),
+        Source::Mounted { path } | Source::Image { path, .. } => Ok(path.clone()),
     }
 }
 

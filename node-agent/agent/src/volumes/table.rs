@@ -1,7 +1,7 @@
 //! The kernel's table of mounts.
 
 use std::io;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use nix::mount::MntFlags;
@@ -26,6 +26,59 @@ pub(crate) fn below(dir: &Path) -> io::Result<Vec<PathBuf>> {
 pub(crate) fn is_mounted(dir: &Path) -> io::Result<bool> {
     let real = std::fs::canonicalize(dir)?;
     Ok(below(dir)?.contains(&real))
+}
+
+/// The layers of the overlay that is mounted at a folder, topmost first; `None` for any other file system.
+pub(crate) fn layers(dir: &Path) -> io::Result<Option<Vec<PathBuf>>> {
+    let dir = std::fs::canonicalize(dir)?;
+    Ok(overlay(&std::fs::read(TABLE)?, &dir))
+}
+
+fn overlay(text: &[u8], dir: &Path) -> Option<Vec<PathBuf>> {
+    let fields = |line: &'_ [u8]| {
+        line.split(|byte| *byte == b' ')
+            .map(<[u8]>::to_vec)
+            .collect::<Vec<_>>()
+    };
+    let lines = text.split(|byte| *byte == b'\n').map(fields);
+    // Of several at one place the last is on top.
+    let top = lines
+        .rev()
+        .find(|fields| fields.get(4).is_some_and(|point| unescape(point) == dir))?;
+    let kind = top.iter().skip(6).position(|field| field == b"-")? + 7;
+    if top.get(kind)? != b"overlay" {
+        return None;
+    }
+    let mut layers = Vec::new();
+    for option in top.get(kind + 2)?.split(|byte| *byte == b',') {
+        if let Some(all) = option.strip_prefix(b"lowerdir=") {
+            layers.extend(split_layers(&unescape(all)));
+        } else if let Some(one) = option.strip_prefix(b"lowerdir+=") {
+            layers.push(unescape(one));
+        }
+    }
+    Some(layers)
+}
+
+/// Paths with colons between them; a backslash before a colon has it belong to the path.
+fn split_layers(joined: &Path) -> Vec<PathBuf> {
+    let mut layers = vec![Vec::new()];
+    let mut bytes = joined.as_os_str().as_bytes().iter();
+    while let Some(byte) = bytes.next() {
+        let kept = match byte {
+            b':' => {
+                layers.push(Vec::new());
+                continue;
+            }
+            b'\\' => bytes.next(),
+            _ => Some(byte),
+        };
+        if let Some(layer) = layers.last_mut() {
+            layer.extend(kept);
+        }
+    }
+    let paths = layers.into_iter().map(std::ffi::OsString::from_vec);
+    paths.map(PathBuf::from).collect()
 }
 
 /// Do mounts below a folder show wherever the folder is mounted too?
@@ -120,6 +173,21 @@ mod tests {
         let is = |path: &str| shared(text, Path::new(path));
         assert!(is("/d") && is("/d/x/y"));
         assert!(!is("/") && !is("/dx") && !is("/d/e/f"));
+    }
+
+    #[test]
+    fn an_overlays_layers_are_read_topmost_first() {
+        let text = b"1 0 0:4 / /i ro - ext4 /dev/x ro\n\
+            2 1 0:5 / /i ro,relatime shared:1 - overlay overlay ro,lowerdir=/l/2:/l/a\\134:b\\040c,redirect_dir=on\n\
+            3 1 0:6 / /j ro - overlay overlay ro,lowerdir+=/l/2,lowerdir+=/l/1\n";
+        let of = |dir: &str| overlay(text, Path::new(dir));
+        assert_eq!(of("/i"), Some(vec!["/l/2".into(), "/l/a:b c".into()]));
+        assert_eq!(of("/j"), Some(vec!["/l/2".into(), "/l/1".into()]));
+        assert_eq!(of("/k"), None);
+        assert_eq!(
+            overlay(b"1 0 0:4 / /i ro - ext4 /dev/x ro\n", Path::new("/i")),
+            None
+        );
     }
 
     #[test]

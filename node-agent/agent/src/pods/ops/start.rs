@@ -150,7 +150,8 @@ impl Ops {
         })?;
         let pod_dir = self.pod_dir();
         let abilities = self.abilities(spec).await?;
-        let mounts = volumes::mounts(container, pod, &pod_dir, &wish.prepared, &env, abilities)?;
+        let (volumes, users) = (&wish.prepared, context.users.of(&self.uid));
+        let mounts = volumes::mounts(container, pod, &pod_dir, volumes, &env, abilities, users)?;
         let devices = volumes::devices(container, &wish.prepared)?;
         let message = container::message_file(&pod_dir, &wish.name, wish.attempt);
         make_message_file(&message).map_err(|error| format!("{}: {error}", message.display()))?;
@@ -175,7 +176,7 @@ impl Ops {
             devices,
             extras,
             target: wish.target.clone(),
-            users: context.users.of(&self.uid),
+            users,
         })
     }
 

@@ -1,7 +1,7 @@
 //! Making volumes ready.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use balsa_client::EventType;
@@ -16,7 +16,7 @@ use crate::images::Want;
 use crate::objects::Sources;
 use crate::volumes::outside::{self, Outside, Source};
 use crate::volumes::payload::{Inputs, Tokens, token_wants};
-use crate::volumes::{self, IMAGES, Prepared};
+use crate::volumes::{self, IMAGES, LAYERS, Prepared, layers};
 
 impl Ops {
     /// Makes all volumes ready, or brings them up to date.
@@ -233,29 +233,45 @@ impl Ops {
             failure.message
         })?;
         let at = self.pod_dir().join(IMAGES).join(&volume.name);
-        let mounted = Outside {
-            source: Source::Mounted { path: at.clone() },
-            read_only: true,
-            owned: false,
-        };
-        if is_mounted(&at) {
-            return Ok(mounted);
-        }
         let failed = |error: String| {
             format!(
                 "MountVolume.SetUp failed for volume \"{}\" : {error}",
                 volume.name
             )
         };
-        tokio::fs::create_dir_all(&at)
-            .await
-            .map_err(|error| failed(error.to_string()))?;
-        // The runtime mounts by name, and the id is none.
-        let name = image.tags.first().or_else(|| image.digests.first());
-        let name = name.map_or(want.image, String::as_str);
-        let done = context.runtime.mount_image(name, &at).await;
-        done.map_err(|error| failed(error.to_string()))?;
-        Ok(mounted)
+        if !is_mounted(&at) {
+            tokio::fs::create_dir_all(&at)
+                .await
+                .map_err(|error| failed(error.to_string()))?;
+            // The runtime mounts by name, and the id is none.
+            let name = image.tags.first().or_else(|| image.digests.first());
+            let name = name.map_or(want.image, String::as_str);
+            let done = context.runtime.mount_image(name, &at).await;
+            done.map_err(|error| failed(error.to_string()))?;
+        }
+        let mapped = self.map_image(pod, volume, at.clone()).await;
+        Ok(Outside {
+            source: Source::Image {
+                path: at,
+                mapped: mapped.map_err(failed)?,
+            },
+            read_only: true,
+            owned: false,
+        })
+    }
+
+    /// Has an image that is mounted belong to the ids of a pod with a user namespace of its own. False if the runtime
+    /// is to do so, or if nothing is to be done.
+    async fn map_image(&self, pod: &Pod, volume: &Volume, at: PathBuf) -> Result<bool, String> {
+        if pod.spec.as_ref().and_then(|spec| spec.host_users) != Some(false) {
+            return Ok(false);
+        }
+        let dir = self.pod_dir();
+        let users = self.context.users.assign(&self.uid, &dir)?;
+        let folder = dir.join(LAYERS).join(&volume.name);
+        let work = tokio::task::spawn_blocking(move || layers::give_to(&at, &folder, users));
+        let done = work.await.map_err(|error| error.to_string())?;
+        done.map_err(|error| error.to_string())
     }
 }
 
