@@ -26,14 +26,19 @@ fn settings(
     Ok(all.lines().map(str::to_owned).collect())
 }
 
+/// A pod that runs with these resources.
+fn with(scene: &Scene, name: &str, resources: Value) -> anyhow::Result<Value> {
+    scene.running(
+        name,
+        json!({"containers": [{"name": "c", "resources": resources}]}),
+    )
+}
+
 #[test]
 fn pods_and_containers_are_held_to_what_they_ask_for() -> anyhow::Result<()> {
     let scene = Scene::new("vm-cgroups")?;
     let resources = json!({"requests": {"cpu": "250m", "memory": "32Mi"}, "limits": {"cpu": "500m", "memory": "64Mi"}});
-    let pod = scene.running(
-        "burstable",
-        json!({"containers": [{"name": "c", "resources": resources}]}),
-    )?;
+    let pod = with(&scene, "burstable", resources)?;
     let found = settings(
         &scene,
         &pod,
@@ -56,10 +61,7 @@ fn pods_and_containers_are_held_to_what_they_ask_for() -> anyhow::Result<()> {
     assert!((900..1000).contains(&score.parse::<i32>()?), "{score}");
 
     let exact = json!({"limits": {"cpu": "100m", "memory": "64Mi"}});
-    let pod = scene.running(
-        "guaranteed",
-        json!({"containers": [{"name": "c", "resources": exact}]}),
-    )?;
+    let pod = with(&scene, "guaranteed", exact)?;
     let found = settings(&scene, &pod, "", &["pod cpu.max", "cpu.max"])?;
     assert_eq!(found, ["10000 100000", "10000 100000"]);
     assert_eq!(
@@ -84,10 +86,7 @@ fn pods_and_containers_are_held_to_what_they_ask_for() -> anyhow::Result<()> {
 fn a_resize_reaches_the_running_container() -> anyhow::Result<()> {
     let scene = Scene::new("vm-resize")?;
     let resources = json!({"requests": {"cpu": "100m", "memory": "32Mi"}, "limits": {"cpu": "200m", "memory": "64Mi"}});
-    let before = scene.running(
-        "p",
-        json!({"containers": [{"name": "c", "resources": resources}]}),
-    )?;
+    let before = with(&scene, "p", resources)?;
     let more = json!({"spec": {"containers": [{"name": "c", "resources":
         {"requests": {"cpu": "200m"}, "limits": {"cpu": "400m", "memory": "96Mi"}}}]}});
     scene.kubectl().ok(&[
@@ -160,11 +159,12 @@ fn figures_come_from_the_groups() -> anyhow::Result<()> {
             (20_000_000..400_000_000).contains(&cpu) && memory > 8_000_000,
             "{container}"
         );
-        ensure!(
-            number(&all["node"]["memory"]["availableBytes"]) > 0,
-            "{}",
-            all["node"]
-        );
+        let node = &all["node"];
+        ensure!(number(&node["memory"]["availableBytes"]) > 0, "{node}");
+        for swap in [&node["swap"], &container["swap"]] {
+            let told = (&swap["swapUsageBytes"], &swap["swapAvailableBytes"]);
+            ensure!(told == (&json!(0), &json!(0)), "{swap}");
+        }
         Ok(true)
     })?;
     eventually("kubectl top", PATIENCE, || {

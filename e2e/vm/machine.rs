@@ -2,7 +2,8 @@
 
 use super::*;
 
-fn ready(kubectl: &Kubectl) -> anyhow::Result<()> {
+/// Waits for the machine's node.
+pub(super) fn ready(kubectl: &Kubectl) -> anyhow::Result<()> {
     eventually("a Ready node", PATIENCE, || {
         let path = r#"{.status.conditions[?(@.type=="Ready")].status}"#;
         Ok(kubectl.field("node/vm", path)? == "True")

@@ -6,6 +6,7 @@
 mod cgroups;
 mod life;
 mod machine;
+mod pressure;
 mod security;
 mod volumes;
 
