@@ -1,12 +1,11 @@
 //! An agent dies while pods have volumes of a driver: the next one knows of them. Runs alone (see
 //! `e2e/nextest.toml`).
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use balsa_e2e::{Local, eventually};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 use super::csi::{CLAIMED, Driver, pod};
+use crate::loss_runtime::kill_agent;
 
 #[test]
 fn volumes_that_a_killed_agent_had_mounted_are_taken_back_by_the_next() -> anyhow::Result<()> {
@@ -21,11 +20,7 @@ fn volumes_that_a_killed_agent_had_mounted_are_taken_back_by_the_next() -> anyho
         kubectl.wait_ready(name, 60)?;
     }
     let staged = driver.calls().matches(" stage ").count();
-    let pid = local.node(&node)?.pid.context("the agent does not run")?;
-    kill(Pid::from_raw(pid), Signal::SIGKILL)?;
-    eventually("the agent's end", 10, || {
-        Ok(local.node(&node)?.pid.is_none())
-    })?;
+    kill_agent(&local, &node)?;
     // One is deleted for good, and so is unknown to the next agent but for what it left on the node.
     kubectl.ok(&["delete", "pod", "goes", "--force", "--grace-period=0"])?;
     local.ok(&["start", &node])?;

@@ -4,14 +4,12 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use balsa_device_plugin::v1beta1 as api;
 use balsa_device_plugin::v1beta1::device_plugin_server::{DevicePlugin, DevicePluginServer};
 use balsa_device_plugin::v1beta1::registration_client::RegistrationClient;
 use balsa_device_plugin::{HEALTHY, NODE_SOCKET, VERSION};
 use balsa_e2e::{Kubectl, Local, Namespace, eventually};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use tokio::net::UnixListener;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -19,7 +17,7 @@ use tokio_stream::wrappers::{UnixListenerStream, WatchStream};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
-use crate::loss_runtime::folder;
+use crate::loss_runtime::{folder, kill_agent};
 
 const RESOURCE: &str = "e2e.balsa.io/zero";
 
@@ -234,11 +232,7 @@ fn pods_get_the_devices_of_a_plugin_and_keep_them_over_a_restart_of_the_agent() 
 
     let container = "{.status.containerStatuses[0].containerID}";
     let before = kubectl.field("pod/one", container)?;
-    let pid = local.node(&node)?.pid.context("the agent does not run")?;
-    kill(Pid::from_raw(pid), Signal::SIGKILL)?;
-    eventually("the agent's end", 10, || {
-        Ok(local.node(&node)?.pid.is_none())
-    })?;
+    kill_agent(&local, &node)?;
     local.ok(&["start", &node])?;
     // As plugins do that see the node's socket made anew.
     eventually("the plugin at the new agent", 20, || {

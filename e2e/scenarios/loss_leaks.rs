@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use balsa_e2e::{Local, Namespace, eventually, eventually_some};
+use serde_json::Value;
 
-use crate::loss_runtime::{ctr, folder};
+use crate::loss_runtime::{ctr, folder, kill_agent};
 
 /// Pods made at the same time.
 const WAVE: usize = 20;
@@ -33,7 +35,7 @@ fn traces(node: &str) -> anyhow::Result<BTreeMap<&'static str, usize>> {
         ("pod folders", below("pods")),
         ("log folders", below("log/pods")),
         ("FIFO folders", below("exec")),
-        ("addresses", below("cni/data")),
+        ("addresses", addresses(&dir.join("cni/data/addresses.json"))),
         ("control groups", groups(node)),
         ("shims", shims(&own)),
     ]))
@@ -41,6 +43,13 @@ fn traces(node: &str) -> anyhow::Result<BTreeMap<&'static str, usize>> {
 
 fn entries(dir: &Path) -> usize {
     std::fs::read_dir(dir).into_iter().flatten().count()
+}
+
+/// Addresses that are given away.
+fn addresses(table: &Path) -> usize {
+    let text = std::fs::read(table).unwrap_or_default();
+    let table: Value = serde_json::from_slice(&text).unwrap_or_default();
+    table["allocations"].as_object().map_or(0, |all| all.len())
 }
 
 /// Network links in the node's own network namespace.
@@ -111,15 +120,7 @@ fn pods_that_come_and_go_leave_nothing_on_their_node() -> anyhow::Result<()> {
         Ok(pods) => pods.parse()?,
         Err(_) => 60,
     };
-    // What earlier scenarios left to be removed is gone when two counts in a row agree.
-    let mut last = BTreeMap::new();
-    let before = eventually_some("a node at rest", 60, || {
-        std::thread::sleep(std::time::Duration::from_secs(1));
-        let now = traces(&node)?;
-        let same = now == last;
-        last = now;
-        Ok(same.then(|| last.clone()))
-    })?;
+    let before = at_rest(&node)?;
     for round in 0..pods.div_ceil(WAVE) {
         kubectl.apply(&wave(&node, WAVE))?;
         if round % 2 == 0 {
@@ -135,15 +136,95 @@ fn pods_that_come_and_go_leave_nothing_on_their_node() -> anyhow::Result<()> {
         // Every other wave is deleted while it starts.
         kubectl.ok(&["delete", "pods", "-l", "app=wave"])?;
     }
+    nothing_stayed(&node, &before)
+}
+
+/// What is on a node that has nothing to do.
+fn at_rest(node: &str) -> anyhow::Result<BTreeMap<&'static str, usize>> {
+    // What earlier scenarios left to be removed is gone when two counts in a row agree.
+    let mut last = BTreeMap::new();
+    eventually_some("a node at rest", 60, || {
+        std::thread::sleep(Duration::from_secs(1));
+        let now = traces(node)?;
+        let same = now == last;
+        last = now;
+        Ok(same.then(|| last.clone()))
+    })
+}
+
+fn nothing_stayed(node: &str, before: &BTreeMap<&'static str, usize>) -> anyhow::Result<()> {
     let outcome = eventually(
         "the counts from before",
         90,
-        || Ok(traces(&node)? == before),
+        || Ok(traces(node)? == *before),
     );
-    let after = traces(&node)?;
-    ensure!(
-        outcome.is_ok(),
-        "before: {before:?}\nafter {pods} pods: {after:?}"
-    );
+    let after = traces(node)?;
+    ensure!(outcome.is_ok(), "before: {before:?}\nafter: {after:?}");
     Ok(())
+}
+
+/// Pods with all that has a life of its own: an init container, a sidecar, hooks, volumes of every making.
+fn rich(node: &str, pods: usize) -> String {
+    let one = |index: usize| {
+        format!(
+            "
+apiVersion: v1
+kind: Pod
+metadata: {{name: r{index}, labels: {{app: rich}}}}
+spec:
+  nodeName: {node}
+  terminationGracePeriodSeconds: 2
+  initContainers:
+  - {{name: first, image: busybox, imagePullPolicy: IfNotPresent, command: [touch, /d/first], volumeMounts: [{{name: d, mountPath: /d}}]}}
+  - {{name: beside, image: busybox, imagePullPolicy: IfNotPresent, restartPolicy: Always, command: [sleep, \"100000\"]}}
+  containers:
+  - name: hooks
+    image: busybox
+    imagePullPolicy: IfNotPresent
+    command: [sh, -c, \"trap 'exit 0' TERM; while :; do sleep 0.1; done\"]
+    lifecycle: {{postStart: {{exec: {{command: [touch, /m/started]}}}}, preStop: {{exec: {{command: [sleep, \"0.3\"]}}}}}}
+    volumeMounts: [{{name: d, mountPath: /d, subPath: part}}, {{name: m, mountPath: /m}}]
+  - {{name: ends, image: busybox, imagePullPolicy: IfNotPresent, command: [sleep, \"1\"]}}
+  volumes: [{{name: d, emptyDir: {{}}}}, {{name: m, emptyDir: {{medium: Memory}}}}]
+---"
+        )
+    };
+    (0..pods).map(one).collect()
+}
+
+#[test]
+fn pods_that_come_and_go_while_their_agent_is_killed_leave_nothing() -> anyhow::Result<()> {
+    let ns = Namespace::new("chaos")?;
+    let (kubectl, local) = (ns.kubectl(), Local);
+    let node = local.agents()?.remove(0);
+    let rounds: u64 = match std::env::var("E2E_CHAOS_ROUNDS") {
+        Ok(rounds) => rounds.parse()?,
+        Err(_) => 4,
+    };
+    let before = at_rest(&node)?;
+    for round in 0..rounds {
+        // Moments all over the two seconds in which pods are made, and those in which they end.
+        let moment = Duration::from_millis(round * 631 % 2000);
+        kubectl.apply(&rich(&node, 6))?;
+        std::thread::sleep(moment);
+        kill_agent(&local, &node)?;
+        local.ok(&["start", &node])?;
+        if round % 2 == 1 {
+            let running = [
+                "wait",
+                "pods",
+                "-l",
+                "app=rich",
+                "--for=jsonpath={.status.phase}=Running",
+                "--timeout=60s",
+            ];
+            kubectl.ok(&running)?;
+        }
+        kubectl.ok(&["delete", "pods", "-l", "app=rich", "--wait=false"])?;
+        std::thread::sleep(moment / 2);
+        kill_agent(&local, &node)?;
+        local.ok(&["start", &node])?;
+        kubectl.ok(&["delete", "pods", "-l", "app=rich", "--timeout=60s"])?;
+    }
+    nothing_stayed(&node, &before)
 }

@@ -35,6 +35,17 @@ pub(crate) fn ctr(node: &str, arguments: &[&str]) -> anyhow::Result<String> {
     run(&mut command, "", Duration::from_secs(20))?.ok()
 }
 
+/// Kills a node's agent and waits for its end: a killed process is not gone at once, and a running one is not
+/// started again.
+pub(crate) fn kill_agent(local: &Local, node: &str) -> anyhow::Result<()> {
+    let pid = local.node(node)?.pid.context("the agent does not run")?;
+    kill(Pid::from_raw(pid), Signal::SIGKILL)?;
+    eventually("the agent's end", 10, || {
+        Ok(local.node(node)?.pid.is_none())
+    })
+    .map(|_| ())
+}
+
 /// A pod on that node that sleeps.
 fn sleeper(name: &str, node: &str) -> String {
     format!(
@@ -155,17 +166,12 @@ fn an_agent_killed_at_any_moment_ends_with_each_container_once() -> anyhow::Resu
     for (round, pause) in [20, 150, 400, 800, 1500].into_iter().enumerate() {
         kubectl.apply(&manifest)?;
         std::thread::sleep(Duration::from_millis(pause));
-        let pid = local.node(&node)?.pid.context("the agent does not run")?;
-        kill(Pid::from_raw(pid), Signal::SIGKILL)?;
+        kill_agent(&local, &node)?;
         if round % 2 == 1 {
             let mut delete = vec!["delete", "pod", "--wait=false"];
             delete.extend(names[..3].iter().map(String::as_str));
             kubectl.ok(&delete)?;
         }
-        // A killed process is not gone at once, and a running one is not started again.
-        eventually("the agent's end", 10, || {
-            Ok(local.node(&node)?.pid.is_none())
-        })?;
         local.ok(&["start", &node])?;
         let wanted: &[String] = if round % 2 == 1 { &names[3..] } else { &names };
         eventually("the pods that are wanted, and no others", 90, || {
