@@ -55,6 +55,59 @@ spec:
 }
 
 #[test]
+fn a_pod_fails_when_all_have_ended_and_one_badly_and_what_failed_restarts_in_a_new_container()
+-> anyhow::Result<()> {
+    let ns = Namespace::new("ends")?;
+    let kubectl = ns.kubectl();
+    // Of the first pod one container ends at once, the other when it is told to; the second pod's fails once.
+    kubectl.apply(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: mixed}
+spec:
+  restartPolicy: Never
+  containers:
+  - {name: bad, image: busybox, imagePullPolicy: IfNotPresent, command: [sh, -c, "exit 3"]}
+  - {name: good, image: busybox, imagePullPolicy: IfNotPresent, command: [sh, -c, "until [ -e /end ]; do sleep 0.1; done"]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: again}
+spec:
+  restartPolicy: OnFailure
+  containers:
+  - name: c
+    image: busybox
+    imagePullPolicy: IfNotPresent
+    command: [sh, -c, "[ -e /d/tried ] && exit 0; touch /d/tried; exit 1"]
+    volumeMounts: [{name: d, mountPath: /d}]
+  volumes: [{name: d, emptyDir: {}}]
+"#,
+    )?;
+    let ended = r#"{.status.containerStatuses[?(@.name=="bad")].state.terminated.exitCode}"#;
+    field_is(kubectl, "mixed", ended, "3")?;
+    field_is(kubectl, "mixed", "{.status.phase}", "Running")?;
+    kubectl.ok(&["exec", "mixed", "-c", "good", "--", "touch", "/end"])?;
+    field_is(kubectl, "mixed", "{.status.phase}", "Failed")?;
+
+    field_is(kubectl, "again", "{.status.phase}", "Succeeded")?;
+    let pod = kubectl.json(&["get", "pod", "again"])?;
+    let status = &pod["status"]["containerStatuses"][0];
+    let (state, last) = (
+        &status["state"]["terminated"],
+        &status["lastState"]["terminated"],
+    );
+    ensure!(
+        status["restartCount"] == 1 && state["exitCode"] == 0,
+        "{status}"
+    );
+    ensure!(last["exitCode"] == 1, "{status}");
+    ensure!(last["containerID"] != state["containerID"], "{status}");
+    Ok(())
+}
+
+#[test]
 fn a_pod_past_its_deadline_fails_and_a_bare_pod_that_is_deleted_stays_gone() -> anyhow::Result<()> {
     let ns = Namespace::new("deadline")?;
     let kubectl = ns.kubectl();
