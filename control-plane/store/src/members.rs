@@ -245,6 +245,9 @@ impl Members {
         }
     }
 
+    /// Lets an empty member in, and tells it how far the log is at least: before its own is there it does not stand for
+    /// election. The place of the membership in force will do, as the log before it may name the member as its only
+    /// voter, and after it does not. Where a member of the same id was just removed, that change has been agreed on.
     async fn admit(&self, id: MemberId, address: &str, cluster: String) -> Result<(), Error> {
         let index = {
             let metrics = self.raft.server_metrics();
