@@ -1,26 +1,33 @@
 //! Connections: TLS, HTTP/1.1 and HTTP/2, limits against slow and greedy clients, draining.
 
+mod line;
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use self::line::Line;
+
+/// Time for TLS, and then for HTTP/2, to begin.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Time to send a request's head.
 const HEADER_READ: Duration = Duration::from_secs(20);
@@ -76,12 +83,17 @@ pub async fn serve(
 ) -> std::io::Result<()> {
     let mut tls = (*tls).clone();
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let acceptor = TlsAcceptor::from(Arc::new(tls));
-    let http = Arc::new(builder());
+    let door = Arc::new(Door {
+        service,
+        acceptor: TlsAcceptor::from(Arc::new(tls)),
+        one: one(),
+        two: two(),
+        stop,
+    });
     let mut connections = JoinSet::new();
-    let mut leaving = std::pin::pin!(async {
-        stop.cancelled().await;
-        service.draining();
+    let mut leaving = pin!(async {
+        door.stop.cancelled().await;
+        door.service.draining();
         tokio::time::sleep(FAREWELL).await;
     });
     loop {
@@ -91,23 +103,18 @@ pub async fn serve(
             accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => accepted,
         };
         match accepted {
-            Ok((socket, address)) => {
-                let connection = connection(
-                    service.clone(),
-                    acceptor.clone(),
-                    Arc::clone(&http),
-                    socket,
-                    address,
-                    stop.clone(),
-                );
-                connections
-                    .spawn(connection.instrument(tracing::debug_span!("connection", %address)));
-            }
+            Ok((socket, address)) => admit(&door, &mut connections, socket, address),
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+    // Those that the kernel let in already would be reset along with the listener.
+    while connections.len() < MAX_CONNECTIONS
+        && let Some(Ok((socket, address))) = listener.accept().now_or_never()
+    {
+        admit(&door, &mut connections, socket, address);
     }
     drop(listener);
     let drained = async { while connections.join_next().await.is_some() {} };
@@ -117,15 +124,27 @@ pub async fn serve(
     Ok(())
 }
 
-fn builder() -> auto::Builder<TokioExecutor> {
-    let mut http = auto::Builder::new(TokioExecutor::new());
-    http.http1()
-        .timer(TokioTimer::new())
+/// What all connections share.
+struct Door {
+    service: Arc<dyn Service>,
+    acceptor: TlsAcceptor,
+    one: http1::Builder,
+    two: http2::Builder<TokioExecutor>,
+    stop: CancellationToken,
+}
+
+fn one() -> http1::Builder {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
         .header_read_timeout(HEADER_READ)
         .max_buf_size(MAX_HEADERS as usize)
         .half_close(true);
-    http.http2()
-        .timer(TokioTimer::new())
+    http
+}
+
+fn two() -> http2::Builder<TokioExecutor> {
+    let mut http = http2::Builder::new(TokioExecutor::new());
+    http.timer(TokioTimer::new())
         .keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
         .max_header_list_size(MAX_HEADERS)
@@ -135,19 +154,17 @@ fn builder() -> auto::Builder<TokioExecutor> {
     http
 }
 
-async fn connection(
-    service: Arc<dyn Service>,
-    acceptor: TlsAcceptor,
-    http: Arc<auto::Builder<TokioExecutor>>,
-    socket: TcpStream,
-    address: SocketAddr,
-    stop: CancellationToken,
-) {
+fn admit(door: &Arc<Door>, connections: &mut JoinSet<()>, socket: TcpStream, address: SocketAddr) {
+    let span = tracing::debug_span!("connection", %address);
+    connections.spawn(connection(Arc::clone(door), socket, address).instrument(span));
+}
+
+async fn connection(door: Arc<Door>, socket: TcpStream, address: SocketAddr) {
     // Answers and watch events are small and must not wait for each other.
     if let Err(error) = socket.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY could not be set");
     }
-    let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(socket)).await {
+    let stream = match tokio::time::timeout(HANDSHAKE, door.acceptor.accept(socket)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
         Err(_) => return tracing::debug!("TLS handshake took too long"),
@@ -159,8 +176,9 @@ async fn connection(
     });
     let protocol = stream.get_ref().1.alpn_protocol();
     let multiplexed = protocol.is_some_and(|name| name == b"h2");
-    let late = stop.is_cancelled();
-    let leaving = stop.clone();
+    let late = door.stop.is_cancelled();
+    let service = Arc::clone(&door.service);
+    let leaving = door.stop.clone();
     let answer = service_fn(move |request: Request<Incoming>| {
         let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
         let answer = service.answer(request, Arc::clone(&peer));
@@ -175,23 +193,39 @@ async fn connection(
             Ok::<_, Infallible>(answer)
         }
     });
-    let served = http.serve_connection_with_upgrades(TokioIo::new(stream), answer);
-    tokio::pin!(served);
     let end = async {
-        stop.cancelled().await;
-        // Of a connection that has not begun, hyper would take leave without a word.
+        door.stop.cancelled().await;
+        // HTTP/1.1 takes leave with an answer; whoever comes now has nowhere else to go yet.
         if late || !multiplexed {
             tokio::time::sleep(FAREWELL).await;
         }
     };
-    let result = tokio::select! {
-        result = served.as_mut() => result,
-        () = end => {
-            served.as_mut().graceful_shutdown();
-            served.await
-        }
+    let result = if multiplexed {
+        let io = TokioIo::new(Line::new(stream, HANDSHAKE));
+        let served = door.two.serve_connection(io, answer);
+        until(end, served, http2::Connection::graceful_shutdown).await
+    } else {
+        let served = door.one.serve_connection(TokioIo::new(stream), answer);
+        let leave = http1::UpgradeableConnection::graceful_shutdown;
+        until(end, served.with_upgrades(), leave).await
     };
     if let Err(error) = result {
         tracing::debug!(%error, "connection ended");
+    }
+}
+
+/// Serves a connection, and has it take its leave after `end`.
+async fn until<C: Future<Output = hyper::Result<()>>>(
+    end: impl Future<Output = ()>,
+    served: C,
+    leave: impl FnOnce(Pin<&mut C>),
+) -> hyper::Result<()> {
+    let mut served = pin!(served);
+    tokio::select! {
+        result = served.as_mut() => result,
+        () = end => {
+            leave(served.as_mut());
+            served.await
+        }
     }
 }
