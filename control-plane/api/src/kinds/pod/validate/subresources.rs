@@ -29,20 +29,21 @@ pub(in crate::kinds::pod) fn take_ephemeral_containers(pod: &mut Value, old: &Va
     });
 }
 
-/// Takes only resources and resize policies of containers from the new pod.
+/// Lists whose containers are resized.
+const LISTS: [&str; 2] = ["containers", "initContainers"];
+
+/// Takes only resources and resize policies of containers from the new pod. One with other containers is left for
+/// validation to refuse.
 pub(in crate::kinds::pod) fn take_resources(pod: &mut Value, old: &Value) {
+    if !validate_order(&pod["spec"], &old["spec"]).is_empty() {
+        return;
+    }
     let new = pod["spec"].clone();
     keep_all_but(pod, old, |spec| {
-        for list in ["containers", "initContainers"] {
-            for container in list_mut(spec, list) {
-                let named = new[list]
-                    .items()
-                    .iter()
-                    .find(|c| c["name"] == container["name"]);
-                if let Some(named) = named {
-                    carry_over(container, named, "resources");
-                    carry_over(container, named, "resizePolicy");
-                }
+        for list in LISTS {
+            for (container, new) in list_mut(spec, list).zip(new[list].items()) {
+                carry_over(container, new, "resources");
+                carry_over(container, new, "resizePolicy");
             }
         }
     });
@@ -125,7 +126,12 @@ pub fn validate_resize(pod: &Value, old: &Value) -> FieldErrors {
             "Pod QOS Class may not change as a result of resizing",
         );
     }
-    for list in ["containers", "initContainers"] {
+    let order = validate_order(&pod["spec"], &old["spec"]);
+    if !order.is_empty() {
+        errors.extend(order);
+        return errors;
+    }
+    for list in LISTS {
         let pairs = pod["spec"][list]
             .items()
             .iter()
@@ -158,24 +164,44 @@ pub fn validate_resize(pod: &Value, old: &Value) -> FieldErrors {
     errors
 }
 
+/// The same containers, one after the other.
+fn validate_order(new: &Value, old: &Value) -> FieldErrors {
+    let mut errors = FieldErrors::default();
+    for list in LISTS {
+        let path = Path::new("spec").child(list);
+        let (new, old) = (new[list].items(), old[list].items());
+        if new.len() != old.len() {
+            let problem = format!("{list} may not be added or removed on resize");
+            errors.forbidden(&path, problem);
+            continue;
+        }
+        for (i, (new, old)) in new.iter().zip(old).enumerate() {
+            if new["name"] != old["name"] {
+                let problem = format!("{list} may not be renamed or reordered on resize");
+                errors.forbidden(path.index(i).child("name"), problem);
+            }
+        }
+    }
+    errors
+}
+
 /// What was asked for once stays asked for.
 fn validate_kept(new: &Value, old: &Value, path: &Path, errors: &mut FieldErrors) {
     let path = path.child("resources");
-    for side in ["limits", "requests"] {
-        for name in RESIZABLE {
-            if old[side][name].present() && new[side][name].is_null() {
-                errors.forbidden(
-                    path.child(side),
-                    format!("resource {side} cannot be removed"),
-                );
-            }
+    for side in ["requests", "limits"] {
+        let mut before = old[side].entries();
+        if before.any(|(name, amount)| amount.present() && new[side][name].is_null()) {
+            errors.forbidden(
+                path.child(side),
+                format!("resource {side} cannot be removed"),
+            );
         }
     }
 }
 
 /// Sets cpu, memory and the resize policies back, to see what else differs.
 fn set_back(spec: &mut Value, old: &Value) {
-    for list in ["containers", "initContainers"] {
+    for list in LISTS {
         for (container, before) in list_mut(spec, list).zip(old[list].items()) {
             for side in ["limits", "requests"] {
                 let old_side = &before["resources"][side];
@@ -274,5 +300,39 @@ mod tests {
         gpu["spec"]["containers"][0]["resources"] =
             json!({"requests": {"cpu": "1", "ephemeral-storage": "1Gi"}});
         assert_eq!(validate_resize(&gpu, &old).0[0].field, "spec");
+    }
+
+    #[test]
+    fn a_resize_leaves_the_containers_what_they_are() {
+        let two = json!({"spec": {"containers": [{"name": "a", "image": "i"}, {"name": "b", "image": "i"}]}});
+        let texts = |mut new: Value| -> Vec<String> {
+            let (mut old, sent) = (two.clone(), new.clone());
+            default_pod(&mut old);
+            take_resources(&mut new, &old);
+            assert_eq!(new, sent, "left as it was sent");
+            default_pod(&mut new);
+            let errors = validate_resize(&new, &old).0;
+            errors.iter().map(crate::status::FieldError::text).collect()
+        };
+        let containers = |names: &[&str]| -> Value {
+            let list: Vec<Value> = names
+                .iter()
+                .map(|n| json!({"name": n, "image": "i"}))
+                .collect();
+            json!({"spec": {"containers": list}})
+        };
+        let other = "containers may not be renamed or reordered on resize";
+        let both = [
+            format!("spec.containers[0].name: Forbidden: {other}"),
+            format!("spec.containers[1].name: Forbidden: {other}"),
+        ];
+        assert_eq!(texts(containers(&["b", "a"])), both);
+        assert_eq!(texts(containers(&["c", "d"])), both);
+        for names in [&["a", "b", "c"][..], &["a"]] {
+            assert_eq!(
+                texts(containers(names)),
+                ["spec.containers: Forbidden: containers may not be added or removed on resize"]
+            );
+        }
     }
 }
