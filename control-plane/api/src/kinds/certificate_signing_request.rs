@@ -7,12 +7,12 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::declare::{Declaration, keep_generation};
-use super::walk::{Walk, carry_over, child, same, set};
+use super::walk::{Walk, carry_over, child, set};
 use crate::duration::human;
 use crate::kind::{Column, Kind, Name, Strategy};
 use crate::status::FieldErrors;
 use crate::table::{age, age_column, column, name, name_column};
-use crate::validation::{Path, names};
+use crate::validation::{Path, names, pem};
 
 /// What a certificate may be used for (certificates.k8s.io/v1 KeyUsage).
 const USAGES: &[&str] = &[
@@ -40,6 +40,8 @@ const USAGES: &[&str] = &[
     "signing",
     "timestamping",
 ];
+/// What v1beta1 called a signer that nobody named.
+const LEGACY_SIGNER: &str = "kubernetes.io/legacy-unknown";
 /// Conditions that only `/approval` sets.
 const DECISIONS: [&str; 2] = ["Approved", "Denied"];
 /// Shortest life that may be asked for, in seconds.
@@ -95,7 +97,7 @@ impl Strategy for Requests {
     fn validate_create(&self, object: &Value) -> FieldErrors {
         let mut errors = FieldErrors::default();
         let (spec, path) = (&object["spec"], Path::new("spec"));
-        if let Err(problem) = request_block(spec["request"].text()) {
+        if let Err(problem) = pem::certificate_request(spec["request"].text()) {
             errors.invalid(path.child("request"), spec["request"].text(), problem);
         }
         validate_usages(&spec["usages"], &path.child("usages"), &mut errors);
@@ -149,12 +151,21 @@ impl Strategy for Requests {
                 );
             }
         }
-        let before = &old["status"]["certificate"];
-        if !before.is_empty() && !same(&object["status"]["certificate"], before) {
-            errors.forbidden(
-                path.child("certificate"),
-                "updates may not change certificate after it is set",
-            );
+        let path = path.child("certificate");
+        let (new, before) = (
+            &object["status"]["certificate"],
+            &old["status"]["certificate"],
+        );
+        if new.text() == before.text() {
+            return errors;
+        }
+        if !new.is_empty()
+            && let Err(problem) = pem::certificates(new.text())
+        {
+            errors.invalid(&path, "<certificate data>", problem);
+        }
+        if !before.is_empty() {
+            errors.forbidden(&path, "updates may not modify existing certificate content");
         }
         errors
     }
@@ -263,32 +274,6 @@ fn state(status: &Value) -> String {
     text
 }
 
-/// Whether the base64 text holds one PEM block with a certificate request in it.
-fn request_block(text: &str) -> Result<(), &'static str> {
-    use base64::Engine as _;
-    const NOT_PEM: &str = "PEM block type must be CERTIFICATE REQUEST";
-    let bytes = base64::engine::general_purpose::STANDARD
-        .decode(text)
-        .map_err(|_| NOT_PEM)?;
-    let pem = String::from_utf8(bytes).map_err(|_| NOT_PEM)?;
-    let (_, rest) = pem
-        .split_once("-----BEGIN CERTIFICATE REQUEST-----")
-        .ok_or(NOT_PEM)?;
-    let (body, _) = rest
-        .split_once("-----END CERTIFICATE REQUEST-----")
-        .ok_or(NOT_PEM)?;
-    let body: String = body.split_whitespace().collect();
-    let der = base64::engine::general_purpose::STANDARD
-        .decode(body)
-        .map_err(|_| NOT_PEM)?;
-    // A CertificationRequest is a DER sequence (RFC 2986); the signer reads the rest.
-    if der.first() == Some(&0x30) {
-        Ok(())
-    } else {
-        Err("asn1: structure error: tags don't match")
-    }
-}
-
 fn validate_usages(usages: &Value, path: &Path, errors: &mut FieldErrors) {
     if usages.is_empty() {
         errors.required(path, "");
@@ -307,6 +292,14 @@ fn validate_usages(usages: &Value, path: &Path, errors: &mut FieldErrors) {
 fn validate_signer_name(signer: &str, path: &Path, errors: &mut FieldErrors) {
     if signer.is_empty() {
         errors.required(path, "");
+        return;
+    }
+    if signer == LEGACY_SIGNER {
+        errors.invalid(
+            path,
+            signer,
+            "the legacy signerName is not allowed via this API version",
+        );
         return;
     }
     let Some((domain, signer_path)) = signer.split_once('/') else {
@@ -338,14 +331,14 @@ fn validate_conditions(conditions: &Value) -> FieldErrors {
     let mut seen = BTreeSet::new();
     let mut decided = None;
     for (i, condition) in conditions.items().iter().enumerate() {
-        let (path, type_) = (path.index(i), condition["type"].text());
+        let (all, path, type_) = (&path, path.index(i), condition["type"].text());
         if type_.is_empty() {
             errors.required(path.child("type"), "");
         }
         let allowed: &[&str] = if matches!(type_, "Approved" | "Denied" | "Failed") {
             &["True"]
         } else {
-            &["True", "False", "Unknown"]
+            &["False", "True", "Unknown"]
         };
         match condition["status"].text() {
             "" => errors.required(path.child("status"), ""),
@@ -360,9 +353,9 @@ fn validate_conditions(conditions: &Value) -> FieldErrors {
         if DECISIONS.contains(&type_) {
             match decided {
                 Some(other) if other != type_ => errors.invalid(
-                    path.child("type"),
+                    all,
                     type_,
-                    format!("{other} and {type_} conditions are mutually exclusive"),
+                    "Approved and Denied conditions are mutually exclusive",
                 ),
                 _ => decided = Some(type_),
             }
@@ -374,14 +367,12 @@ fn validate_conditions(conditions: &Value) -> FieldErrors {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::validation::pem::tests::{ANNS_CERTIFICATE, ANNS_REQUEST, field};
 
     fn request() -> Value {
-        use base64::Engine as _;
-        let pem = "-----BEGIN CERTIFICATE REQUEST-----\nMAA=\n-----END CERTIFICATE REQUEST-----\n";
-        let request = base64::engine::general_purpose::STANDARD.encode(pem);
         json!({
             "metadata": {"name": "ann"},
-            "spec": {"request": request, "signerName": "example.com/own", "usages": ["client auth"]},
+            "spec": {"request": field(ANNS_REQUEST), "signerName": "example.com/own", "usages": ["client auth"]},
         })
     }
 
@@ -405,8 +396,7 @@ mod tests {
         let mut old = request();
         old["status"] = json!({});
         let mut new = old.clone();
-        new["status"] =
-            json!({"certificate": "QQ==", "conditions": [{"type": "Approved", "status": "True"}]});
+        new["status"] = json!({"certificate": field(ANNS_CERTIFICATE), "conditions": [{"type": "Approved", "status": "True"}]});
         let mut approved = new.clone();
         Requests.prepare_subresource_update("approval", &mut approved, &old);
         assert_eq!(
@@ -456,6 +446,44 @@ mod tests {
         assert_eq!(
             Requests.validate_status_update(&new, &old).0[0].text(),
             "status.conditions: Forbidden: updates may not remove a condition of type \"Approved\""
+        );
+    }
+
+    #[test]
+    fn what_a_signer_writes_is_a_certificate_and_stays() {
+        let status = |certificate: &str| json!({"status": {"certificate": certificate}});
+        let texts = |new: &Value, old: &Value| -> Vec<String> {
+            let errors = Requests.validate_status_update(new, old);
+            errors
+                .0
+                .iter()
+                .map(crate::status::FieldError::text)
+                .collect()
+        };
+        let good = status(&field(ANNS_CERTIFICATE));
+        assert!(texts(&good, &status("")).is_empty());
+        assert!(texts(&good, &good).is_empty());
+        assert_eq!(
+            texts(&status("QQ=="), &status("")),
+            [
+                "status.certificate: Invalid value: \"<certificate data>\": must contain at least one CERTIFICATE PEM block"
+            ]
+        );
+        assert_eq!(
+            texts(&status(""), &good),
+            ["status.certificate: Forbidden: updates may not modify existing certificate content"]
+        );
+    }
+
+    #[test]
+    fn nobody_is_approved_and_denied() {
+        let conditions = json!([
+            {"type": "Approved", "status": "True"},
+            {"type": "Denied", "status": "True"},
+        ]);
+        assert_eq!(
+            validate_conditions(&conditions).0[0].text(),
+            "status.conditions: Invalid value: \"Denied\": Approved and Denied conditions are mutually exclusive"
         );
     }
 }

@@ -4,6 +4,7 @@
 pub mod metadata;
 pub mod names;
 mod path;
+pub mod pem;
 pub mod selector;
 
 pub use metadata::{NameRule, validate_metadata_create, validate_metadata_update};

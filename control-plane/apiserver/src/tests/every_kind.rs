@@ -1,6 +1,6 @@
 //! Every kind that discovery shows answers every verb that discovery says.
 
-mod samples;
+pub(super) mod samples;
 
 use samples::{name_of, sample};
 

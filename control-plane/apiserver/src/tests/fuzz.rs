@@ -3,6 +3,7 @@
 use balsa_api::schema::{Schema, Shape, Type};
 use balsa_fuzz::Fuzz;
 
+use super::every_kind::samples::REQUEST;
 use super::*;
 use crate::http::{negotiate, protobuf, query::Query, request_info::RequestInfo};
 
@@ -86,7 +87,7 @@ fn bodies() {
         "auditAnnotations": [{"key": "k", "valueExpression": "'v'"}]}});
     let review = json!({"spec": {"user": "u", "groups": ["g"], "extra": {"a": ["b"]}, "resourceAttributes": {"verb": "get",
         "resource": "pods", "namespace": "d", "fieldSelector": {"requirements": [{"key": "a", "operator": "In", "values": ["b"]}]}}}});
-    let csr = json!({"metadata": {"name": "c"}, "spec": {"request": "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUFBPQotLS0tLUVORCBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0K",
+    let csr = json!({"metadata": {"name": "c"}, "spec": {"request": REQUEST,
         "signerName": "kubernetes.io/kube-apiserver-client", "usages": ["client auth"], "expirationSeconds": 600}});
     let options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 1, "propagationPolicy": "Foreground",
         "preconditions": {"uid": "u", "resourceVersion": "1"}, "dryRun": ["All"]});

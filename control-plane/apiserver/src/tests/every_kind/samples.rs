@@ -31,7 +31,8 @@ fn claim() -> Value {
     json!({"devices": {"requests": [{"name": "gpu", "exactly": {"deviceClassName": "gpu.example.com"}}]}})
 }
 
-const REQUEST: &str = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUFBPQotLS0tLUVORCBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0K";
+/// A certificate request of `O=dev, CN=ann`.
+pub(crate) const REQUEST: &str = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUlIVk1INENBUUF3SERFTU1Bb0dBMVVFQ2d3RFpHVjJNUXd3Q2dZRFZRUUREQU5oYm00d1dUQVRCZ2NxaGtqTwpQUUlCQmdncWhrak9QUU1CQndOQ0FBVFdGTVpzc3hYaWQvWm1uWm02cUZJY2hTcDRQb0ZERUpmdmJpbWlBZVFRCnJkYkN6Z0c3eG83SGRpbEdEaFpGbXUxTGRpUVFESHpWOHFMNUdmNmZTZDRGb0FBd0NnWUlLb1pJemowRUF3SUQKUndBd1JBSWdQQUVMUmRSM0ZjSkkzblN6cDdlTWZaY2xwY3hPYUZtaXFvc2JqZjd0VEVzQ0lFVDNLcTBDalBPWAp0TGVuQ2V6RGhJc1FvQkVjR1diMWJWSHBraVRvNzEwbwotLS0tLUVORCBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0K";
 
 /// The body, without what the path says; `None` for a kind that has no sample.
 pub(super) fn sample(group: &str, kind: &str) -> Option<Value> {
