@@ -19,7 +19,9 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-pub use encode::{knows, message_of, metadata, metadata_list, object, watch_frame, wrapped};
+pub use encode::{
+    Writer, by_hand, knows, message_of, metadata, metadata_list, object, watch_frame, wrapped,
+};
 pub use list::ListBody;
 use table::MESSAGES;
 

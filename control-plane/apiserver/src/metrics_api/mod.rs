@@ -8,6 +8,7 @@
 
 mod kinds;
 mod objects;
+mod protobuf;
 mod samples;
 
 use std::collections::HashMap;
@@ -34,8 +35,10 @@ use tokio_util::sync::CancellationToken;
 use crate::extensions::aggregation::RemoteVersion;
 use crate::handle::not_allowed;
 use crate::http::negotiate::{Accepted, Format, Offer, Shape, negotiate};
+use crate::http::protobuf::MEDIA_TYPE;
 use crate::http::query::Query;
 use crate::http::request_info::RequestInfo;
+use crate::http::respond;
 use crate::registry::shape;
 use crate::render::{self, Include};
 use crate::seam::{NodeStreams, ObjectReader, ResponseBody};
@@ -178,13 +181,16 @@ impl MetricsApi {
         }
         let offer = Offer {
             shapes: true,
-            protobuf: false,
+            protobuf: true,
         };
         let accepted = negotiate(headers, offer)?;
         self.state.lock().asked = Some(Instant::now());
         self.refresh(EVERY).await;
         if info.verb == "get" {
             let found = self.one(kind, info).await?;
+            if (accepted.format, accepted.shape) == (Format::Protobuf, Shape::Plain) {
+                return protobuf_answer(protobuf::one(kind, &found));
+            }
             let bytes = Bytes::from(found.to_string());
             return shape::object(200, kind, bytes, accepted, query);
         }
@@ -245,12 +251,14 @@ impl MetricsApi {
         }
         let order = |v: &Value| (object::namespace(v).to_owned(), object::name(v).to_owned());
         items.sort_by_cached_key(order);
-        let document = list(kind, &items, accepted.shape, query)?;
-        let format = match accepted.format {
-            Format::Yaml => Format::Yaml,
-            _ => Format::Json,
-        };
-        shape::document(200, document.to_string().into(), format)
+        match (accepted.format, accepted.shape) {
+            (Format::Protobuf, Shape::Metadata) => protobuf_answer(protobuf::metadata_list(&items)),
+            (Format::Protobuf, _) => protobuf_answer(protobuf::list(kind, &items)),
+            (format, shape) => {
+                let document = list(kind, &items, shape, query)?;
+                shape::document(200, document.to_string().into(), format)
+            }
+        }
     }
 
     /// A running pod, or a node, may be in the next look.
@@ -376,6 +384,12 @@ impl MetricsApi {
         read.map_err(|error| error.to_string())?;
         Ok(page)
     }
+}
+
+fn protobuf_answer(written: Option<Bytes>) -> Result<Response<ResponseBody>, Status> {
+    let unwritable = || Status::internal("the metrics could not be written in protobuf");
+    let written = written.ok_or_else(unwritable)?;
+    Ok(respond::bytes(200, MEDIA_TYPE, written))
 }
 
 fn selector(query: &Query, name: &str) -> Result<Selector, Status> {

@@ -80,6 +80,50 @@ pub fn metadata(json: &[u8]) -> Option<Bytes> {
     Some(out.close())
 }
 
+/// An object of a kind that the schema does not know, by somebody who knows its fields. `None` when that one gives up.
+#[must_use]
+pub fn by_hand(
+    api_version: &str,
+    kind: &str,
+    write: impl FnOnce(&mut Writer<'_>) -> Option<()>,
+) -> Option<Bytes> {
+    let mut out = Envelope::open(api_version, kind, 512);
+    write(&mut Writer(&mut out.bytes))?;
+    Some(out.close())
+}
+
+/// A message that is being written by hand.
+pub struct Writer<'a>(&'a mut Vec<u8>);
+
+impl Writer<'_> {
+    /// A text field.
+    pub fn text(&mut self, number: u32, text: &str) {
+        put_bytes(self.0, number, text.as_bytes());
+    }
+
+    /// An integer field.
+    pub fn integer(&mut self, number: u32, value: i64) {
+        put_integer(self.0, number, value);
+    }
+
+    /// A message in a field.
+    pub fn message(
+        &mut self,
+        number: u32,
+        write: impl FnOnce(&mut Writer<'_>) -> Option<()>,
+    ) -> Option<()> {
+        let at = open(self.0, number);
+        write(&mut Writer(self.0))?;
+        close(self.0, at);
+        Some(())
+    }
+
+    /// The metadata of an object, in field 1 as everywhere.
+    pub fn metadata(&mut self, object: &[u8]) -> Option<()> {
+        put_metadata(self.0, object)
+    }
+}
+
 /// What stands before and behind the items of a list of a kind, which together are `items` bytes long.
 pub(super) fn list_frame(kind: &Kind, meta: &ListMeta, items: usize) -> (Bytes, Bytes) {
     let api_version = join_api_version(&kind.group, &kind.version);
