@@ -1,5 +1,6 @@
 //! Jobs: pods that run to completion.
 
+mod failure_policy;
 pub(super) mod validate;
 
 use std::sync::Arc;

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{NAME_LABEL, UID_LABEL, has};
+use super::{NAME_LABEL, UID_LABEL, failure_policy, has};
 use crate::kinds::pod::validate::validate_pod_template;
 use crate::kinds::walk::{Walk, carry_over, get_mut, same};
 use crate::status::FieldErrors;
@@ -71,7 +71,7 @@ pub(in crate::kinds) fn spec_common(spec: &Value, path: &Path, errors: &mut Fiel
     let template = path.child("template");
     validate_pod_template(&spec["template"], &template, errors);
     restart_policy(spec, &template.child("spec").child("restartPolicy"), errors);
-    failure_policy(spec, &path.child("podFailurePolicy"), errors);
+    failure_policy::validate(spec, &path.child("podFailurePolicy"), errors);
     replacement_policy(spec, &path.child("podReplacementPolicy"), errors);
     success_policy(spec, &path.child("successPolicy"), errors);
     managed_by(spec["managedBy"].as_str(), &path.child("managedBy"), errors);
@@ -207,6 +207,34 @@ fn indexed(spec: &Value, path: &Path, errors: &mut FieldErrors) {
             "must be less than or equal to completions",
         );
     }
+    many_indexes(spec, path, errors);
+}
+
+/// What a Job may remember of its indexes one by one.
+fn many_indexes(spec: &Value, path: &Path, errors: &mut FieldErrors) {
+    const MANY: i64 = 100_000;
+    const AT_MANY: i64 = 10_000;
+    let failed = spec["maxFailedIndexes"].int();
+    if let Some(failed) = failed.filter(|f| *f > MANY) {
+        let detail = format!("must be less than or equal to {MANY}");
+        errors.invalid(path.child("maxFailedIndexes"), failed, detail);
+    }
+    let many = spec["completions"].int().is_some_and(|c| c > MANY);
+    if !many || spec["backoffLimitPerIndex"].is_null() {
+        return;
+    }
+    if failed.is_none() {
+        let detail = format!("must be specified when completions is above {MANY}");
+        errors.required(path.child("maxFailedIndexes"), detail);
+    }
+    for field in ["parallelism", "maxFailedIndexes"] {
+        if let Some(number) = spec[field].int().filter(|n| *n > AT_MANY) {
+            let detail = format!(
+                "must be less than or equal to {AT_MANY} when completions are above {MANY} and used with backoff limit per index"
+            );
+            errors.invalid(path.child(field), number, detail);
+        }
+    }
 }
 
 fn restart_policy(spec: &Value, path: &Path, errors: &mut FieldErrors) {
@@ -221,82 +249,6 @@ fn restart_policy(spec: &Value, path: &Path, errors: &mut FieldErrors) {
         }
         "OnFailure" | "Never" => {}
         other => errors.not_supported(path, other, &["OnFailure", "Never"]),
-    }
-}
-
-fn failure_policy(spec: &Value, path: &Path, errors: &mut FieldErrors) {
-    let rules = spec["podFailurePolicy"]["rules"].items();
-    for (i, rule) in rules.iter().enumerate() {
-        let path = path.child("rules").index(i);
-        one_of(
-            &rule["action"],
-            &["Count", "FailIndex", "FailJob", "Ignore"],
-            &path.child("action"),
-            errors,
-        );
-        if rule["action"] == "FailIndex" && spec["backoffLimitPerIndex"].is_null() {
-            errors.invalid(
-                path.child("action"),
-                "FailIndex",
-                "requires the backoffLimitPerIndex to be set",
-            );
-        }
-        let (codes, conditions) = (&rule["onExitCodes"], rule["onPodConditions"].items());
-        if codes.present() && !conditions.is_empty() {
-            errors.invalid(
-                &path,
-                rule.clone(),
-                "specifying both OnExitCodes and OnPodConditions is not supported",
-            );
-        }
-        if codes.is_null() && conditions.is_empty() {
-            errors.invalid(
-                &path,
-                rule.clone(),
-                "specifying one of OnExitCodes and OnPodConditions is required",
-            );
-        }
-        if codes.present() {
-            exit_codes(codes, &path.child("onExitCodes"), errors);
-        }
-        for (j, pattern) in conditions.iter().enumerate() {
-            let path = path.child("onPodConditions").index(j);
-            one_of(
-                &pattern["status"],
-                &["False", "True", "Unknown"],
-                &path.child("status"),
-                errors,
-            );
-        }
-    }
-}
-
-fn exit_codes(codes: &Value, path: &Path, errors: &mut FieldErrors) {
-    one_of(
-        &codes["operator"],
-        &["In", "NotIn"],
-        &path.child("operator"),
-        errors,
-    );
-    let values = codes["values"].items();
-    if values.is_empty() {
-        errors.invalid(
-            path.child("values"),
-            codes["values"].clone(),
-            "at least one value is required",
-        );
-    }
-    for (i, value) in values.iter().enumerate() {
-        if codes["operator"] == "In" && value.int() == Some(0) {
-            errors.invalid(
-                path.child("values").index(i),
-                0,
-                "must not be 0 for the In operator",
-            );
-        }
-        if values[..i].contains(value) {
-            errors.duplicate(path.child("values").index(i), value.clone());
-        }
     }
 }
 
