@@ -216,3 +216,45 @@ fn a_server_cut_off_from_the_others_does_not_stop_them() -> anyhow::Result<()> {
     )?;
     Ok(())
 }
+
+/// Addresses of Service `kubernetes`, as a server that is there has them.
+fn published(kubectl: &Kubectl) -> anyhow::Result<String> {
+    kubectl.field("endpoints/kubernetes", "{.subsets[*].addresses[*].ip}")
+}
+
+#[test]
+fn pods_are_led_to_servers_that_are_there() -> anyhow::Result<()> {
+    let (local, _mend) = (Local, Mend);
+    let leader = local.node(&local.leader()?)?;
+    let nodes = local.nodes()?;
+    let others: Vec<_> = nodes
+        .into_iter()
+        .filter(|n| n.role == "server" && n.node != leader.node)
+        .collect();
+    let [stopped, asked] = others.as_slice() else {
+        anyhow::bail!("not three servers: {others:?}");
+    };
+    let kubectl = Kubectl::from_env()?.through(&asked.node);
+    let is_published = |address: &str| {
+        let all = published(&kubectl)?;
+        Ok::<_, anyhow::Error>(all.split(' ').any(|a| a == address))
+    };
+    // In good order it is gone before it stops listening.
+    local.ok(&["stop", &stopped.node])?;
+    ensure!(
+        !is_published(&stopped.address)?,
+        "{} is stopped and still published",
+        stopped.address
+    );
+    local.ok(&["start", &stopped.node])?;
+    eventually("its address", 20, || is_published(&stopped.address))?;
+    local.ok(&["kill", &leader.node])?;
+    eventually("the killed leader's address to go", 15, || {
+        Ok(!is_published(&leader.address)?)
+    })?;
+    local.ok(&["start", &leader.node])?;
+    eventually("the address of the one that was killed", 20, || {
+        is_published(&leader.address)
+    })?;
+    Ok(())
+}

@@ -33,9 +33,10 @@ pub(crate) async fn keep(
     let mut failures = 0_u32;
     let mut told = Vec::new();
     loop {
+        let servers = sorted(addresses);
         let lead = api.core.registry.backend.lead();
         let wait = if lead.is_me && api.core.cache.is_synced() {
-            match reconcile(api, addresses, lead).await {
+            match reconcile(api, &servers, lead).await {
                 Ok(unpublished) => {
                     tell(&mut told, unpublished);
                     failures = 0;
@@ -60,7 +61,21 @@ pub(crate) async fn keep(
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(wait) => {}
+            () = changed(addresses, &servers) => {}
         }
+    }
+}
+
+fn sorted(addresses: &dyn ServerAddresses) -> Vec<SocketAddr> {
+    let mut all = addresses.addresses();
+    all.sort();
+    all
+}
+
+/// A server that leaves waits for its address to go.
+async fn changed(addresses: &dyn ServerAddresses, known: &[SocketAddr]) {
+    while sorted(addresses) == known {
+        tokio::time::sleep(SOON).await;
     }
 }
 
@@ -90,7 +105,7 @@ fn is_reachable(address: IpAddr) -> bool {
 /// Returns the addresses of servers that could not be published.
 async fn reconcile(
     api: &ApiServer,
-    addresses: &dyn ServerAddresses,
+    servers: &[SocketAddr],
     lead: Lead,
 ) -> Result<Vec<SocketAddr>, String> {
     let keeper = Keeper { api, lead };
@@ -120,10 +135,8 @@ async fn reconcile(
         keeper.ensure("", "configmaps", path, wanted, true).await?;
     }
     keeper.addresses().await?;
-    let mut alive = addresses.addresses();
-    alive.sort();
     let (alive, unpublished): (Vec<_>, Vec<_>) =
-        alive.into_iter().partition(|a| is_reachable(a.ip()));
+        servers.iter().copied().partition(|a| is_reachable(a.ip()));
     if alive.is_empty() {
         return Ok(unpublished);
     }

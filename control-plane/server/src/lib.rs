@@ -5,6 +5,7 @@
 mod api;
 mod bootstrap;
 mod config;
+mod endpoints;
 mod identity;
 mod leader;
 mod links;

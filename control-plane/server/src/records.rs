@@ -5,11 +5,16 @@ use balsa_store::{Compare, Op, Store, Txn, TxnOutcome};
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 const SERVERS: &[u8] = b"/balsa/servers/";
 const TOKENS: &[u8] = b"/balsa/tokens/";
+const LEAVING: &[u8] = b"/balsa/leaving/";
+/// A server that leaves is believed for so long; by then it is gone, and silent.
+const LEAVES_FOR: Duration = Duration::from_secs(15);
 
 /// One server as the others and the agents need to know it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +73,50 @@ pub async fn put_server(store: &Store, record: &ServerRecord) -> anyhow::Result<
 /// When the store cannot take writes now.
 pub async fn forget_server(store: &Store, id: u64) -> anyhow::Result<()> {
     delete(store, key(SERVERS, &id.to_string())).await
+}
+
+/// Says that this server is about to stop.
+///
+/// # Errors
+/// When the store cannot take writes now.
+pub async fn leave(store: &Store) -> anyhow::Result<()> {
+    let lease = store.lease_grant(LEAVES_FOR).await?;
+    let op = Op::Put {
+        key: key(LEAVING, &store.node_id().to_string()),
+        value: Bytes::new(),
+        lease: Some(lease),
+    };
+    store
+        .txn(Txn {
+            compares: Vec::new(),
+            ops: vec![op],
+            fence: None,
+        })
+        .await?;
+    Ok(())
+}
+
+/// Says that this server is back, should it have left just before.
+///
+/// # Errors
+/// When the store cannot take writes now.
+pub async fn stay(store: &Store) -> anyhow::Result<()> {
+    if leaving(store).contains(&store.node_id()) {
+        delete(store, key(LEAVING, &store.node_id().to_string())).await?;
+    }
+    Ok(())
+}
+
+/// Ids of the servers that are about to stop, or did a moment ago.
+#[must_use]
+pub fn leaving(store: &Store) -> BTreeSet<u64> {
+    let found = store.range(LEAVING, None, 0, None);
+    let keys = found.iter().flat_map(|found| &found.kvs);
+    keys.filter_map(|kv| {
+        let id = kv.key.strip_prefix(LEAVING)?;
+        std::str::from_utf8(id).ok()?.parse().ok()
+    })
+    .collect()
 }
 
 async fn delete(store: &Store, key: Bytes) -> anyhow::Result<()> {

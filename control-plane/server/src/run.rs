@@ -1,6 +1,5 @@
 //! A server from start to stop.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use balsa_apiserver::encryption::{Encryption, Sealed, SealedCache};
 use balsa_apiserver::extensions::aggregation::Outside;
 use balsa_apiserver::metrics_api::MetricsApi;
 use balsa_apiserver::registry::csr::Signer;
-use balsa_apiserver::seam::{Admission, Fence, ObjectReader, RequestBody, ServerAddresses, User};
+use balsa_apiserver::seam::{Admission, Fence, ObjectReader, RequestBody, User};
 use balsa_apiserver::streams::Streams;
 use balsa_apiserver::webhook_client::{ClusterDialer, WebhookClient};
 use balsa_apiserver::{ApiServer, Cache, Kinds, reviews};
@@ -31,6 +30,7 @@ use tracing::{Instrument, info, info_span, warn};
 
 use crate::api::{Api, MemberRequest};
 use crate::config::{Config, Failover};
+use crate::endpoints::{self, Endpoints};
 use crate::links::Links;
 use crate::records::{self, ServerRecord};
 use crate::{bootstrap, identity, leader, priority};
@@ -132,10 +132,11 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         info!(address = %config.api_address(), "serving");
         stop.cancelled().await;
     }
-    // In the reverse order: hand over leadership while requests are still answered, then drain.
+    // In the reverse order: hand over leadership and send clients elsewhere while requests are still answered, then drain.
     if let Err(error) = store.transfer_leadership(None).await {
         info!(%error, "leadership was not handed over");
     }
+    endpoints::leave(&store, &*api.reader(), config.api_address().ip()).await;
     running.cancel();
     if let Err(error) = leading.await {
         warn!(%error, "leader-only work ended badly");
@@ -342,6 +343,11 @@ async fn become_member(
         async move { records::put_server(&store, &record).await }
     })
     .await;
+    retry("say that this server stays", || {
+        let store = store.clone();
+        async move { records::stay(&store).await }
+    })
+    .await;
     if config.join.is_empty() {
         print_welcome(config, identity, store).await?;
     }
@@ -425,18 +431,6 @@ async fn print_welcome(config: &Config, identity: &Identity, store: &Store) -> a
     Ok(())
 }
 
-/// The addresses of the servers that are members, for Service `kubernetes`.
-struct Addresses(Store);
-
-impl ServerAddresses for Addresses {
-    fn addresses(&self) -> Vec<SocketAddr> {
-        records::servers(&self.0)
-            .into_iter()
-            .map(|s| s.api)
-            .collect()
-    }
-}
-
 /// What runs beside the Raft leader.
 struct LeaderWork {
     config: Config,
@@ -473,7 +467,7 @@ impl LeaderWork {
             "kube-apiserver/v1.35.0 balsa",
             &[GROUP_MASTERS],
         );
-        let addresses = Arc::new(Addresses(self.store.clone()));
+        let addresses = Arc::new(Endpoints::new(self.store.clone()));
         let controlling = async {
             // Without the default roles the scheduler and the controllers may not even look.
             bootstrap::ensure(roles, bootstrap_objects(), stop.clone()).await;

@@ -35,7 +35,7 @@ use crate::proposer::{Linked, Proposer};
 use crate::raft::Raft;
 use crate::sequencer::{Clock, Sequencer, Work};
 use crate::state::{Context, Machine, Reader, State};
-use crate::types::{Health, Leadership};
+use crate::types::{Health, Leadership, MemberId};
 use crate::write::Writer;
 
 /// How long tasks may take to stop.
@@ -376,6 +376,18 @@ impl Running {
             member: self.folder.cluster().is_some(),
             problems,
         }
+    }
+
+    /// How long ago a member answered this one, which leads.
+    pub fn silence(&self, member: MemberId) -> Option<Duration> {
+        // As in `health`.
+        let _clock = self.handle.enter();
+        let metrics = self.raft.metrics();
+        let heard = {
+            let now = metrics.borrow_watched();
+            now.heartbeat.as_ref()?.get(&member).copied()?
+        };
+        Some(heard?.into_inner().elapsed())
     }
 
     #[cfg(test)]

@@ -208,6 +208,12 @@ impl Store {
         self.running.health()
     }
 
+    /// How long ago a member answered this one, which leads. `None` if it never has, or if this one does not lead.
+    #[must_use]
+    pub fn silence(&self, member: MemberId) -> Option<Duration> {
+        self.running.silence(member)
+    }
+
     /// Hands leadership to a voter, or to the most advanced other voter. Nothing happens if this member does
     /// not lead, or is alone.
     ///
