@@ -35,7 +35,7 @@ pub(crate) fn layers(dir: &Path) -> io::Result<Option<Vec<PathBuf>>> {
 }
 
 fn overlay(text: &[u8], dir: &Path) -> Option<Vec<PathBuf>> {
-    let fields = |line: &'_ [u8]| {
+    let fields = |line: &[u8]| {
         line.split(|byte| *byte == b' ')
             .map(<[u8]>::to_vec)
             .collect::<Vec<_>>()
