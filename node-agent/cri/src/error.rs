@@ -55,6 +55,17 @@ impl Error {
         )
     }
 
+    /// Is the thing in no state for it?
+    pub fn is_failed_precondition(&self) -> bool {
+        matches!(
+            self,
+            Self::Rpc {
+                code: "FailedPrecondition",
+                ..
+            }
+        )
+    }
+
     /// Can this runtime not do it at all?
     pub fn is_unimplemented(&self) -> bool {
         matches!(

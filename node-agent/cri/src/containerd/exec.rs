@@ -10,8 +10,8 @@ use std::time::Duration;
 use containerd_client::services::v1::containers_client::ContainersClient;
 use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::services::v1::{
-    CloseIoRequest, DeleteProcessRequest, ExecProcessRequest, GetContainerRequest, KillRequest,
-    ResizePtyRequest, StartRequest, WaitRequest,
+    CloseIoRequest, DeleteProcessRequest, DeleteTaskRequest, ExecProcessRequest,
+    GetContainerRequest, KillRequest, ResizePtyRequest, StartRequest, WaitRequest,
 };
 use parking_lot::Mutex;
 use prost_types::Any;
@@ -124,15 +124,34 @@ fn make_fifo(path: &Path) -> std::io::Result<()> {
 
 /// Sends a signal to a container's main process.
 pub(super) async fn signal(channel: Channel, container_id: &str, signal: i32) -> Result<()> {
+    let signal = u32::try_from(signal).unwrap_or(SIGKILL);
+    kill(channel, container_id, signal, false).await
+}
+
+async fn kill(channel: Channel, container_id: &str, signal: u32, all: bool) -> Result<()> {
     let request = KillRequest {
         container_id: container_id.to_owned(),
         exec_id: String::new(),
-        signal: u32::try_from(signal).unwrap_or(SIGKILL),
-        all: false,
+        signal,
+        all,
     };
     let mut tasks = TasksClient::new(channel);
     call("Kill", CALL_TIMEOUT, tasks.kill(namespaced(request))).await?;
     Ok(())
+}
+
+/// Kills all that runs in a container, and deletes its task if it has ended by now.
+pub(super) async fn end_task(channel: Channel, container_id: &str) -> Result<()> {
+    // It may have ended before.
+    let killed = kill(channel.clone(), container_id, SIGKILL, true).await;
+    let request = DeleteTaskRequest {
+        container_id: container_id.to_owned(),
+    };
+    let mut tasks = TasksClient::new(channel);
+    match call("Delete", CALL_TIMEOUT, tasks.delete(namespaced(request))).await {
+        Ok(_) => Ok(()),
+        Err(error) => killed.and(Err(error)),
+    }
 }
 
 pub(super) async fn start(

@@ -27,6 +27,16 @@ use crate::types::{
 /// Namespace that containerd's CRI plugin keeps its things in.
 const NAMESPACE: &str = "k8s.io";
 
+/// How often the end of a task is waited for that is in the way of its container's removal, and how long.
+const ENDINGS: u32 = 10;
+const ENDING: Duration = Duration::from_millis(50);
+
+/// Could a container not be removed for a task that has not ended? A start whose caller died midway can leave one of a
+/// container that the CRI plugin takes for one that has ended: it does not stop that, and so cannot remove it either.
+fn is_held_by_a_task(removed: &Result<()>) -> bool {
+    matches!(removed, Err(error) if error.is_failed_precondition())
+}
+
 /// A client of containerd: CRI plus its own services.
 #[derive(Clone)]
 pub struct Containerd {
@@ -43,6 +53,14 @@ struct Options {
 }
 
 impl Containerd {
+    /// Has what is left of a container's processes end, for a moment.
+    async fn end_task(&self, id: &str) {
+        if let Err(error) = exec::end_task(self.cri.channel(), id).await {
+            tracing::debug!(%error, id, "a container's task has not ended yet");
+        }
+        tokio::time::sleep(ENDING).await;
+    }
+
     /// A client of the containerd at that socket. FIFOs go under `fifo_dir`, which is made when needed; `ctr`
     /// is the path of containerd's own client program.
     pub fn new(
@@ -105,7 +123,18 @@ impl Runtime for Containerd {
     }
 
     async fn remove_sandbox(&self, id: &str) -> Result<()> {
-        self.cri.remove_sandbox(id).await
+        let mut removed = self.cri.remove_sandbox(id).await;
+        for _ in 0..ENDINGS {
+            if !is_held_by_a_task(&removed) {
+                break;
+            }
+            let containers = self.cri.list_containers().await?;
+            for container in containers.iter().filter(|known| known.sandbox_id == id) {
+                self.end_task(&container.id).await;
+            }
+            removed = self.cri.remove_sandbox(id).await;
+        }
+        removed
     }
 
     async fn list_sandboxes(&self) -> Result<Vec<SandboxInfo>> {
@@ -142,7 +171,15 @@ impl Runtime for Containerd {
     }
 
     async fn remove_container(&self, id: &str) -> Result<()> {
-        self.cri.remove_container(id).await
+        let mut removed = self.cri.remove_container(id).await;
+        for _ in 0..ENDINGS {
+            if !is_held_by_a_task(&removed) {
+                break;
+            }
+            self.end_task(id).await;
+            removed = self.cri.remove_container(id).await;
+        }
+        removed
     }
 
     async fn list_containers(&self) -> Result<Vec<ContainerInfo>> {
