@@ -9,7 +9,7 @@ use std::fmt;
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
-use crate::types::{LeaseId, MemberId, Revision, Txn};
+use crate::types::{Compare, LeaseId, MemberId, Op, Revision, Txn};
 
 /// The version of the encoding of packs.
 const PACK_VERSION: u8 = 1;
@@ -106,17 +106,17 @@ impl Pack {
         true
     }
 
-    /// The time and the batches.
+    /// What is in it.
     ///
     /// # Errors
     /// [`Malformed`] for bytes that no member of this version writes.
-    pub fn open(&self) -> Result<(u64, Vec<Batch>), Malformed> {
+    pub fn open(&self) -> Result<Opened, Malformed> {
         let (head, mut rest) = self.0.split_at_checked(PACK_HEAD).ok_or(Malformed)?;
         let (version, time) = head.split_first().ok_or(Malformed)?;
         if *version != PACK_VERSION {
             return Err(Malformed);
         }
-        let time = u64::from_be_bytes(time.try_into().map_err(|_| Malformed)?);
+        let time_ms = u64::from_be_bytes(time.try_into().map_err(|_| Malformed)?);
         let mut batches = Vec::new();
         while !rest.is_empty() {
             let (len, tail) = rest.split_first_chunk::<4>().ok_or(Malformed)?;
@@ -125,7 +125,30 @@ impl Pack {
             batches.push(Batch::decode(batch).map_err(|_| Malformed)?);
             rest = tail;
         }
-        Ok((time, batches))
+        Ok(Opened { time_ms, batches })
+    }
+}
+
+/// A [`Pack`] as it is applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Opened {
+    /// The proposer's clock, in milliseconds.
+    pub time_ms: u64,
+    pub batches: Vec<Batch>,
+}
+
+impl Opened {
+    /// The keys that are compared or changed, in no order, some more than once.
+    pub fn keys(&self) -> impl Iterator<Item = &Bytes> {
+        let commands = self.batches.iter().flat_map(|batch| &batch.commands);
+        let txns = commands.filter_map(|command| match command {
+            Command::Txn(txn) => Some(txn),
+            _ => None,
+        });
+        txns.flat_map(|txn| {
+            let compared = txn.compares.iter().map(Compare::key);
+            compared.chain(txn.ops.iter().map(Op::key))
+        })
     }
 }
 
@@ -173,7 +196,10 @@ mod tests {
     #[test]
     fn a_pack_returns_its_time_and_batches() {
         let encoded = [batch(1).encode().unwrap(), batch(2).encode().unwrap()];
-        let (time, batches) = Pack::new(42, &encoded).open().unwrap();
+        let Opened {
+            time_ms: time,
+            batches,
+        } = Pack::new(42, &encoded).open().unwrap();
         assert_eq!((time, batches), (42, vec![batch(1), batch(2)]));
     }
 

@@ -6,7 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
-use rocksdb::{BlockBasedOptions, Cache, DB, DBCompressionType, Options};
+use rocksdb::{
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType,
+    DBPinnableSlice, DEFAULT_COLUMN_FAMILY_NAME, Options,
+};
 
 use crate::config::Tuning;
 use crate::error::OpenError;
@@ -37,6 +40,10 @@ fn common(tuning: &Tuning, cache: &Cache) -> (Options, BlockBasedOptions) {
     table.set_block_cache(cache);
     table.set_cache_index_and_filter_blocks(true);
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    // In pieces of a few KiB: a large file's whole index or filter is more than a small cache keeps, and each look-up
+    // would read all of it from the disk and sum it up anew.
+    table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    table.set_pin_top_level_index_and_filter(true);
     table.set_format_version(5);
     (options, table)
 }
@@ -62,6 +69,7 @@ pub(crate) fn open_log(path: &Path, tuning: &Tuning, cache: &Cache) -> Result<DB
 pub(crate) fn open_state(path: &Path, tuning: &Tuning, cache: &Cache) -> Result<DB, OpenError> {
     let (mut options, mut table) = common(tuning, cache);
     table.set_bloom_filter(10.0, false);
+    table.set_partition_filters(true);
     options.set_block_based_table_factory(&table);
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_memtable_whole_key_filtering(true);
@@ -70,7 +78,9 @@ pub(crate) fn open_state(path: &Path, tuning: &Tuning, cache: &Cache) -> Result<
 }
 
 fn open(options: &Options, path: &Path) -> Result<DB, OpenError> {
-    DB::open(options, path).map_err(|error| {
+    // Named, because reading many keys at once asks for the family's handle.
+    let family = ColumnFamilyDescriptor::new(DEFAULT_COLUMN_FAMILY_NAME, options.clone());
+    DB::open_cf_descriptors(options, path, [family]).map_err(|error| {
         let detail = error.to_string();
         if detail.contains("lock") || detail.contains("LOCK") {
             return OpenError::Locked {
@@ -89,6 +99,17 @@ fn open(options: &Options, path: &Path) -> Result<DB, OpenError> {
             },
         }
     })
+}
+
+/// Reads keys at once. They are in order.
+pub(crate) fn get_many<'db>(
+    db: &'db DB,
+    keys: &[Vec<u8>],
+) -> Vec<Result<Option<DBPinnableSlice<'db>>, rocksdb::Error>> {
+    match db.cf_handle(DEFAULT_COLUMN_FAMILY_NAME) {
+        Some(family) if keys.len() > 1 => db.batched_multi_get_cf(family, keys, true),
+        _ => keys.iter().map(|key| db.get_pinned(key)).collect(),
+    }
 }
 
 /// A database that can be opened again in place: RocksDB refuses all writes for good after some errors of the
@@ -221,6 +242,26 @@ mod tests {
     fn failure() -> rocksdb::Error {
         let dir = tempfile::tempdir().unwrap();
         DB::open(&Options::default(), dir.path().join("absent")).unwrap_err()
+    }
+
+    #[test]
+    fn keys_that_are_read_at_once_are_found_as_if_one_by_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::new_lru_cache(1 << 20);
+        let db = open_state(dir.path(), &Tuning::default(), &cache).unwrap();
+        let key = |n: u32| n.to_be_bytes().to_vec();
+        for n in (0..1_000).step_by(2) {
+            db.put(key(n), n.to_string()).unwrap();
+            if n == 600 {
+                db.flush().unwrap();
+            }
+        }
+        for some in [vec![], vec![key(4)], (590..620).map(key).collect()] {
+            let found = get_many(&db, &some).into_iter().map(|found| found.unwrap());
+            let found: Vec<_> = found.map(|found| found.map(|f| f.to_vec())).collect();
+            let alone: Vec<_> = some.iter().map(|key| db.get(key).unwrap()).collect();
+            assert_eq!(found, alone);
+        }
     }
 
     #[test]

@@ -8,7 +8,8 @@ use rocksdb::{DB, WriteBatch};
 
 use super::leases::Leases;
 use super::schema::{self, Change, Damaged, Meta, Old, Record, Remembered};
-use crate::command::{Batch, Command, Malformed, Origin, Pack};
+use crate::command::{Batch, Command, Malformed, Opened, Origin};
+use crate::db;
 use crate::error::Error;
 use crate::fault::{self, Break};
 use crate::types::{Event, LeaseId, MemberId, Op, Revision, Term, Txn, TxnOutcome};
@@ -72,6 +73,8 @@ pub(crate) struct Draft<'a> {
     db: &'a DB,
     me: Origin,
     work: &'a mut Working,
+    /// Keys as they were before, in order: those of [`Draft::look_up`].
+    found: Vec<(Bytes, Option<Record>)>,
     /// Keys as they are now, if they changed.
     changed: BTreeMap<Bytes, Option<Record>>,
     /// `V` records.
@@ -95,6 +98,7 @@ impl<'a> Draft<'a> {
             db,
             me,
             work,
+            found: Vec::new(),
             changed: BTreeMap::new(),
             versions: Vec::new(),
             batch: WriteBatch::default(),
@@ -122,11 +126,29 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// Reads all keys that packs compare or change at once, which costs about half of reading them one by one: RocksDB
+    /// goes through its files once, and keys that are close share a block.
+    pub fn look_up<'p>(
+        &mut self,
+        packs: impl Iterator<Item = &'p Opened>,
+    ) -> Result<(), ApplyError> {
+        let mut keys: Vec<_> = packs.flat_map(Opened::keys).cloned().collect();
+        keys.sort_unstable();
+        keys.dedup();
+        let stored: Vec<_> = keys.iter().map(|key| schema::current(key)).collect();
+        let records = db::get_many(self.db, &stored);
+        self.found.reserve_exact(keys.len());
+        for (key, bytes) in keys.into_iter().zip(records) {
+            let record = bytes?.map(|bytes| Record::decode(&bytes)).transpose()?;
+            self.found.push((key, record));
+        }
+        Ok(())
+    }
+
     /// Applies the pack of one entry.
-    pub fn pack(&mut self, term: Term, pack: &Pack) -> Result<(), ApplyError> {
-        let (time_ms, batches) = pack.open()?;
-        self.work.meta.clock_ms = self.work.meta.clock_ms.max(time_ms);
-        for batch in batches {
+    pub fn pack(&mut self, term: Term, pack: Opened) -> Result<(), ApplyError> {
+        self.work.meta.clock_ms = self.work.meta.clock_ms.max(pack.time_ms);
+        for batch in pack.batches {
             self.one_batch(term, batch)?;
         }
         Ok(())
@@ -425,6 +447,9 @@ impl<'a> Draft<'a> {
     fn current(&self, key: &Bytes) -> Result<Option<Record>, ApplyError> {
         if let Some(record) = self.changed.get(key) {
             return Ok(record.clone());
+        }
+        if let Ok(at) = self.found.binary_search_by(|(found, _)| found.cmp(key)) {
+            return Ok(self.found[at].1.clone());
         }
         match self.db.get_pinned(schema::current(key))? {
             Some(bytes) => Ok(Some(Record::decode(&bytes)?)),

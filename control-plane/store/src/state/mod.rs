@@ -35,6 +35,7 @@ use rocksdb::{Cache, Direction, ErrorKind, IteratorMode, WriteBatch, WriteOption
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::command::{Malformed, Opened};
 use crate::config::Tuning;
 use crate::db::Disk;
 use crate::error::OpenError;
@@ -120,6 +121,15 @@ impl Applier {
             durable: meta.applied,
         })
     }
+}
+
+/// The packs of entries that have one.
+fn opened(entries: &[Entry]) -> Result<Vec<Option<Opened>>, Malformed> {
+    let open = |entry: &Entry| match &entry.payload {
+        EntryPayload::Normal(pack) => pack.open().map(Some),
+        EntryPayload::Blank | EntryPayload::Membership(_) => Ok(None),
+    };
+    entries.iter().map(open).collect()
 }
 
 impl State {
@@ -212,13 +222,15 @@ impl State {
             ..
         } = &mut *applier;
         fault::point(Point::ApplyBegun);
+        let packs = opened(entries)?;
         let mut draft = Draft::new(&generation.db, self.context.pending.me(), work);
+        draft.look_up(packs.iter().flatten())?;
         let mut new_membership = None;
-        for entry in entries {
-            match &entry.payload {
-                EntryPayload::Blank => {}
-                EntryPayload::Normal(pack) => draft.pack(term_of(&entry.log_id), pack)?,
-                EntryPayload::Membership(membership) => {
+        for (entry, pack) in entries.iter().zip(packs) {
+            match (&entry.payload, pack) {
+                (EntryPayload::Blank | EntryPayload::Normal(_), None) => {}
+                (_, Some(pack)) => draft.pack(term_of(&entry.log_id), pack)?,
+                (EntryPayload::Membership(membership), None) => {
                     let stored = StoredMembership::new(Some(entry.log_id), membership.clone());
                     draft
                         .batch
