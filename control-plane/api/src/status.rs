@@ -349,6 +349,11 @@ impl FieldErrors {
         self.push(ErrorKind::Invalid, field, Some(value.into()), detail);
     }
 
+    /// A value that may not be, and is not worth repeating.
+    pub fn invalid_unshown(&mut self, field: impl Into<String>, detail: impl Into<String>) {
+        self.push(ErrorKind::Invalid, field, None, detail);
+    }
+
     /// A value of another type than the schema says.
     pub fn type_invalid(
         &mut self,

@@ -441,6 +441,7 @@ async fn run_job(cluster: &Cluster, spec: Value) -> Value {
         ended.then_some(job)
     };
     eventually(cluster, "the job ends", || ended().is_some()).await;
+    assert_eq!(cluster.api.refused(), Vec::<String>::new());
     ended().unwrap()
 }
 
@@ -503,6 +504,42 @@ async fn a_failing_job_reaches_its_limit() {
         ("Failed".into(), "BackoffLimitExceeded".into())
     );
     assert!(job["status"].get("active").is_none());
+}
+
+#[tokio::test]
+async fn a_job_is_suspended_resumed_made_smaller_and_ends() {
+    const WORK: &str = "/apis/batch/v1/namespaces/shop/jobs/work";
+    let cluster = Cluster::start();
+    let mut spec = job_spec("run");
+    spec["completionMode"] = json!("Indexed");
+    spec["parallelism"] = json!(5);
+    // Pods that a suspension ends count as failed.
+    spec["backoffLimit"] = json!(100);
+    cluster
+        .create(
+            "/apis/batch/v1/namespaces/shop/jobs",
+            json!({"metadata": {"name": "work"}, "spec": spec}),
+        )
+        .await;
+    let status = |field: &str| {
+        let job = cluster.api.get("jobs", "shop", "work");
+        job.map_or(Value::Null, |job| job["status"][field].clone())
+    };
+    let spec = |spec: Value| cluster.apply(http::Method::PATCH, WORK, json!({"spec": spec}));
+    eventually(&cluster, "its pods run", || status("ready") == 5).await;
+    spec(json!({"suspend": true})).await;
+    eventually(&cluster, "it stops", || {
+        status("active").is_null() && status("terminating") == 0 && status("startTime").is_null()
+    })
+    .await;
+    spec(json!({"suspend": false})).await;
+    eventually(&cluster, "it goes on", || status("ready") == 5).await;
+    spec(json!({"completions": 0, "parallelism": 0})).await;
+    eventually(&cluster, "it is done", || {
+        status("completionTime").is_string()
+    })
+    .await;
+    assert_eq!(cluster.api.refused(), Vec::<String>::new());
 }
 
 #[tokio::test]

@@ -24,7 +24,6 @@ pub(super) struct Tally {
     pub(super) active: Vec<Arc<Pod>>,
     /// Made in this reconcile; not among `active`.
     pub(super) created: usize,
-    pub(super) ready: usize,
     pub(super) terminating: usize,
     /// Finished pods that still carry the finalizer and are to be counted, or not (by policy).
     pub(super) finished: Vec<Finished>,
@@ -37,6 +36,14 @@ pub(super) struct Tally {
     pub(super) failed_indexes: BTreeSet<u32>,
     /// By podFailurePolicy.
     pub(super) fail_job: Option<String>,
+}
+
+impl Tally {
+    /// Pods that are ready, of those still active.
+    pub(super) fn ready(&self) -> usize {
+        let active = self.active.iter();
+        active.filter(|pod| pods::is_ready(pod)).count()
+    }
 }
 
 /// A finished pod on its way into the status.
@@ -161,6 +168,8 @@ pub(super) fn tally(
             held: false,
         });
     }
+    // One of several pods for an index was enough.
+    failed_indexes.retain(|index| !succeeded_indexes.contains(index));
     let ended = succeeded_indexes.union(&failed_indexes).copied().collect();
     let held = per_index::held(spec, owned, &ended);
     for finished in &mut finished {
@@ -173,7 +182,6 @@ pub(super) fn tally(
         .cloned()
         .collect();
     Tally {
-        ready: active.iter().filter(|pod| pods::is_ready(pod)).count(),
         terminating: owned
             .iter()
             .filter(|pod| pods::is_terminating(pod) && !pods::is_terminal(pod))

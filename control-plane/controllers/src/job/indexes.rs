@@ -18,7 +18,7 @@ pub(super) fn parse(text: &str, completions: u32) -> BTreeSet<u32> {
     for part in text.split(',').filter(|part| !part.is_empty()) {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         if let (Ok(first), Ok(last)) = (first.parse::<u32>(), last.parse::<u32>()) {
-            indexes.extend(first..=last.min(completions.saturating_sub(1)));
+            indexes.extend(first..last.saturating_add(1).min(completions));
         }
     }
     indexes
@@ -71,7 +71,7 @@ mod tests {
     fn nonsense_and_what_is_out_of_range_is_left_out() {
         assert_eq!(parse("1,x,3-,9-4294967295", 5), [1].into());
         assert_eq!(parse("0-4294967295", 3), [0, 1, 2].into());
-        assert_eq!(parse("0-7", 0), [0].into());
+        assert_eq!(parse("0-7", 0), [].into());
     }
 
     #[test]

@@ -210,7 +210,7 @@ impl Controller {
         decide::settle(status, &failed);
         status.active =
             decide::nonzero(i32::try_from(tally.active.len() + tally.created).unwrap_or(i32::MAX));
-        status.ready = Some(i32::try_from(tally.ready).unwrap_or(i32::MAX));
+        status.ready = Some(i32::try_from(tally.ready()).unwrap_or(i32::MAX));
         status.terminating = Some(i32::try_from(tally.terminating).unwrap_or(i32::MAX));
         if decide::is_indexed(spec) {
             let completed = status.completed_indexes.as_deref().unwrap_or_default();
@@ -313,15 +313,22 @@ fn note_finished(status: &mut JobStatus, spec: &JobSpec, batch: &[Finished]) -> 
             completed.extend(indexes::index(&finished.pod));
             continue;
         }
+        // A terminating pod that was noted as failed may yet succeed: it is counted as it was noted.
+        let lists = [&uncounted.succeeded, &uncounted.failed];
+        if lists
+            .into_iter()
+            .flatten()
+            .flatten()
+            .any(|uid| *uid == finished.uid)
+        {
+            continue;
+        }
         let list = if finished.succeeded {
             &mut uncounted.succeeded
         } else {
             &mut uncounted.failed
         };
-        let list = list.get_or_insert_default();
-        if !list.contains(&finished.uid) {
-            list.push(finished.uid.clone());
-        }
+        list.get_or_insert_default().push(finished.uid.clone());
     }
     if decide::is_indexed(spec) {
         let known = status.completed_indexes.as_deref().unwrap_or_default();
@@ -369,12 +376,16 @@ fn place(job: &Job, spec: &JobSpec, owned: &[Arc<Pod>], index: u32) -> Place {
     Place { index, failures }
 }
 
-/// Start time and the `Suspended` condition; returns the event to write when it changed.
+/// Start time and the `Suspended` condition; returns the event to write when it changed. A Job whose end is decided
+/// keeps its start: the API wants one in finished Jobs.
 fn note_suspension(
     job: &mut Job,
     spec: &JobSpec,
     now: Timestamp,
 ) -> Option<(&'static str, &'static str)> {
+    if has(job, "FailureTarget") || has(job, "SuccessCriteriaMet") {
+        return None;
+    }
     let suspended = spec.suspend == Some(true);
     let was = has(job, "Suspended");
     let status = job.status.get_or_insert_default();
@@ -446,7 +457,7 @@ fn end(
         .conditions
         .iter()
         .flatten()
-        .any(|condition| condition.type_ == decision);
+        .any(|condition| condition.type_ == decision && condition.status == "True");
     if !known {
         set(
             status,
@@ -472,8 +483,11 @@ fn end(
     // Empty when all is counted; the API wants it so in finished Jobs.
     status.uncounted_terminated_pods =
         Some(k8s_openapi::api::batch::v1::UncountedTerminatedPods::default());
+    // Missing when the Job's last pods ended after it was suspended.
+    let started = status.start_time.get_or_insert_with(|| time(now)).0;
     if ending.success {
-        status.completion_time = Some(time(now));
+        // Another leader's clock may have been ahead when the Job started.
+        status.completion_time = Some(time(now.max(started)));
         Some((
             EventType::Normal,
             "Completed".into(),
@@ -487,3 +501,6 @@ fn end(
         ))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -103,6 +103,8 @@ struct State {
     objects: BTreeMap<Key, Value>,
     log: Vec<(u64, &'static str, Key, Value)>,
     watchers: Vec<Watcher>,
+    /// Why a status was not taken.
+    refused: Vec<String>,
 }
 
 #[derive(Clone, Default)]
@@ -149,6 +151,11 @@ impl FakeApi {
             .iter()
             .filter(|(key, _)| key.0 == plural && key.1 == namespace);
         of.map(|(_, object)| object.clone()).collect()
+    }
+
+    /// Why a status was not taken, so far.
+    pub(super) fn refused(&self) -> Vec<String> {
+        self.state.lock().refused.clone()
     }
 
     /// Creates or replaces, whole, as if by somebody else.
@@ -437,9 +444,10 @@ impl State {
         }
         match target.subresource.as_str() {
             "status" => {
-                let mut merged = old;
+                let mut merged = old.clone();
                 merged["status"] = new["status"].take();
                 merged["metadata"]["annotations"] = new["metadata"]["annotations"].take();
+                self.check_status(&target.plural, &merged, &old)?;
                 new = merged;
             }
             _ => {
@@ -456,6 +464,21 @@ impl State {
             }
         }
         Ok(self.store(key, new))
+    }
+
+    /// The checks of the real API server.
+    fn check_status(&mut self, plural: &str, new: &Value, old: &Value) -> Result<(), Failure> {
+        let kinds = balsa_api::kinds::builtin();
+        let Some(kind) = kinds.iter().find(|kind| kind.plural == plural) else {
+            return Ok(());
+        };
+        let errors = kind.strategy.validate_status_update(new, old);
+        if errors.is_empty() {
+            return Ok(());
+        }
+        let texts: Vec<String> = errors.0.iter().map(|error| error.text()).collect();
+        self.refused.push(texts.join(", "));
+        Err(Failure(422, "Invalid", texts.join(", ")))
     }
 
     fn delete(&mut self, target: &Target, options: &Value) -> Result<Value, Failure> {

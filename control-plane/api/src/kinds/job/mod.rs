@@ -1,6 +1,8 @@
 //! Jobs: pods that run to completion.
 
 mod failure_policy;
+mod indexes;
+mod status;
 pub(super) mod validate;
 
 use std::sync::Arc;
@@ -102,7 +104,7 @@ impl Strategy for Jobs {
     }
 
     fn validate_status_update(&self, object: &Value, old: &Value) -> FieldErrors {
-        validate::job_status_update(object, old)
+        status::job_status_update(object, old)
     }
 
     fn selectable_fields(&self, object: &Value) -> Vec<(Name, String)> {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{NAME_LABEL, UID_LABEL, failure_policy, has};
+use super::{NAME_LABEL, UID_LABEL, failure_policy, indexes};
 use crate::kinds::pod::validate::validate_pod_template;
 use crate::kinds::walk::{Walk, carry_over, get_mut, same};
 use crate::status::FieldErrors;
@@ -10,7 +10,6 @@ use crate::validation::selector::{selector_matches, validate_label_selector};
 use crate::validation::{Path, immutable, names, non_negative, one_of, one_of_or_none};
 
 const MAX_INDEXED_PARALLELISM: i64 = 100_000;
-const TERMINAL: [&str; 2] = ["Complete", "Failed"];
 
 pub(super) fn job(object: &Value) -> FieldErrors {
     let mut errors = FieldErrors::default();
@@ -99,60 +98,41 @@ fn success_policy(spec: &Value, path: &Path, errors: &mut FieldErrors) {
     }
     let completions = spec["completions"].int().unwrap_or_default();
     for (i, rule) in rules.iter().enumerate() {
-        let path = list.index(i);
-        let (indexes, count) = (&rule["succeededIndexes"], rule["succeededCount"].int());
-        if indexes.is_null() && count.is_none() {
-            errors.required(
-                &path,
-                "at least one of succeededCount or succeededIndexes must be specified",
-            );
-        }
-        let mut total = completions;
-        if let Some(text) = indexes.as_str() {
-            match indexes_in(text, completions) {
-                Ok(number) => total = number,
-                Err(problem) => errors.invalid(path.child("succeededIndexes"), text, problem),
-            }
-        }
-        non_negative(
-            &rule["succeededCount"],
-            &path.child("succeededCount"),
-            errors,
-        );
-        if let Some(count) = count.filter(|c| *c > total) {
-            errors.invalid(
-                path.child("succeededCount"),
-                count,
-                format!("must be less than or equal to {total} (the number of specified completions or indexes)"),
-            );
-        }
+        success_rule(rule, completions, &list.index(i), errors);
     }
 }
 
-/// How many indexes a text such as `0,3-5` names.
-fn indexes_in(text: &str, completions: i64) -> Result<i64, String> {
-    let (mut total, mut last) = (0, -1);
-    for part in text.split(',') {
-        let (first, end) = part.split_once('-').unwrap_or((part, part));
-        let number = |text: &str| {
-            text.parse::<i64>()
-                .map_err(|_| format!("cannot convert string to integer for index: {text:?}"))
-        };
-        let (first, end) = (number(first)?, number(end)?);
-        if first <= last || end < first {
-            return Err(format!(
-                "non-increasing order, previous: {last}, current: {first}"
-            ));
-        }
-        if end >= completions {
-            return Err(format!(
-                "too large index for completions: {end} >= {completions}"
-            ));
-        }
-        total += end - first + 1;
-        last = end;
+fn success_rule(rule: &Value, completions: i64, path: &Path, errors: &mut FieldErrors) {
+    let (named, count) = (&rule["succeededIndexes"], rule["succeededCount"].int());
+    if named.is_null() && count.is_none() {
+        errors.required(
+            path,
+            "at least one of succeededCount or succeededIndexes must be specified",
+        );
     }
-    Ok(total)
+    let total = named.as_str().map(|text| {
+        indexes::count(text, completions).unwrap_or_else(|why| {
+            errors.invalid(
+                path.child("succeededIndexes"),
+                text,
+                format!("error parsing succeededIndexes: {why}"),
+            );
+            0
+        })
+    });
+    let path = path.child("succeededCount");
+    non_negative(&rule["succeededCount"], &path, errors);
+    for (limit, what) in [
+        (Some(completions), "specified completions"),
+        (total, "indexes in the specified succeededIndexes field"),
+    ] {
+        if let (Some(count), Some(limit)) = (count, limit)
+            && count > limit
+        {
+            let detail = format!("must be less than or equal to {limit} (the number of {what})");
+            errors.invalid(&path, count, detail);
+        }
+    }
 }
 
 /// Another controller's name: a domain and a path (KEP-4368).
@@ -356,52 +336,5 @@ fn template_kept(object: &Value, old: &Value, path: &Path, errors: &mut FieldErr
     }
     if !same(&template, before) {
         errors.invalid(path, template, "field is immutable");
-    }
-}
-
-pub(super) fn job_status_update(object: &Value, old: &Value) -> FieldErrors {
-    let mut errors = FieldErrors::default();
-    let path = Path::new("status");
-    for field in ["active", "succeeded", "failed", "ready", "terminating"] {
-        non_negative(&object["status"][field], &path.child(field), &mut errors);
-    }
-    for type_ in TERMINAL {
-        if has(old, type_) && !has(object, type_) {
-            errors.invalid(
-                path.child("conditions"),
-                object["status"]["conditions"].clone(),
-                format!("cannot disable the terminal {type_}=True condition"),
-            );
-        }
-    }
-    if TERMINAL.iter().all(|t| has(object, t)) {
-        errors.invalid(
-            path.child("conditions"),
-            object["status"]["conditions"].clone(),
-            "cannot set Complete=True and Failed=true conditions",
-        );
-    }
-    if has(object, "Complete")
-        && object["status"]["completionTime"].is_null()
-        && !has(old, "Complete")
-    {
-        errors.required(
-            path.child("completionTime"),
-            "completionTime is required for Complete jobs",
-        );
-    }
-    errors
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn indexes_are_increasing_and_below_completions() {
-        assert_eq!(indexes_in("0,3-5", 6), Ok(4));
-        assert!(indexes_in("3,1", 6).is_err());
-        assert!(indexes_in("0-6", 6).is_err());
-        assert!(indexes_in("x", 6).is_err());
     }
 }
