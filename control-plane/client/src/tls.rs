@@ -48,7 +48,7 @@ pub(crate) fn config(
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| TlsError::Ca(error.to_string()))?
         .with_root_certificates(roots);
     let invalid = |error: String| TlsError::Certificate(error);

@@ -225,7 +225,7 @@ impl Identity {
         Arc::clone(&self.accounts)
     }
 
-    /// For the API's port: HTTP/2 and 1.1, client certificates optional.
+    /// For the API's port: TLS 1.3 and 1.2, HTTP/2 and 1.1, client certificates optional.
     ///
     /// # Errors
     /// When the CA certificate is unusable.
@@ -234,6 +234,7 @@ impl Identity {
             self.ca.certificate(),
             Arc::clone(&self.api),
             None,
+            tls::CLIENTS,
             &[b"h2", b"http/1.1"],
         )
     }
@@ -245,7 +246,13 @@ impl Identity {
     pub fn raft_tls(&self) -> Result<RaftTls, Error> {
         let ca = self.ca.certificate();
         Ok(RaftTls {
-            server: tls::server(ca, Arc::clone(&self.raft), Some(GROUP_SERVERS), &[b"h2"])?,
+            server: tls::server(
+                ca,
+                Arc::clone(&self.raft),
+                Some(GROUP_SERVERS),
+                tls::MEMBERS,
+                &[b"h2"],
+            )?,
             client: tls::client(ca, Some(Arc::clone(&self.raft)), &[b"h2"])?,
         })
     }
@@ -261,6 +268,7 @@ impl Identity {
                 self.ca.certificate(),
                 certificate,
                 Some(GROUP_NODES),
+                tls::MEMBERS,
                 &[LINK_ALPN],
             )?,
         })

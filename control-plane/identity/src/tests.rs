@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use rustls::{ClientConfig, ServerConfig};
-use rustls_pki_types::ServerName;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::jwt::{ISSUER, KubernetesClaims, Reference};
@@ -181,6 +182,55 @@ async fn the_api_takes_clients_with_and_without_certificate_but_none_of_another_
     talk(server, stranger.api_client(&[b"h2"]).unwrap(), "localhost")
         .await
         .unwrap_err();
+}
+
+/// A client that speaks nothing newer than TLS 1.2.
+fn old_client(ca: &CertificateAuthority, shows: Option<&NodeIdentity>) -> Arc<ClientConfig> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(ca.certificate().clone()).unwrap();
+    let builder = ClientConfig::builder_with_provider(crate::tls::provider())
+        .with_protocol_versions(&[&rustls::version::TLS12])
+        .unwrap()
+        .with_root_certificates(roots);
+    Arc::new(match shows.map(NodeIdentity::client_pem) {
+        None => builder.with_no_client_auth(),
+        Some(pem) => {
+            let chain = CertificateDer::pem_slice_iter(pem.chain_pem.as_bytes());
+            let key = PrivateKeyDer::from_pem_slice(pem.key_pem.as_bytes()).unwrap();
+            builder
+                .with_client_auth_cert(chain.map(Result::unwrap).collect(), key)
+                .unwrap()
+        }
+    })
+}
+
+#[tokio::test]
+async fn the_api_takes_clients_of_tls_1_2_and_the_other_ports_do_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let id = identity(dir.path());
+    let node = id.node_client(&dir.path().join("node")).unwrap();
+    let api = id.api_server_tls().unwrap();
+    let anonymous = talk(api.clone(), old_client(id.ca(), None), "10.96.0.1").await;
+    assert_eq!(anonymous, Ok(None));
+    let shown = talk(api, old_client(id.ca(), Some(&node)), "10.96.0.1").await;
+    assert_eq!(shown, Ok(Some("system:node:s1".to_owned())));
+    for (members, name) in [
+        (id.raft_tls().unwrap().server, RAFT_SERVER_NAME),
+        (id.link_tls().unwrap().server, LINK_SERVER_NAME),
+    ] {
+        let refused = talk(members, old_client(id.ca(), Some(&node)), name).await;
+        assert!(refused.unwrap_err().contains("ProtocolVersion"), "{name}");
+    }
+}
+
+#[test]
+fn the_suites_of_tls_1_2_have_ephemeral_keys_and_authenticated_encryption() {
+    for suite in &crate::tls::provider().cipher_suites {
+        let name = format!("{:?}", suite.suite());
+        let safe = name.contains("_GCM_") || name.contains("CHACHA20_POLY1305");
+        let ephemeral = name.starts_with("TLS_ECDHE_") || name.starts_with("TLS13_");
+        assert!(safe && ephemeral, "{name}");
+    }
 }
 
 #[tokio::test]

@@ -1,4 +1,6 @@
-//! TLS configurations: 1.3 only, ring, certificates that may be replaced while in use.
+//! TLS configurations: ring, certificates that may be replaced while in use. 1.3 only among the cluster's own members;
+//! the API's port takes 1.2 too, with its suites of ephemeral keys and authenticated encryption (ring's provider has no
+//! others): old client libraries and the probes of load balancers speak no newer one.
 
 use std::sync::Arc;
 
@@ -18,7 +20,14 @@ use crate::error::Error;
 use crate::live::LiveCertificate;
 use crate::peer::PeerIdentity;
 
-const VERSIONS: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
+/// Versions of TLS that an end speaks.
+pub type Versions = &'static [&'static rustls::SupportedProtocolVersion];
+
+/// Between members of the cluster.
+pub const MEMBERS: Versions = &[&rustls::version::TLS13];
+
+/// For everybody's clients.
+pub const CLIENTS: Versions = &[&rustls::version::TLS13, &rustls::version::TLS12];
 
 /// TLS for the servers among themselves. Clients must name the server [`crate::RAFT_SERVER_NAME`].
 #[derive(Debug, Clone)]
@@ -57,6 +66,7 @@ pub fn server(
     ca: &CertificateDer<'static>,
     certificate: Arc<LiveCertificate>,
     group: Option<&'static str>,
+    versions: Versions,
     alpn: &[&[u8]],
 ) -> Result<Arc<ServerConfig>, Error> {
     let builder = WebPkiClientVerifier::builder_with_provider(roots(ca)?, provider());
@@ -71,7 +81,7 @@ pub fn server(
         None => inner,
     };
     let mut config = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(VERSIONS)?
+        .with_protocol_versions(versions)?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(certificate);
     config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
@@ -91,7 +101,7 @@ pub fn client(
         .build()
         .map_err(|e| Error::invalid("CA", e))?;
     let builder = ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(VERSIONS)?
+        .with_protocol_versions(MEMBERS)?
         .with_webpki_verifier(verifier);
     let mut config = match certificate {
         Some(certificate) => builder.with_client_cert_resolver(certificate),
@@ -120,7 +130,7 @@ pub fn first_contact(ca_sha256: &str, alpn: &[&[u8]]) -> Result<Arc<ClientConfig
         provider: provider(),
     };
     let mut config = ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(VERSIONS)?
+        .with_protocol_versions(MEMBERS)?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();

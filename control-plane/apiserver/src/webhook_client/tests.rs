@@ -32,12 +32,17 @@ pub(crate) struct Server {
 }
 
 impl Server {
+    /// Without HTTP/2 it is an old one, that speaks nothing newer than TLS 1.2 either.
     pub async fn start(names: &[&str], h2: bool, answers: Answers) -> Self {
         let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
         let made = rcgen::generate_simple_self_signed(names).unwrap();
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
         let mut tls = rustls::ServerConfig::builder_with_provider(balsa_identity::tls::provider())
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(if h2 {
+                &[&rustls::version::TLS13]
+            } else {
+                &[&rustls::version::TLS12]
+            })
             .unwrap()
             .with_no_client_auth()
             .with_single_cert(vec![made.cert.der().clone()], key)
