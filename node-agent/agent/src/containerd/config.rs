@@ -113,6 +113,8 @@ fn file(paths: &Paths, may_lower_oom_score: bool, find: &dyn Fn(&str) -> Option<
         "netns_mounts_under_state_dir": true,
         "enable_selinux": false,
         "max_concurrent_downloads": 3,
+        // Else a loss of power may leave empty files in images that count as unpacked. 1.6 passes over it.
+        "image_pull_with_sync_fs": true,
         "containerd": {
             "snapshotter": "overlayfs",
             "default_runtime_name": "runc",
@@ -152,6 +154,17 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }
+    }
+
+    #[test]
+    fn pulled_images_are_on_the_disk_before_they_count_as_unpacked() {
+        let paths = AgentConfig::new("a", [127, 0, 0, 1].into(), "/data/a").paths();
+        let text = toml::to_string(&file(&paths, true, &|_| None)).unwrap();
+        // The place of version 2 of the format; containerd 2 moves it to where its image service looks.
+        let section = "[plugins.\"io.containerd.grpc.v1.cri\"]";
+        let (_, rest) = text.split_once(section).unwrap();
+        let own = rest.split("\n[").next().unwrap();
+        assert!(own.contains("\nimage_pull_with_sync_fs = true\n"), "{own}");
     }
 
     #[test]

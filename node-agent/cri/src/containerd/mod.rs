@@ -2,6 +2,7 @@
 //! half-closable standard input, image archives.
 
 mod ctr;
+mod disk;
 mod events;
 mod exec;
 
@@ -53,6 +54,17 @@ struct Options {
 }
 
 impl Containerd {
+    /// Waits until an image that came just now is on the disk. It can be used in any case.
+    async fn flush_images(&self, what: impl std::fmt::Display) {
+        let flushed = match self.cri.image_fs_info().await {
+            Ok(filesystems) => disk::flush(&filesystems).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = flushed {
+            tracing::warn!(%error, "the image {what} may not outlive a loss of power in the next minute");
+        }
+    }
+
     /// Has what is left of a container's processes end, for a moment.
     async fn end_task(&self, id: &str) {
         if let Err(error) = exec::end_task(self.cri.channel(), id).await {
@@ -220,7 +232,9 @@ impl Runtime for Containerd {
     }
 
     async fn pull_image(&self, image: &str, auth: Option<&Auth>) -> Result<String> {
-        self.cri.pull_image(image, auth).await
+        let pulled = self.cri.pull_image(image, auth).await?;
+        self.flush_images(image).await;
+        Ok(pulled)
     }
 
     async fn remove_image(&self, image: &str) -> Result<()> {
@@ -268,6 +282,8 @@ impl Streams for Containerd {
     }
 
     async fn import_image(&self, archive: &Path) -> Result<()> {
-        ctr::import(&self.options.ctr, self.cri.endpoint(), archive).await
+        ctr::import(&self.options.ctr, self.cri.endpoint(), archive).await?;
+        self.flush_images(archive.display()).await;
+        Ok(())
     }
 }
