@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use balsa_client::EventRecorder;
 use balsa_cri::fake::FakeRuntime;
-use balsa_cri::{Dns, ExecOutput, Runtime, RuntimeEvent};
+use balsa_cri::{Dns, ExecOutput, Runtime, RuntimeEvent, SandboxConfig};
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -432,6 +432,48 @@ async fn an_adopted_pod_is_not_touched() {
         "{calls:?}"
     );
     assert!(calls.iter().any(|call| call.starts_with("stop_container")));
+}
+
+#[tokio::test]
+async fn a_removal_that_the_runtime_refuses_is_tried_again_after_a_pause() {
+    let rig = Rig::start(json!({"containers": [{"name": "c", "image": "app:1"}]})).await;
+    rig.until_ready().await;
+    rig.stop.cancel();
+    // Two more instances: the oldest is one too many.
+    let first = rig.runtime.container_named("c").unwrap();
+    rig.runtime.exit(&first, 1);
+    let sandboxes = rig.runtime.list_sandboxes().await.unwrap();
+    let mut config = rig.runtime.container_config(&first).unwrap();
+    for attempt in 1..3 {
+        config.attempt = attempt;
+        let (id, sandbox) = (&sandboxes[0].id, SandboxConfig::default());
+        let created = rig.runtime.create_container(id, &config, &sandbox).await;
+        created.unwrap();
+    }
+    let refusal = balsa_cri::Error::Rpc {
+        code: "Unknown",
+        message: "container is already in removing state".to_owned(),
+    };
+    rig.runtime.fail_next("remove_container", refusal);
+    let snapshot = Snapshot {
+        sandboxes,
+        containers: rig.runtime.list_containers().await.unwrap(),
+    };
+    let next = rig.successor();
+    next.spawn(snapshot).await;
+    let removal = format!("remove_container {first}");
+    let tried = async |times: usize| {
+        let tries = async {
+            while next.count(&removal) < times {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, tries).await.unwrap();
+        std::time::Instant::now()
+    };
+    let (refused, removed) = (tried(1).await, tried(2).await);
+    let pause = removed - refused;
+    assert!(pause > Duration::from_millis(900), "{pause:?}");
 }
 
 #[tokio::test]

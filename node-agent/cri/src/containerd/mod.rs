@@ -28,7 +28,7 @@ use crate::types::{
 /// Namespace that containerd's CRI plugin keeps its things in.
 const NAMESPACE: &str = "k8s.io";
 
-/// How often the end of a task is waited for that is in the way of its container's removal, and how long.
+/// How often the end of a task is waited for that is in the way of its container's removal, and how long each time.
 const ENDINGS: u32 = 10;
 const ENDING: Duration = Duration::from_millis(50);
 
@@ -36,6 +36,24 @@ const ENDING: Duration = Duration::from_millis(50);
 /// container that the CRI plugin takes for one that has ended: it does not stop that, and so cannot remove it either.
 fn is_held_by_a_task(removed: &Result<()>) -> bool {
     matches!(removed, Err(error) if error.is_failed_precondition())
+}
+
+/// Removes something that tasks may hold: has those end and tries again, a few times and never without a pause.
+async fn remove_held<R, E>(remove: impl Fn() -> R, end_tasks: impl Fn() -> E) -> Result<()>
+where
+    R: Future<Output = Result<()>>,
+    E: Future<Output = Result<()>>,
+{
+    let mut removed = remove().await;
+    for _ in 0..ENDINGS {
+        if !is_held_by_a_task(&removed) {
+            break;
+        }
+        end_tasks().await?;
+        tokio::time::sleep(ENDING).await;
+        removed = remove().await;
+    }
+    removed
 }
 
 /// A client of containerd: CRI plus its own services.
@@ -65,12 +83,20 @@ impl Containerd {
         }
     }
 
-    /// Has what is left of a container's processes end, for a moment.
+    /// Has what is left of a container's processes end.
     async fn end_task(&self, id: &str) {
         if let Err(error) = exec::end_task(self.cri.channel(), id).await {
             tracing::debug!(%error, id, "a container's task has not ended yet");
         }
-        tokio::time::sleep(ENDING).await;
+    }
+
+    /// The same for all containers of a sandbox.
+    async fn end_tasks_of_sandbox(&self, id: &str) -> Result<()> {
+        let containers = self.cri.list_containers().await?;
+        for container in containers.iter().filter(|known| known.sandbox_id == id) {
+            self.end_task(&container.id).await;
+        }
+        Ok(())
     }
 
     /// A client of the containerd at that socket. FIFOs go under `fifo_dir`, which is made when needed; `ctr`
@@ -135,18 +161,8 @@ impl Runtime for Containerd {
     }
 
     async fn remove_sandbox(&self, id: &str) -> Result<()> {
-        let mut removed = self.cri.remove_sandbox(id).await;
-        for _ in 0..ENDINGS {
-            if !is_held_by_a_task(&removed) {
-                break;
-            }
-            let containers = self.cri.list_containers().await?;
-            for container in containers.iter().filter(|known| known.sandbox_id == id) {
-                self.end_task(&container.id).await;
-            }
-            removed = self.cri.remove_sandbox(id).await;
-        }
-        removed
+        let remove = || self.cri.remove_sandbox(id);
+        remove_held(remove, || self.end_tasks_of_sandbox(id)).await
     }
 
     async fn list_sandboxes(&self) -> Result<Vec<SandboxInfo>> {
@@ -183,15 +199,11 @@ impl Runtime for Containerd {
     }
 
     async fn remove_container(&self, id: &str) -> Result<()> {
-        let mut removed = self.cri.remove_container(id).await;
-        for _ in 0..ENDINGS {
-            if !is_held_by_a_task(&removed) {
-                break;
-            }
+        let end_task = || async {
             self.end_task(id).await;
-            removed = self.cri.remove_container(id).await;
-        }
-        removed
+            Ok(())
+        };
+        remove_held(|| self.cri.remove_container(id), end_task).await
     }
 
     async fn list_containers(&self) -> Result<Vec<ContainerInfo>> {
@@ -285,5 +297,65 @@ impl Streams for Containerd {
         ctr::import(&self.options.ctr, self.cri.endpoint(), archive).await?;
         self.flush_images(archive.display()).await;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::error::Error;
+
+    fn refusal(code: &'static str) -> Result<()> {
+        Err(Error::Rpc {
+            code,
+            message: "no".to_owned(),
+        })
+    }
+
+    /// Removes something that is held that many times; answers with the outcome, how often tasks were ended, and how
+    /// long it took.
+    async fn remove(held: u32, code: &'static str) -> (Result<()>, u32, Duration) {
+        let (tries, endings) = (Cell::new(0), Cell::new(0));
+        let began = Instant::now();
+        let attempt = || async {
+            tries.set(tries.get() + 1);
+            if tries.get() <= held {
+                refusal(code)
+            } else {
+                Ok(())
+            }
+        };
+        let end_tasks = || async {
+            endings.set(endings.get() + 1);
+            Ok(())
+        };
+        let removed = remove_held(attempt, end_tasks).await;
+        (removed, endings.get(), began.elapsed())
+    }
+
+    #[tokio::test]
+    async fn what_tasks_hold_is_removed_when_they_have_ended() {
+        let (removed, endings, took) = remove(2, "FailedPrecondition").await;
+        assert!(removed.is_ok());
+        assert_eq!(endings, 2);
+        assert!(took >= ENDING * 2, "{took:?}");
+    }
+
+    #[tokio::test]
+    async fn every_further_try_comes_after_a_pause_and_they_end() {
+        let (removed, endings, took) = remove(u32::MAX, "FailedPrecondition").await;
+        assert!(removed.is_err());
+        assert_eq!(endings, ENDINGS);
+        assert!(took >= ENDING * ENDINGS, "{took:?}");
+    }
+
+    #[tokio::test]
+    async fn what_is_refused_for_another_reason_is_not_tried_again() {
+        let (removed, endings, _) = remove(1, "Unknown").await;
+        assert!(removed.is_err());
+        assert_eq!(endings, 0);
     }
 }

@@ -35,6 +35,9 @@ const MIN_GRACE: Duration = Duration::from_secs(2);
 /// Pause after a failure of the container's configuration or creation.
 const CONFIG_RETRY: Duration = Duration::from_secs(5);
 
+/// Pause after the runtime has not stopped or removed something, before the worker hears of it and may try again.
+const REFUSED: Duration = Duration::from_secs(1);
+
 /// How often, and how long at most, the runtime is asked for its account of an end.
 const SETTLE_LOOK: Duration = Duration::from_millis(20);
 const SETTLE_LIMIT: Duration = Duration::from_secs(2);
@@ -232,7 +235,7 @@ impl Ops {
         let done = self.context.runtime.stop_sandbox(&id).await;
         if let Err(error) = &done {
             warn!(%error, id, "could not stop a sandbox");
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            tokio::time::sleep(REFUSED).await;
         }
         Done::SandboxStopped {
             ok: done.is_ok(),
@@ -284,7 +287,7 @@ impl Ops {
             }
             Err(error) => {
                 warn!(%error, id, "could not stop a container");
-                tokio::time::sleep(Duration::from_secs(1)).await;
+                tokio::time::sleep(REFUSED).await;
             }
         }
         Done::Killed {
@@ -355,7 +358,9 @@ impl Ops {
     pub(crate) async fn remove(self, id: String, name: String, attempt: u32) -> Done {
         let done = self.context.runtime.remove_container(&id).await;
         if let Err(error) = &done {
+            // Mostly it is being removed already, on behalf of an agent that was killed meanwhile.
             warn!(%error, id, "could not remove a container");
+            tokio::time::sleep(REFUSED).await;
         } else {
             self.context.routes.forget_container(&id);
             let _ =
