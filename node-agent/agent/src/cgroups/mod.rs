@@ -5,6 +5,7 @@
 mod settings;
 mod usage;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +16,9 @@ pub(crate) use usage::{Swap, Usage};
 
 /// Where control group file systems are mounted.
 const MOUNT: &str = "/sys/fs/cgroup";
+
+/// All classes of pods.
+const CLASSES: [Qos; 3] = [Qos::Guaranteed, Qos::Burstable, Qos::BestEffort];
 
 /// Which of the kernel's two interfaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,10 +86,26 @@ impl Cgroups {
         format!("{}/pod{uid}", self.class(qos))
     }
 
+    /// UIDs of the pods that have a group, of whatever class, in any hierarchy.
+    pub(crate) fn pods(&self) -> BTreeSet<String> {
+        let mut uids = BTreeSet::new();
+        for root in self.hierarchies().unwrap_or_default() {
+            for qos in CLASSES {
+                let class = root.join(self.class(qos).trim_start_matches('/'));
+                let groups = std::fs::read_dir(class).into_iter().flatten().flatten();
+                uids.extend(groups.filter_map(|group| {
+                    let name = group.file_name().into_string().ok()?;
+                    Some(name.strip_prefix("pod")?.to_owned())
+                }));
+            }
+        }
+        uids
+    }
+
     /// Removes the group of a pod, of whatever class, from every hierarchy. Again is fine.
     pub(crate) fn remove_pod(&self, uid: &str) -> io::Result<()> {
         let mut result = Ok(());
-        for qos in [Qos::Guaranteed, Qos::Burstable, Qos::BestEffort] {
+        for qos in CLASSES {
             let done = self.remove(&self.pod(qos, uid));
             result = result.and(done);
         }
@@ -170,6 +190,22 @@ mod tests {
             assert!(!root.join("burstable/podx").exists());
             assert!(root.join("burstable").exists() && root.join("pody").exists());
         }
+    }
+
+    #[test]
+    fn pods_are_known_by_their_groups_wherever_one_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        for group in [
+            "cpu/balsa/podx",
+            "cpu/balsa/burstable/pody/inner",
+            "memory/balsa/besteffort/podz",
+            "memory/balsa/podx",
+            "memory/podelsewhere",
+        ] {
+            std::fs::create_dir_all(dir.path().join(group)).unwrap();
+        }
+        let pods = Cgroups::at(dir.path(), "/balsa").pods();
+        assert_eq!(pods.into_iter().collect::<Vec<_>>(), ["x", "y", "z"]);
     }
 
     #[test]

@@ -73,7 +73,7 @@ impl Cgroups {
     /// Makes the groups of all classes, and holds all pods together to `whole`: they weigh against what else runs on
     /// the machine by what they are offered, and can't take the memory that is reserved from them.
     pub(crate) fn make_classes(&self, whole: &Settings) -> io::Result<()> {
-        for qos in [Qos::Guaranteed, Qos::Burstable, Qos::BestEffort] {
+        for qos in super::CLASSES {
             self.make(&self.class(qos))?;
         }
         // That of the guaranteed pods is the one that all others are in.

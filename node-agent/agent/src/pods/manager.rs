@@ -391,7 +391,8 @@ impl Manager {
         self.clean_up_strays(&snapshots).await;
     }
 
-    /// Ends pods that the runtime has and the API has not, and removes folders of pods that neither has.
+    /// Ends pods that the runtime has and the API has not, and removes folders and control groups of pods that neither
+    /// has.
     async fn clean_up_strays(&self, snapshots: &HashMap<String, Snapshot>) {
         let known = |uid: &str| self.workers.lock().contains_key(uid);
         let mut strays: HashMap<String, (String, String)> = HashMap::new();
@@ -405,9 +406,11 @@ impl Manager {
                 .map(|sandbox| (sandbox.namespace.clone(), sandbox.name.clone()));
             strays.insert(uid.clone(), names.unwrap_or_default());
         }
-        for name in folder_names(&self.context.paths.pods()) {
-            if !known(&name) {
-                strays.entry(name).or_default();
+        // An agent may have been killed just when it had made the groups, or had only them left to remove.
+        let groups = self.context.cgroups.pods().into_iter();
+        for uid in groups.chain(folder_names(&self.context.paths.pods())) {
+            if !known(&uid) {
+                strays.entry(uid).or_default();
             }
         }
         for name in folder_names(&self.context.paths.logs()) {
