@@ -2,11 +2,14 @@
 //! of each, so that its users see it; the mirror goes and comes with the file.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use balsa_api::kinds::pod::validate::validate_pod_create;
 use balsa_api::schema::decode::parse_yaml;
+use balsa_api::validation::names;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -35,9 +38,19 @@ pub(crate) struct Statics {
     node: String,
     /// As last read.
     current: Mutex<Vec<Arc<Pod>>>,
+    files: Mutex<HashMap<PathBuf, ReadFile>>,
     /// The UID before the newest change, by namespace and name.
     before: Mutex<HashMap<(String, String), String>>,
     wake: Notify,
+}
+
+/// What came of reading a file.
+#[derive(Default)]
+struct ReadFile {
+    /// The newest pod that it made.
+    pod: Option<Arc<Pod>>,
+    /// Why it can't be used as it is now.
+    fault: Option<String>,
 }
 
 impl Statics {
@@ -46,6 +59,7 @@ impl Statics {
             folder: config.static_pods.clone(),
             node: config.node_name.clone(),
             current: Mutex::default(),
+            files: Mutex::default(),
             before: Mutex::default(),
             wake: Notify::new(),
         }
@@ -61,20 +75,41 @@ impl Statics {
         self.current.lock().clone()
     }
 
-    /// Reads the folder.
+    /// Reads the folder. A file that cannot be used, perhaps because it is just being written, leaves the pod alone that
+    /// it made before: only taking the file away ends that.
     pub(crate) fn read(&self) -> Vec<Arc<Pod>> {
         let Some(folder) = &self.folder else {
             return Vec::new();
         };
+        let paths = match files(folder) {
+            Ok(paths) => paths,
+            Err(error) => {
+                warn!(%error, folder = %folder.display(), "cannot list static pods, leaving them as they are");
+                return self.pods();
+            }
+        };
+        let mut known = self.files.lock();
+        known.retain(|path, _| paths.contains(path));
         let mut found: BTreeMap<(String, String), Arc<Pod>> = BTreeMap::new();
-        for path in files(folder) {
-            match read_pod(&path, &self.node) {
+        for path in paths {
+            let read = read_pod(&path, &self.node);
+            let file = known.entry(path.clone()).or_default();
+            match read {
                 Ok(pod) => {
-                    found.entry(key(&pod)).or_insert_with(|| self.same_or(pod));
+                    *file = ReadFile {
+                        pod: Some(self.same_or(pod)),
+                        fault: None,
+                    };
                 }
-                Err(error) => {
-                    warn!(error, path = %path.display(), "a static pod's file cannot be used")
+                // Told once: the folder is looked at all the time.
+                Err(error) if file.fault.as_ref() != Some(&error) => {
+                    warn!(error, path = %path.display(), "a static pod's file cannot be used");
+                    file.fault = Some(error);
                 }
+                Err(_) => {}
+            }
+            if let Some(pod) = &file.pod {
+                found.entry(key(pod)).or_insert_with(|| Arc::clone(pod));
             }
         }
         found.into_values().collect()
@@ -129,15 +164,19 @@ fn key(pod: &Pod) -> (String, String) {
     )
 }
 
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?.collect::<io::Result<Vec<_>>>()?,
+    };
     let mut files: Vec<_> = entries
+        .into_iter()
         .filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'))
         .map(|entry| entry.path())
         .filter(|path| path.is_file())
         .collect();
     files.sort();
-    files
+    Ok(files)
 }
 
 fn read_pod(path: &Path, node: &str) -> Result<Pod, String> {
@@ -161,6 +200,12 @@ fn parse(text: &str, path: &Path, node: &str) -> Result<Pod, String> {
         return Err("it is not a Pod of v1".to_owned());
     }
     balsa_api::kinds::pod::default::default_pod(&mut value);
+    // No API has looked at it, and what is wrong with it is better told here than by half a pod.
+    let faults = validate_pod_create(&value).0.into_iter();
+    let faults: Vec<_> = faults.map(|fault| fault.text()).collect();
+    if !faults.is_empty() {
+        return Err(faults.join("; "));
+    }
     let mut pod: Pod = serde_json::from_value(value).map_err(|error| error.to_string())?;
     let Some(name) = pod.metadata.name.clone().filter(|name| !name.is_empty()) else {
         return Err("it has no name".to_owned());
@@ -178,11 +223,15 @@ fn parse(text: &str, path: &Path, node: &str) -> Result<Pod, String> {
     hash.update(text);
     let hash = hex::encode(&hash.finalize()[..16]);
     let metadata = &mut pod.metadata;
-    metadata.name = Some(format!("{name}-{}", node.to_lowercase()));
-    metadata
-        .namespace
-        .get_or_insert_with(|| "default".to_owned());
-    metadata.uid.get_or_insert_with(|| hash.clone());
+    let name = format!("{name}-{}", node.to_lowercase());
+    let namespace = metadata.namespace.clone().filter(|name| !name.is_empty());
+    let namespace = namespace.unwrap_or_else(|| "default".to_owned());
+    let uid = metadata.uid.clone().filter(|uid| !uid.is_empty());
+    let uid = uid.unwrap_or_else(|| hash.clone());
+    check_names(&name, &namespace, &uid)?;
+    metadata.name = Some(name);
+    metadata.namespace = Some(namespace);
+    metadata.uid = Some(uid);
     metadata.generation = Some(1);
     let annotations = metadata.annotations.get_or_insert_default();
     annotations.insert(SOURCE.to_owned(), "file".to_owned());
@@ -190,6 +239,21 @@ fn parse(text: &str, path: &Path, node: &str) -> Result<Pod, String> {
     annotations.insert(SEEN.to_owned(), Timestamp::now().to_string());
     pod.status = Some(Default::default());
     Ok(pod)
+}
+
+/// Folders are called by these.
+fn check_names(name: &str, namespace: &str, uid: &str) -> Result<(), String> {
+    let checks = [
+        ("name", name, names::dns1123_subdomain(name)),
+        ("namespace", namespace, names::dns1123_label(namespace)),
+        ("uid", uid, names::dns1123_label(&uid.to_lowercase())),
+    ];
+    for (field, value, faults) in checks {
+        if let Some(fault) = faults.first() {
+            return Err(format!("its {field} cannot be {value:?}: {fault}"));
+        }
+    }
+    Ok(())
 }
 
 /// Is it a mirror of a static pod?
@@ -286,5 +350,43 @@ mod tests {
     fn what_is_no_pod_is_refused() {
         assert!(pod("kind: Service\napiVersion: v1\n").is_err());
         assert!(pod("{").is_err());
+    }
+
+    #[test]
+    fn what_no_api_would_take_is_refused_with_the_field_named() {
+        for (what, with, named) in [
+            ("name: web", "name: we/b", "name"),
+            ("name: web", "{name: web, namespace: ../x}", "namespace"),
+            ("name: web", "{name: web, uid: ../x}", "uid"),
+            ("name: c", "name: C", "spec.containers[0].name"),
+        ] {
+            let text = TEXT.replacen(what, with, 1);
+            let fault = pod(&text).unwrap_err();
+            assert!(fault.contains(named), "{fault}");
+        }
+        let nameless = TEXT.replace("name: web", "name: web\n  uid: ''");
+        assert_eq!(pod(&nameless).unwrap().metadata.uid.unwrap().len(), 32);
+    }
+
+    #[test]
+    fn a_file_that_turns_to_garbage_leaves_its_pod_alone_until_it_is_taken_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = AgentConfig::new("a1", [127, 0, 0, 1].into(), dir.path());
+        config.static_pods = Some(dir.path().join("manifests"));
+        let statics = Statics::new(&config);
+        assert!(statics.read().is_empty());
+        let file = dir.path().join("manifests/web.yaml");
+        std::fs::create_dir(dir.path().join("manifests")).unwrap();
+        std::fs::write(&file, TEXT).unwrap();
+        let first = statics.read();
+        statics.leaving(&first);
+        std::fs::write(&file, &TEXT[..TEXT.len() / 2]).unwrap();
+        let garbage = statics.read();
+        assert!(Arc::ptr_eq(&first[0], &garbage[0]));
+        assert!(statics.leaving(&garbage).is_empty());
+        std::fs::write(&file, TEXT.replace(":1", ":2")).unwrap();
+        assert_ne!(statics.read()[0].metadata.uid, first[0].metadata.uid);
+        std::fs::remove_file(&file).unwrap();
+        assert!(statics.read().is_empty());
     }
 }
