@@ -25,7 +25,8 @@ pub struct Backoff {
 impl Backoff {
     /// Since something failed at `failed_at`: when may it be tried again? `None` if at once.
     pub fn until(&self, failed_at: Timestamp, now: Timestamp) -> Option<Timestamp> {
-        if self.stale(failed_at) {
+        // What has failed in the future did so before the clock was set back: nobody knows how long ago.
+        if self.stale(failed_at) || failed_at > now {
             return None;
         }
         let until = after(failed_at, self.pause);
@@ -96,6 +97,16 @@ mod tests {
         assert_eq!(backoff.until(at(700), at(700)), None);
         backoff.next(at(700));
         assert_eq!(backoff.pause(), INITIAL);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_puts_nothing_off() {
+        let mut backoff = Backoff::default();
+        backoff.next(at(5000));
+        assert_eq!(backoff.until(at(5001), at(5002)), Some(at(5011)));
+        assert_eq!(backoff.until(at(5001), at(1400)), None);
+        backoff.next(at(1400));
+        assert_eq!(backoff.until(at(1401), at(1402)), Some(at(1421)));
     }
 
     #[test]

@@ -219,6 +219,23 @@ impl Local {
         }
     }
 
+    /// Makes everything due that failed and was put off: the clock was set.
+    pub fn retry_at_once(&mut self, now: Timestamp) {
+        for step in [&mut self.volumes, &mut self.sandbox] {
+            if let Step::Failed(again) = step {
+                *again = now;
+            }
+        }
+        for container in self.containers.values_mut() {
+            if let Some(failure) = &mut container.failure {
+                failure.retry_at = now;
+            }
+            if let Some((_, retry_at)) = &mut container.resize_failure {
+                *retry_at = now;
+            }
+        }
+    }
+
     /// Notes that a start has ended, and why it failed if it did.
     pub fn start_done(&mut self, name: &str, failure: Option<StartFailure>) {
         let container = self.container(name);

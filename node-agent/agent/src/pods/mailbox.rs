@@ -41,6 +41,8 @@ pub(crate) struct News {
     pub(crate) probes: BTreeMap<(String, ProbeKind), Verdict>,
     /// Objects that the pod refers to have changed.
     pub(crate) objects_changed: bool,
+    /// The machine's clock was set: times that were noted by it mean nothing any more.
+    pub(crate) clock_set: bool,
     /// The node wants the pod gone.
     pub(crate) evict: Option<Rejection>,
     /// There may be room for a resize that waits.

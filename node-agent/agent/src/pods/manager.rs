@@ -7,6 +7,7 @@ use std::time::Duration;
 use balsa_client::{Delta, EventType, Informer};
 use balsa_cri::RuntimeEvent;
 use balsa_pod::Rejection;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
 use super::capacity;
+use super::clock::Clock;
 use super::context::Context;
 use super::mailbox::{Mailbox, Snapshot};
 use super::ops;
@@ -333,6 +335,7 @@ impl Manager {
 
     async fn follow(&self, mut events: mpsc::Receiver<RuntimeEvent>) {
         let mut next_look = Instant::now() + RELIST;
+        let mut clock = Clock::new(Timestamp::now(), Instant::now());
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => return,
@@ -343,6 +346,12 @@ impl Manager {
                 },
                 () = self.context.relist.notified() => next_look = next_look.min(Instant::now() + RELIST_PAUSE),
                 () = tokio::time::sleep_until(next_look) => {
+                    if let Some(set) = clock.look(Timestamp::now(), Instant::now()) {
+                        warn!(?set, "the machine's clock was set, trying again at once what was put off");
+                        for mailbox in self.workers.lock().values() {
+                            mailbox.tell(|news| news.clock_set = true);
+                        }
+                    }
                     self.look_again().await;
                     next_look = Instant::now() + RELIST;
                 }

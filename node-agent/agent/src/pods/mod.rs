@@ -3,6 +3,7 @@
 
 pub(crate) mod capacity;
 mod checkpoint;
+mod clock;
 pub(crate) mod container;
 mod context;
 pub(crate) mod env;

@@ -477,6 +477,23 @@ async fn a_removal_that_the_runtime_refuses_is_tried_again_after_a_pause() {
 }
 
 #[tokio::test]
+async fn what_was_put_off_is_done_at_once_when_the_clock_was_set() {
+    let spec =
+        json!({"containers": [{"name": "c", "image": "none:1", "imagePullPolicy": "Never"}]});
+    let rig = Rig::start(spec).await;
+    rig.until("the failure", |pod| {
+        state(pod)["waiting"]["reason"] == "ErrImageNeverPull"
+    })
+    .await;
+    rig.runtime.add_image("none:1");
+    let began = std::time::Instant::now();
+    rig.mailbox.tell(|news| news.clock_set = true);
+    rig.until_ready().await;
+    // It would have been tried again after ten seconds.
+    assert!(began.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
 async fn a_missing_image_waits_with_its_reason() {
     let spec = json!({"containers": [{"name": "c", "image": "none:1", "imagePullPolicy": "IfNotPresent"}]});
     let rig = Rig::start(spec).await;

@@ -18,6 +18,12 @@ use crate::volumes::outside::{self, Outside, Source};
 use crate::volumes::payload::{Inputs, Tokens, token_wants};
 use crate::volumes::{self, IMAGES, LAYERS, Prepared, layers};
 
+/// After how much of a new token's life is it renewed? By a clock that is fast it may seem to have none left.
+fn renewal(life: Duration) -> Duration {
+    life.mul_f64(0.8)
+        .clamp(Duration::from_secs(60), Duration::from_secs(24 * 3600))
+}
+
 impl Ops {
     /// Makes all volumes ready, or brings them up to date.
     pub(crate) async fn volumes(self, pod: Pod, ips: Vec<String>, again: bool) -> Done {
@@ -93,10 +99,7 @@ impl Ops {
                 None => {
                     let token = self.context.cluster.token(pod, &want).await?;
                     let life = balsa_pod::spec::between(now, token.expires);
-                    let renew = balsa_pod::spec::after(
-                        now,
-                        life.mul_f64(0.8).min(Duration::from_secs(24 * 3600)),
-                    );
+                    let renew = balsa_pod::spec::after(now, renewal(life));
                     cache.insert(want.clone(), (token.clone(), renew));
                     (token, renew)
                 }
@@ -291,4 +294,17 @@ pub(super) fn pull_secrets<'a>(
     secrets
         .filter_map(|secret| sources.secrets.get(&secret.name).map(|secret| &**secret))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_renewed_in_time_daily_and_never_without_a_pause() {
+        let hour = Duration::from_secs(3600);
+        assert_eq!(renewal(hour), hour * 4 / 5);
+        assert_eq!(renewal(hour * 1000), hour * 24);
+        assert_eq!(renewal(Duration::ZERO), Duration::from_secs(60));
+    }
 }

@@ -1,6 +1,7 @@
 //! What a worker makes of its news.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use balsa_cri::{ContainerState, Nanos};
 use balsa_pod::{Instance, InstanceState, StartFailure, reasons};
@@ -58,6 +59,12 @@ impl Worker {
         }
         for ((instance, kind), verdict) in news.probes {
             self.note_probe(&instance, kind, verdict);
+        }
+        if news.clock_set {
+            self.local.retry_at_once(Timestamp::now());
+            // Their end is a time of the API's clock, and how far off that is was reckoned by the old one.
+            self.ops.tokens = Arc::default();
+            self.refresh_at = Some(Timestamp::now());
         }
         if news.objects_changed {
             // What failed for want of an object may work now.
