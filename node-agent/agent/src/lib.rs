@@ -10,6 +10,7 @@ mod config;
 mod containerd;
 mod csi;
 mod devices;
+mod durable;
 mod error;
 mod eviction;
 mod folders;

@@ -7,6 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::paths::RECORD;
+use crate::durable;
 
 /// A volume's record.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -51,16 +52,7 @@ impl Record {
 
     /// Writes the record into a folder, made if need be; whole or not at all. Blocking.
     pub(super) fn write(&self, folder: &Path) -> io::Result<()> {
-        std::fs::create_dir_all(folder)?;
-        let bytes = serde_json::to_vec(self)?;
-        let new = folder.join(format!("{RECORD}.new"));
-        {
-            use std::io::Write;
-            let mut file = std::fs::File::create(&new)?;
-            file.write_all(&bytes)?;
-            file.sync_all()?;
-        }
-        std::fs::rename(new, folder.join(RECORD))
+        durable::write(&folder.join(RECORD), &serde_json::to_vec(self)?)
     }
 
     /// Removes the record and its folder, which must be empty otherwise. Again is fine. Blocking.

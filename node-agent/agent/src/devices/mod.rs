@@ -25,6 +25,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
+use crate::durable;
 use crate::pods::capacity::Refusal;
 pub(crate) use book::{Amount, Extras};
 use book::{Book, Grant, Ids, Record};
@@ -340,8 +341,5 @@ fn load(folder: &std::path::Path) -> io::Result<Record> {
 
 /// Writes it, whole or not at all.
 fn save(folder: &std::path::Path, record: &Record) -> io::Result<()> {
-    std::fs::create_dir_all(folder)?;
-    let next = folder.join(format!("{CHECKPOINT}.next"));
-    std::fs::write(&next, serde_json::to_vec(record)?)?;
-    std::fs::rename(next, folder.join(CHECKPOINT))
+    durable::write(&folder.join(CHECKPOINT), &serde_json::to_vec(record)?)
 }

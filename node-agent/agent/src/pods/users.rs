@@ -8,6 +8,8 @@ use balsa_cri::{IdRange, RuntimeFeatures};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
+use crate::durable;
+
 /// Ids of each pod. The node's own are the first so many.
 const WIDTH: u32 = 1 << 16;
 
@@ -92,10 +94,7 @@ fn range(number: u32) -> IdRange {
 fn keep(folder: &Path, range: IdRange) -> io::Result<()> {
     let mapping = json!([{"hostId": range.first, "containerId": 0, "length": range.length}]);
     let text = json!({"uidMappings": mapping, "gidMappings": mapping}).to_string();
-    std::fs::create_dir_all(folder)?;
-    let (file, new) = (folder.join(FILE), folder.join("userns.new"));
-    std::fs::write(&new, text)?;
-    std::fs::rename(new, file)
+    durable::write(&folder.join(FILE), text.as_bytes())
 }
 
 fn parse(text: &[u8]) -> Option<u32> {
