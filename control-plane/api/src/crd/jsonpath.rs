@@ -19,6 +19,8 @@ enum Step {
     Exists(Vec<Step>),
     /// `..name`: at any depth.
     Anywhere(String),
+    /// `['a','b']` or `[0,2]`: what each leads to.
+    Union(Vec<Step>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,6 +141,7 @@ fn apply<'v>(step: &Step, value: &'v Value) -> Vec<&'v Value> {
             .iter()
             .filter(|item| !walk(path, vec![item]).is_empty())
             .collect(),
+        Step::Union(steps) => steps.iter().flat_map(|step| apply(step, value)).collect(),
         Step::Anywhere(name) => {
             let mut found = Vec::new();
             anywhere(name, value, &mut found);
@@ -240,11 +243,7 @@ fn bracket(text: &str) -> Result<(Step, &str), BadPath> {
         return filter(rest);
     }
     if body.starts_with(['\'', '"']) {
-        let (name, rest) = quoted(body)?;
-        let rest = rest
-            .strip_prefix(']')
-            .ok_or_else(|| bad("unterminated array"))?;
-        return Ok((Step::Member(name), rest));
+        return quoted_names(body);
     }
     let end = body.find(']').ok_or_else(|| bad("unterminated array"))?;
     let (inner, rest) = (body[..end].trim(), &body[end + 1..]);
@@ -260,6 +259,11 @@ fn bracket(text: &str) -> Result<(Step, &str), BadPath> {
             .map(Some)
             .map_err(|_| bad(format!("invalid array index {text}")))
     };
+    if inner.contains(',') {
+        let index = |text| number(text)?.ok_or_else(|| bad("invalid array index"));
+        let each = inner.split(',').map(|text| index(text).map(Step::Index));
+        return Ok((Step::Union(each.collect::<Result<_, _>>()?), rest));
+    }
     if let Some((from, to)) = inner.split_once(':') {
         return Ok((Step::Slice(number(from)?, number(to)?), rest));
     }
@@ -270,6 +274,27 @@ fn bracket(text: &str) -> Result<(Step, &str), BadPath> {
 }
 
 /// After `[?(`: a path below `@`, and what it is compared with.
+/// `'a']` or `'a', 'b']`, after the bracket.
+fn quoted_names(text: &str) -> Result<(Step, &str), BadPath> {
+    let (mut names, mut text) = (Vec::new(), text);
+    loop {
+        let (name, rest) = quoted(text)?;
+        names.push(Step::Member(name));
+        let rest = rest.trim_start();
+        if let Some(rest) = rest.strip_prefix(']') {
+            let step = match names.len() {
+                1 => names.remove(0),
+                _ => Step::Union(names),
+            };
+            return Ok((step, rest));
+        }
+        let next = rest.strip_prefix(',').map(str::trim_start);
+        text = next
+            .filter(|next| next.starts_with(['\'', '"']))
+            .ok_or_else(|| bad("unterminated array"))?;
+    }
+}
+
 fn filter(text: &str) -> Result<(Step, &str), BadPath> {
     let text = text.trim_start();
     let text = text.strip_prefix('@').unwrap_or(text);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use regex::Regex;
 use serde_json::{Map, Value};
 
+use super::pattern::compile;
 use crate::kinds::walk::Walk;
 
 /// JSON types of a schema.
@@ -322,17 +323,6 @@ impl Checks {
                 .then(|| Box::new(child(&schema["not"]))),
         }
     }
-}
-
-/// Compiles a pattern within bounds: linear time, and little memory whatever is asked for.
-///
-/// # Errors
-/// When it is no regular expression, or too large.
-pub fn compile(pattern: &str) -> Result<Regex, regex::Error> {
-    regex::RegexBuilder::new(pattern)
-        .size_limit(4 << 20)
-        .dfa_size_limit(1 << 20)
-        .build()
 }
 
 fn texts(value: &Value) -> Vec<String> {

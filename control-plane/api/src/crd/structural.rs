@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use super::schema::compile;
+use super::pattern::compile;
 use crate::kinds::walk::Walk;
 use crate::status::FieldErrors;
 use crate::validation::Path;
@@ -183,7 +183,9 @@ fn metadata(s: &Value, level: Level, path: &Path, errors: &mut FieldErrors) {
         .entries()
         .all(|(name, _)| matches!(name.as_str(), "name" | "generateName"));
     let nothing_else = metadata.entries().all(|(key, value)| {
-        matches!(key.as_str(), "type" | "properties" | "default") || value.is_empty()
+        matches!(key.as_str(), "type" | "properties" | "default")
+            || value.is_empty()
+            || *value == false
     });
     if level == Level::Root && !(names_only && nothing_else) {
         errors.forbidden(

@@ -204,6 +204,37 @@ fn a_plain_definition_is_fine_and_an_odd_one_is_told_why_not() {
 }
 
 #[test]
+fn texts_of_rules_may_end_with_a_line_break_and_flags_that_are_off_may_be_said() {
+    let of = |rule: Value| {
+        let spec = json!({"type": "object", "properties": {"a": {"type": "integer"}},
+            "x-kubernetes-validations": [rule]});
+        let mut definition = crd(json!({"type": "object", "nullable": false,
+            "properties": {"metadata": {"type": "object", "nullable": false}, "spec": spec}}));
+        definition["spec"]["versions"][0]["subresources"] = json!({"status": {}});
+        texts(&definition::check_new(&definition))
+    };
+    let none = Vec::<String>::new();
+    assert_eq!(of(json!({"rule": "self.a > 0\n"})), none);
+    assert_eq!(
+        of(json!({"rule": "self.a > 0\n&& self.a < 9\n", "message": "from 1 to 8\n"})),
+        none
+    );
+    let at = "spec.versions[0].schema.openAPIV3Schema.properties[spec].x-kubernetes-validations[0]";
+    assert_eq!(
+        of(json!({"rule": "self.a > 0\n&& self.a < 9"})),
+        [format!(
+            "{at}.message: Required value: message must be specified if rule contains line breaks"
+        )]
+    );
+    assert_eq!(
+        of(json!({"rule": "true", "message": "a\nb"})),
+        [format!(
+            "{at}.message: Invalid value: \"a\\nb\": message must not contain line breaks"
+        )]
+    );
+}
+
+#[test]
 fn names_that_another_definition_has_are_refused_and_the_rest_is_accepted() {
     let first = crd(json!({"type": "object"}));
     let status = naming::status(&first, &[&first], "t").unwrap();
@@ -231,7 +262,8 @@ fn columns_show_what_their_paths_lead_to() {
         {"name": "Ready", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Ready\")].status"},
         {"name": "N", "type": "integer", "jsonPath": ".spec.n"},
         {"name": "Names", "type": "string", "jsonPath": ".spec.list[*].name"},
-        {"name": "Dotted", "type": "string", "jsonPath": ".metadata.labels['a\\.b']"}]));
+        {"name": "Dotted", "type": "string", "jsonPath": ".metadata.labels['a\\.b']"},
+        {"name": "Several", "type": "string", "jsonPath": ".spec.list[0, 1]['name', 'none']"}]));
     let object = json!({"metadata": {"name": "x", "labels": {"a.b": "c"}}, "spec": {"n": 3, "list": [{"name": "p"}, {"name": "q"}]},
         "status": {"conditions": [{"type": "Other", "status": "False"}, {"type": "Ready", "status": "True"}]}});
     let row = columns.row(&object, jiff::Timestamp::UNIX_EPOCH);
@@ -242,7 +274,8 @@ fn columns_show_what_their_paths_lead_to() {
             json!("True"),
             json!(3),
             json!("p q"),
-            json!("c")
+            json!("c"),
+            json!("p q")
         ]
     );
     let ages = columns::Columns::parse(&Value::Null);

@@ -36,7 +36,7 @@ pub(super) fn check(schema: &Value, subresources: &Value, path: &Path, errors: &
         ];
         if schema
             .entries()
-            .any(|(key, v)| !ALLOWED.contains(&key.as_str()) && !v.is_empty())
+            .any(|(key, v)| !ALLOWED.contains(&key.as_str()) && !v.is_empty() && *v != false)
         {
             errors.invalid(
                 path.clone(),
@@ -258,34 +258,7 @@ fn rules(s: &Value, path: &Path, errors: &mut FieldErrors) {
     ];
     for (index, rule) in s["x-kubernetes-validations"].items().iter().enumerate() {
         let at = path.child("x-kubernetes-validations").index(index);
-        if rule["rule"].text().trim().is_empty() {
-            errors.required(at.child("rule"), "rule is not specified");
-        }
-        let message = rule["message"].text();
-        if !message.is_empty() && message.trim().is_empty() {
-            errors.invalid(
-                at.child("message"),
-                message,
-                "message must be non-empty if specified",
-            );
-        } else if message.len() > 2048 {
-            errors.invalid(
-                at.child("message"),
-                "",
-                "message must have a maximum length of 2048 characters",
-            );
-        } else if message.contains('\n') {
-            errors.invalid(
-                at.child("message"),
-                message,
-                "message must not contain line breaks",
-            );
-        } else if message.is_empty() && rule["rule"].text().contains('\n') {
-            errors.required(
-                at.child("message"),
-                "message must be specified if rule contains line breaks",
-            );
-        }
+        rule_texts(rule, &at, errors);
         let expression = rule["messageExpression"].text();
         if !expression.is_empty() && expression.trim().is_empty() {
             errors.required(
@@ -307,6 +280,28 @@ fn rules(s: &Value, path: &Path, errors: &mut FieldErrors) {
                 format!("fieldPath must be a valid path: {why}"),
             );
         }
+    }
+}
+
+/// A rule and its message. Blanks around them do not count: YAML's block texts end with a line break.
+fn rule_texts(rule: &Value, path: &Path, errors: &mut FieldErrors) {
+    let (text, given) = (rule["rule"].text().trim(), rule["message"].text());
+    let (message, at) = (given.trim(), path.child("message"));
+    if text.is_empty() {
+        errors.required(path.child("rule"), "rule is not specified");
+    } else if !given.is_empty() && message.is_empty() {
+        errors.invalid(at, given, "message must be non-empty if specified");
+    } else if given.len() > 2048 {
+        let start: String = given.chars().take(10).collect();
+        errors.invalid(
+            at,
+            format!("{start}..."),
+            "message must have a maximum length of 2048 characters",
+        );
+    } else if message.contains(['\n', '\r']) {
+        errors.invalid(at, given, "message must not contain line breaks");
+    } else if message.is_empty() && text.contains(['\n', '\r']) {
+        errors.required(at, "message must be specified if rule contains line breaks");
     }
 }
 
