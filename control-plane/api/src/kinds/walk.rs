@@ -124,21 +124,55 @@ pub fn carry_over(object: &mut Value, from: &Value, key: &str) {
     }
 }
 
-/// Equality as apimachinery's semantic equality sees it: a null or empty list is as good as none.
+/// Fields that are maps, or structs that are always there, in Go: empty, they are as good as absent. Other empty
+/// objects say something (`emptyDir: {}`).
+const EMPTY_IS_NONE: &[&str] = &[
+    "annotations",
+    "binaryData",
+    "capacity",
+    "data",
+    "labels",
+    "limits",
+    "matchLabels",
+    "metadata",
+    "nodeSelector",
+    "parameters",
+    "requests",
+    "resources",
+    "status",
+    "volumeAttributes",
+];
+
+/// Equality as apimachinery's semantic equality sees it: a null or empty list or map is as good as none.
 #[must_use]
 pub fn same(a: &Value, b: &Value) -> bool {
-    let nothing = |v: &Value| v.is_null() || v.as_array().is_some_and(Vec::is_empty);
     match (a, b) {
         (Value::Object(x), Value::Object(y)) => {
-            x.iter()
-                .all(|(k, v)| same(v, y.get(k).unwrap_or(&Value::Null)))
-                && y.iter().all(|(k, v)| x.contains_key(k) || nothing(v))
+            let equal = |key: &String| match (member(x, key), member(y, key)) {
+                (Some(v), Some(w)) => same(v, w),
+                (v, w) => v.is_none() && w.is_none(),
+            };
+            x.keys()
+                .chain(y.keys().filter(|k| !x.contains_key(*k)))
+                .all(equal)
         }
         (Value::Array(x), Value::Array(y)) => {
             x.len() == y.len() && x.iter().zip(y).all(|(v, w)| same(v, w))
         }
         _ => a == b || (nothing(a) && nothing(b)),
     }
+}
+
+/// A member that says something.
+fn member<'a>(map: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
+    map.get(key).filter(|value| match value {
+        Value::Object(o) => !(o.is_empty() && EMPTY_IS_NONE.contains(&key)),
+        value => !nothing(value),
+    })
+}
+
+fn nothing(value: &Value) -> bool {
+    value.is_null() || value.as_array().is_some_and(Vec::is_empty)
 }
 
 #[cfg(test)]
@@ -151,6 +185,17 @@ mod tests {
         assert!(same(&json!({"a": null, "b": []}), &json!({})));
         assert!(!same(&json!({"emptyDir": {}}), &json!({})));
         assert!(!same(&json!({"a": [1]}), &json!({"a": [2]})));
+    }
+
+    #[test]
+    fn empty_maps_and_structs_of_go_equal_nothing() {
+        let bare = json!({"spec": {"containers": [{"name": "c"}]}});
+        let full = json!({"metadata": {}, "status": {}, "spec": {"nodeSelector": {},
+            "containers": [{"name": "c", "resources": {}}]}});
+        assert!(same(&bare, &full) && same(&full, &bare));
+        let labelled = json!({"metadata": {"labels": {"a": "b"}}});
+        assert!(!same(&labelled, &json!({"metadata": {}})));
+        assert!(!same(&json!({"metadata": {}}), &labelled));
     }
 
     #[test]

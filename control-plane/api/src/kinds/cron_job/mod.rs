@@ -9,9 +9,8 @@ use jiff::tz::TimeZoneDatabase;
 use serde_json::Value;
 
 use super::declare::{Declaration, with_status};
-use super::job::validate::spec_common;
+use super::job::{self, validate::spec_common};
 use super::walk::{Walk, child, fill, fill_zero};
-use super::workload;
 use crate::kind::{Column, Kind, Strategy};
 use crate::status::FieldErrors;
 use crate::table::{
@@ -42,7 +41,7 @@ impl Strategy for CronJobs {
         fill(spec, "successfulJobsHistoryLimit", 3);
         fill(spec, "failedJobsHistoryLimit", 1);
         if let Some(job) = child(spec, "jobTemplate").and_then(|t| child(t, "spec")) {
-            workload::default_template(job);
+            job::default_template(job);
         }
     }
 
@@ -206,6 +205,23 @@ mod tests {
                 "nginx:1",
                 "<none>"
             ])
+        );
+    }
+
+    #[test]
+    fn conditions_that_a_failure_policy_waits_for_are_true_ones() {
+        let mut object = cron_job("@daily");
+        let policy = json!({"rules": [{"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}]});
+        object["spec"]["jobTemplate"]["spec"]["podFailurePolicy"] = policy;
+        CronJobs.default(&mut object);
+        assert_eq!(
+            texts(&CronJobs.validate_create(&object)),
+            Vec::<String>::new()
+        );
+        let spec = &object["spec"]["jobTemplate"]["spec"];
+        assert!(
+            spec["backoffLimit"].is_null(),
+            "the Job's own defaults come later"
         );
     }
 

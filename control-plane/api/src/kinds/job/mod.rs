@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::declare::{Declaration, create_with_status, update_only_status, update_with_status};
 use super::pod::resources::condition;
-use super::walk::{Walk, child, fill, get_mut, list_mut, set};
+use super::walk::{Walk, child, fill, fill_zero, get_mut, list_mut, set};
 use super::workload;
 use crate::duration::human;
 use crate::kind::{Column, Kind, Name, Strategy};
@@ -31,8 +31,8 @@ pub(super) fn kind() -> Arc<Kind> {
         .build()
 }
 
-/// Defaults of a Job's spec, or of the one inside a CronJob.
-pub(super) fn default_spec(spec: &mut Value) {
+/// Defaults of a Job's spec.
+fn default_spec(spec: &mut Value) {
     if spec["completions"].is_null() && spec["parallelism"].is_null() {
         set(spec, "completions", 1);
     }
@@ -52,10 +52,15 @@ pub(super) fn default_spec(spec: &mut Value) {
         "TerminatingOrFailed"
     };
     fill(spec, "podReplacementPolicy", replacement);
+    default_template(spec);
+}
+
+/// What is filled in for the Jobs of CronJobs as well; all else is filled in when such a Job is made.
+pub(super) fn default_template(spec: &mut Value) {
     if let Some(policy) = get_mut(spec, "podFailurePolicy") {
         for rule in list_mut(policy, "rules") {
             for pattern in list_mut(rule, "onPodConditions") {
-                fill(pattern, "status", "True");
+                fill_zero(pattern, "status", "True");
             }
         }
     }

@@ -151,16 +151,8 @@ fn validate_container(container: &Value, pod: &Pod<'_>, path: &Path, errors: &mu
             errors,
         ),
     }
-    match container["image"].text() {
-        "" => errors.required(path.child("image"), ""),
-        image if image.trim() != image => {
-            errors.invalid(
-                path.child("image"),
-                image,
-                "must not have leading or trailing whitespace",
-            );
-        }
-        _ => {}
+    if container["image"].is_empty() {
+        errors.required(path.child("image"), "");
     }
     one_of(
         &container["terminationMessagePolicy"],
@@ -236,6 +228,22 @@ fn restart_rules(container: &Value, path: &Path, errors: &mut FieldErrors) {
         );
         if codes["values"].items().len() > VALUES_LIMIT {
             errors.too_long(path.child("values"), VALUES_LIMIT);
+        }
+    }
+}
+
+/// What templates may have, as a mark for others to fill in, and pods may not.
+pub(super) fn validate_images(spec: &Value, path: &Path, errors: &mut FieldErrors) {
+    for list in ["containers", "initContainers", "ephemeralContainers"] {
+        for (i, container) in spec[list].items().iter().enumerate() {
+            let image = container["image"].text();
+            if image.trim() != image {
+                errors.invalid(
+                    path.child(list).index(i).child("image"),
+                    image,
+                    "must not have leading or trailing whitespace",
+                );
+            }
         }
     }
 }

@@ -34,6 +34,7 @@ pub fn validate_pod_create(pod: &Value) -> FieldErrors {
     let mut errors = FieldErrors::default();
     let path = Path::new("spec");
     validate_pod_spec(&pod["spec"], &path, &mut errors);
+    containers::validate_images(&pod["spec"], &path, &mut errors);
     if !pod["spec"]["ephemeralContainers"].is_empty() {
         errors.forbidden(path.child("ephemeralContainers"), "cannot be set on create");
     }

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::containers::validate_images;
 use super::validate_pod_spec;
 use crate::kinds::walk::{Walk, list_mut, remove, same, set};
 use crate::status::FieldErrors;
@@ -16,6 +17,7 @@ pub fn validate_pod_update(pod: &Value, old: &Value) -> FieldErrors {
     let path = Path::new("spec");
     let (new_spec, old_spec) = (&pod["spec"], &old["spec"]);
     validate_pod_spec(new_spec, &path, &mut errors);
+    validate_images(new_spec, &path, &mut errors);
     for (list, what) in [
         ("containers", "containers"),
         ("initContainers", "init containers"),
