@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::declare::{Declaration, keep_generation, set_generation, update_with_status};
+use super::service::points_of_entry;
 use super::walk::{Walk, carry_over, set};
 use crate::kind::{Column, Kind, Strategy};
 use crate::status::FieldErrors;
@@ -76,6 +77,17 @@ impl Strategy for Ingresses {
 
     fn validate_update(&self, object: &Value, _old: &Value) -> FieldErrors {
         self.validate_create(object)
+    }
+
+    fn validate_status_update(&self, object: &Value, _old: &Value) -> FieldErrors {
+        let mut errors = FieldErrors::default();
+        let path = Path::new("status").child("loadBalancer").child("ingress");
+        points_of_entry(
+            &object["status"]["loadBalancer"]["ingress"],
+            &path,
+            &mut errors,
+        );
+        errors
     }
 
     fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
@@ -251,6 +263,21 @@ fn validate_backend(backend: &Value, path: &Path, errors: &mut FieldErrors) {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_status_names_addresses_and_hosts() {
+        let said = |entry: Value| {
+            let object = json!({"status": {"loadBalancer": {"ingress": [entry]}}});
+            let errors = Ingresses.validate_status_update(&object, &json!({}));
+            errors.0.len()
+        };
+        assert_eq!(
+            said(json!({"ip": "192.0.2.1", "hostname": "lb.example.com"})),
+            0
+        );
+        assert_eq!(said(json!({"ip": "lb.example.com"})), 1);
+        assert_eq!(said(json!({"hostname": "192.0.2.1"})), 1);
+    }
 
     #[test]
     fn a_rule_needs_a_path_type_and_a_backend() {

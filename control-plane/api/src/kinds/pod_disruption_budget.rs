@@ -12,7 +12,7 @@ use crate::kind::{Column, Kind, Strategy};
 use crate::status::FieldErrors;
 use crate::table::{age, age_column, column, count, name, name_column};
 use crate::validation::selector::validate_label_selector;
-use crate::validation::{Path, one_of_or_none};
+use crate::validation::{Path, non_negative, one_of_or_none, validate_conditions};
 
 pub(super) fn kind() -> Arc<Kind> {
     Declaration::namespaced(
@@ -60,6 +60,25 @@ impl Strategy for Budgets {
         self.validate_create(object)
     }
 
+    fn validate_status_update(&self, object: &Value, _old: &Value) -> FieldErrors {
+        let mut errors = FieldErrors::default();
+        let (status, path) = (&object["status"], Path::new("status"));
+        validate_conditions(
+            &status["conditions"],
+            &path.child("conditions"),
+            &mut errors,
+        );
+        for count in [
+            "disruptionsAllowed",
+            "currentHealthy",
+            "desiredHealthy",
+            "expectedPods",
+        ] {
+            non_negative(&status[count], &path.child(count), &mut errors);
+        }
+        errors
+    }
+
     fn columns(&self) -> Vec<Column> {
         vec![
             name_column(),
@@ -95,6 +114,16 @@ impl Strategy for Budgets {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn counts_of_a_status_are_not_negative() {
+        let counted = json!({"status": {"disruptionsAllowed": 0, "currentHealthy": -1}});
+        let errors = Budgets.validate_status_update(&counted, &json!({}));
+        assert_eq!(
+            crate::kinds::workload::fixture::texts(&errors),
+            ["status.currentHealthy: Invalid value: -1: must be greater than or equal to 0"]
+        );
+    }
 
     #[test]
     fn a_budget_is_said_in_one_way() {

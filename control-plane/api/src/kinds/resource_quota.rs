@@ -88,23 +88,7 @@ impl Strategy for Quotas {
     fn validate_create(&self, object: &Value) -> FieldErrors {
         let mut errors = FieldErrors::default();
         let path = Path::new("spec");
-        for (name, amount) in object["spec"]["hard"].entries() {
-            let path = path.child("hard").key(name);
-            each_invalid(&path, name, names::qualified_name(name), &mut errors);
-            if !is_quota_resource(name) {
-                errors.invalid(
-                    &path,
-                    name.as_str(),
-                    "must be a standard resource for quotas",
-                );
-            }
-            let amount = amounts::validate_non_negative(amount, &path, &mut errors);
-            if let Some(amount) =
-                amount.filter(|a| is_counted(name) && a.nanos() % 1_000_000_000 != 0)
-            {
-                errors.invalid(&path, amount.to_string(), "must be an integer");
-            }
-        }
+        validate_amounts(&object["spec"]["hard"], &path.child("hard"), &mut errors);
         for scope in object["spec"]["scopes"].items() {
             if !SCOPES.contains(&scope.text()) {
                 errors.invalid(
@@ -132,6 +116,15 @@ impl Strategy for Quotas {
         let path = Path::new("spec").child("scopes");
         if !same(&object["spec"]["scopes"], &old["spec"]["scopes"]) {
             errors.invalid(path, object["spec"]["scopes"].clone(), "field is immutable");
+        }
+        errors
+    }
+
+    fn validate_status_update(&self, object: &Value, _old: &Value) -> FieldErrors {
+        let mut errors = FieldErrors::default();
+        for part in ["hard", "used"] {
+            let path = Path::new("status").child(part);
+            validate_amounts(&object["status"][part], &path, &mut errors);
         }
         errors
     }
@@ -172,6 +165,26 @@ impl Strategy for Quotas {
             limits.join(", ").into(),
             age(object, now),
         ]
+    }
+}
+
+/// Amounts of resources that a quota can count.
+fn validate_amounts(list: &Value, path: &Path, errors: &mut FieldErrors) {
+    for (name, amount) in list.entries() {
+        let path = path.key(name);
+        each_invalid(&path, name, names::qualified_name(name), errors);
+        if !is_quota_resource(name) {
+            errors.invalid(
+                &path,
+                name.as_str(),
+                "must be a standard resource for quotas",
+            );
+        }
+        let amount = amounts::validate_non_negative(amount, &path, errors);
+        if let Some(amount) = amount.filter(|a| is_counted(name) && a.nanos() % 1_000_000_000 != 0)
+        {
+            errors.invalid(&path, amount.to_string(), "must be an integer");
+        }
     }
 }
 

@@ -1,12 +1,14 @@
 //! Checks that many kinds share: names, metadata, label selectors. Wording and field paths are upstream's,
 //! because people search for them.
 
+pub mod conditions;
 pub mod metadata;
 pub mod names;
 mod path;
 pub mod pem;
 pub mod selector;
 
+pub use conditions::validate_conditions;
 pub use metadata::{NameRule, validate_metadata_create, validate_metadata_update};
 pub use path::Path;
 

@@ -16,6 +16,8 @@ use crate::kind::{Column, Kind, Name, Strategy};
 use crate::status::FieldErrors;
 use crate::table::{age, age_column, column, labels, name, name_column, wide};
 
+pub(super) use validate::points_of_entry;
+
 pub(super) fn kind() -> Arc<Kind> {
     Declaration::namespaced("", "v1", "Service", "services", Services)
         .short_names(&["svc"])

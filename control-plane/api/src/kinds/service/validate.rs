@@ -289,7 +289,12 @@ fn load_balancer(spec: &Value, path: &Path, errors: &mut FieldErrors) {
     }
     for (i, range) in spec["loadBalancerSourceRanges"].items().iter().enumerate() {
         let path = path.child("loadBalancerSourceRanges").index(i);
-        each_invalid(&path, range.text(), names::cidr(range.text()), errors);
+        each_invalid(
+            &path,
+            range.text(),
+            names::cidr(range.text().trim()),
+            errors,
+        );
     }
     let health = spec["healthCheckNodePort"].int().unwrap_or_default();
     if health != 0 && !(balanced && spec["externalTrafficPolicy"] == "Local") {
@@ -354,10 +359,10 @@ pub(super) fn service_status(object: &Value) -> FieldErrors {
     }
     for (i, one) in ingress.items().iter().enumerate() {
         let path = path.index(i);
-        let (ip, mode, host) = (one["ip"].text(), &one["ipMode"], one["hostname"].text());
+        let mode = &one["ipMode"];
         let mode_path = path.child("ipMode");
-        if !ip.is_empty() {
-            each_invalid(&path.child("ip"), ip, names::ip(ip), &mut errors);
+        entry_address(one, &path, &mut errors);
+        if !one["ip"].is_empty() {
             if mode.is_empty() {
                 errors.required(mode_path, "must be specified when `ip` is set");
             } else {
@@ -366,13 +371,33 @@ pub(super) fn service_status(object: &Value) -> FieldErrors {
         } else if mode.present() {
             errors.forbidden(mode_path, "may not be specified when `ip` is not set");
         }
-        if !host.is_empty() {
-            let path = path.child("hostname");
-            each_invalid(&path, host, names::dns1123_subdomain(host), &mut errors);
-            if host.parse::<std::net::IpAddr>().is_ok() {
-                errors.invalid(path, host, "must be a DNS name, not an IP address");
-            }
-        }
+        entry_host(one, &path, &mut errors);
     }
     errors
+}
+
+/// Where an Ingress is reached.
+pub(in crate::kinds) fn points_of_entry(list: &Value, path: &Path, errors: &mut FieldErrors) {
+    for (i, one) in list.items().iter().enumerate() {
+        entry_address(one, &path.index(i), errors);
+        entry_host(one, &path.index(i), errors);
+    }
+}
+
+fn entry_address(entry: &Value, path: &Path, errors: &mut FieldErrors) {
+    let ip = entry["ip"].text();
+    if !ip.is_empty() {
+        each_invalid(&path.child("ip"), ip, names::ip(ip), errors);
+    }
+}
+
+fn entry_host(entry: &Value, path: &Path, errors: &mut FieldErrors) {
+    let (host, path) = (entry["hostname"].text(), path.child("hostname"));
+    if host.is_empty() {
+        return;
+    }
+    each_invalid(&path, host, names::dns1123_subdomain(host), errors);
+    if host.parse::<std::net::IpAddr>().is_ok() {
+        errors.invalid(path, host, "must be a DNS name, not an IP address");
+    }
 }
