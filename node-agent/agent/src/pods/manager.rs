@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, info, info_span, warn};
+use tracing::{Instrument, error, info, info_span, warn};
 
 use super::capacity;
 use super::clock::Clock;
@@ -29,6 +29,9 @@ const RELIST: Duration = Duration::from_secs(30);
 
 /// Least time between two looks that workers asked for.
 const RELIST_PAUSE: Duration = Duration::from_millis(500);
+
+/// Pause before the runtime's events are watched anew.
+const REWATCH: Duration = Duration::from_secs(1);
 
 /// Whether a pod may run on the node.
 enum Admission {
@@ -82,12 +85,7 @@ impl Manager {
             () = self.stop.cancelled() => return,
             () = self.pods.synced() => {}
         }
-        let (events_tx, events) = mpsc::channel(1024);
-        let runtime = Arc::clone(&self.context.runtime);
-        let stop = self.stop.clone();
-        let watch = async move { runtime.watch_events(events_tx, stop).await };
-        tokio::spawn(watch.instrument(info_span!("runtime-events")));
-
+        let events = self.watch_runtime();
         let Some(mut snapshots) = self.first_look().await else {
             return;
         };
@@ -112,6 +110,16 @@ impl Manager {
             tokio::spawn(follow.instrument(info_span!("static-pods")));
         }
         self.follow(events).await;
+    }
+
+    /// Has the runtime tell of its events, in a task of its own.
+    fn watch_runtime(&self) -> mpsc::Receiver<RuntimeEvent> {
+        let (events_tx, events) = mpsc::channel(1024);
+        let runtime = Arc::clone(&self.context.runtime);
+        let stop = self.stop.clone();
+        let watch = async move { runtime.watch_events(events_tx, stop).await };
+        tokio::spawn(watch.instrument(info_span!("runtime-events")));
+        events
     }
 
     async fn first_look(&self) -> Option<HashMap<String, Snapshot>> {
@@ -342,7 +350,13 @@ impl Manager {
                 event = events.recv() => match event {
                     Some(RuntimeEvent::Resync) => next_look = Instant::now(),
                     Some(event) => self.dispatch(event),
-                    None => return,
+                    None if self.stop.is_cancelled() => return,
+                    None => {
+                        // It ends by itself only by a fault, which must not leave the node without its agent.
+                        error!("the watch of the runtime's events has ended, beginning it anew");
+                        tokio::time::sleep(REWATCH).await;
+                        events = self.watch_runtime();
+                    }
                 },
                 () = self.context.relist.notified() => next_look = next_look.min(Instant::now() + RELIST_PAUSE),
                 () = tokio::time::sleep_until(next_look) => {

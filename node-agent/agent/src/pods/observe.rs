@@ -47,7 +47,7 @@ pub(crate) fn instance(status: &ContainerStatus, sandbox_id: &str) -> Instance {
             reason: reason(&status.reason, status.exit_code),
             message: message(status, status.exit_code),
             started_at: started,
-            finished_at: timestamp(status.finished_at),
+            finished_at: timestamp(status.finished_at.max(status.started_at)),
         }),
         ContainerState::Unknown => InstanceState::Exited(Exit {
             code: 137,
@@ -85,12 +85,14 @@ pub(crate) fn exit(instance: &Instance, code: i32, at: Nanos, oom: bool, message
         _ => None,
     };
     let told = if oom { "OOMKilled" } else { "" };
+    // The runtime may not know when, if it was away then.
+    let finished_at = started_at.map_or(timestamp(at), |started| timestamp(at).max(started));
     Exit {
         code,
         reason: reason(told, code),
         message,
         started_at,
-        finished_at: timestamp(at),
+        finished_at,
     }
 }
 

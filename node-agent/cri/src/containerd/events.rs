@@ -15,7 +15,7 @@ use tracing::{debug, warn};
 
 use super::{NAMESPACE, namespaced};
 use crate::error::Result;
-use crate::types::RuntimeEvent;
+use crate::types::{Nanos, RuntimeEvent};
 
 /// Topic of our own probe, which tells when a subscription has begun.
 const PROBE_TOPIC: &str = "/balsa/subscribed";
@@ -117,6 +117,12 @@ async fn probe(channel: Channel, mut arrived: tokio::sync::oneshot::Receiver<()>
     }
 }
 
+/// A time of an event. Go's zero time, which the end of a task may have whose start was cut off, is none that fits.
+fn nanos(at: &prost_types::Timestamp) -> Nanos {
+    let seconds = at.seconds.saturating_mul(1_000_000_000);
+    seconds.saturating_add(i64::from(at.nanos)).max(0)
+}
+
 fn decode(topic: &str, event: Option<&Any>) -> Option<RuntimeEvent> {
     let value = event?.value.as_slice();
     match topic {
@@ -126,9 +132,7 @@ fn decode(topic: &str, event: Option<&Any>) -> Option<RuntimeEvent> {
             if exit.id != exit.container_id {
                 return None;
             }
-            let at = exit
-                .exited_at
-                .map_or(0, |at| at.seconds * 1_000_000_000 + i64::from(at.nanos));
+            let at = exit.exited_at.as_ref().map_or(0, nanos);
             Some(RuntimeEvent::Exited {
                 id: exit.container_id,
                 code: exit.exit_status as i32,
@@ -175,6 +179,26 @@ mod tests {
                 at: 1_000_000_005
             }
         );
+    }
+
+    #[test]
+    fn an_end_at_no_time_is_told_all_the_same() {
+        // Go's zero time: the first day of the year 1.
+        let zero = TaskExit {
+            container_id: "c".to_owned(),
+            id: "c".to_owned(),
+            exited_at: Some(prost_types::Timestamp {
+                seconds: -62_135_596_800,
+                nanos: 0,
+            }),
+            ..TaskExit::default()
+        };
+        let event = Any {
+            type_url: String::new(),
+            value: zero.encode_to_vec(),
+        };
+        let told = decode("/tasks/exit", Some(&event)).unwrap();
+        assert!(matches!(told, RuntimeEvent::Exited { at: 0, .. }));
     }
 
     #[test]
