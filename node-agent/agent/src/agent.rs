@@ -339,10 +339,11 @@ impl Agent {
                 let runtime = Containerd::new(paths.socket(), paths.fifos(), ctr);
                 let supervisor = Supervisor::new(containerd, paths.clone(), runtime.clone())?;
                 let process = supervisor.start().await?;
-                let kept = stop.clone();
+                let (kept, started) = (stop.clone(), supervisor.started());
                 let keep = async move { supervisor.keep(process, kept).await };
                 tokio::spawn(keep.instrument(info_span!("containerd")));
-                let shims = end_forgotten_shims(runtime.clone(), paths.socket(), stop.clone());
+                let shims =
+                    end_forgotten_shims(runtime.clone(), paths.socket(), started, stop.clone());
                 tokio::spawn(shims.instrument(info_span!("shims")));
                 let imported = import_pause(&runtime, &paths.containerd()).await;
                 imported.map_err(|source| Error::Runtime {

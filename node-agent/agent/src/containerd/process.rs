@@ -5,10 +5,12 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use balsa_cri::{Containerd, Runtime};
 use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -23,14 +25,15 @@ const START_DEADLINE: Duration = Duration::from_secs(30);
 /// Pause between two looks at whether it answers.
 const POLL: Duration = Duration::from_millis(10);
 
-/// Pauses between restarts of a containerd that dies.
-const RESTART: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+/// Pauses between restarts of a containerd that dies: without it the node can do nothing, and is soon not Ready.
+const RESTART: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 /// Starts, adopts and restarts containerd.
 pub(crate) struct Supervisor {
     program: PathBuf,
     paths: Paths,
     runtime: Containerd,
+    started: Arc<Notify>,
 }
 
 impl Supervisor {
@@ -48,6 +51,7 @@ impl Supervisor {
             program,
             paths,
             runtime,
+            started: Arc::default(),
         })
     }
 
@@ -58,8 +62,20 @@ impl Supervisor {
         }
         let config =
             write_config(&self.paths).map_err(Error::file("write", self.paths.containerd()))?;
+        let began = SystemTime::now();
         let process = self.spawn(&config)?;
-        self.await_answer().await?;
+        let watched = process
+            .try_clone()
+            .map_err(Error::file("watch", &self.program))?;
+        tokio::select! {
+            answered = self.await_answer() => answered?,
+            () = ended(watched) => return Err(self.died_at_once()),
+        }
+        match self.runtime.drop_leases(began).await {
+            Ok(0) => {}
+            Ok(count) => info!(count, "let go of what an earlier containerd had half made"),
+            Err(error) => warn!(%error, "what an earlier containerd had half made stays for a day"),
+        }
         Ok(process)
     }
 
@@ -84,15 +100,31 @@ impl Supervisor {
                 }
                 pause = (pause * 2).min(RESTART.1);
                 match self.start().await {
-                    Ok(process) => break process,
+                    Ok(process) => {
+                        self.started.notify_one();
+                        break process;
+                    }
                     Err(error) => error!(%error, "could not restart containerd"),
                 }
             };
         }
     }
 
+    /// Told when a containerd was started in place of one that died.
+    pub(crate) fn started(&self) -> Arc<Notify> {
+        Arc::clone(&self.started)
+    }
+
     fn log(&self) -> PathBuf {
         self.paths.containerd().join("containerd.log")
+    }
+
+    fn died_at_once(&self) -> Error {
+        Error::Containerd {
+            socket: self.paths.socket(),
+            log: self.log(),
+            message: "it died at once".to_owned(),
+        }
     }
 
     fn pid_file(&self) -> PathBuf {
@@ -157,11 +189,7 @@ impl Supervisor {
         std::fs::write(self.pid_file(), pid.to_string())
             .map_err(Error::file("write", self.pid_file()))?;
         info!(pid, "containerd started");
-        let process = pidfd(pid as i32).ok_or_else(|| Error::Containerd {
-            socket: self.paths.socket(),
-            log: self.log(),
-            message: "it died at once".to_owned(),
-        });
+        let process = pidfd(pid as i32).ok_or_else(|| self.died_at_once());
         // Reaps it, whenever that is; a thread costs less than a signal handler shared with others.
         std::thread::Builder::new()
             .name("containerd-reaper".to_owned())
@@ -223,5 +251,25 @@ async fn ended(process: OwnedFd) {
             error!(%error, fd = raw, "cannot watch containerd's process");
             std::future::pending::<()>().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::config::AgentConfig;
+
+    #[tokio::test]
+    async fn a_containerd_that_dies_while_it_starts_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = AgentConfig::new("a", [127, 0, 0, 1].into(), dir.path()).paths();
+        let runtime = Containerd::new(paths.socket(), paths.fifos(), "ctr");
+        let program = Path::new("/bin/false");
+        let supervisor = Supervisor::new(program, paths, runtime).unwrap();
+        let began = Instant::now();
+        let error = supervisor.start().await.unwrap_err();
+        assert!(error.to_string().contains("it died at once"), "{error}");
+        assert!(began.elapsed() < START_DEADLINE / 2);
     }
 }

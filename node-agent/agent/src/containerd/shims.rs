@@ -1,20 +1,23 @@
 //! Ends shims that nobody can use any more.
 //!
 //! containerd makes a shim for each sandbox. When its caller goes in the middle of that (the agent was killed, or
-//! lost patience), it takes the sandbox back but may forget the shim, which then idles for ever.
+//! lost patience), it takes the sandbox back but may forget the shim, which then idles for ever. So does one whose
+//! containerd was killed.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use balsa_cri::Containerd;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-/// Pause before the first look and between looks.
-const FIRST: Duration = Duration::from_secs(60);
+/// Pause before the first look of this agent or at a new containerd, and between looks.
+const FIRST: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_secs(600);
 
 /// How long a shim must be without a container: those of containers being removed end by themselves.
@@ -28,12 +31,21 @@ struct Shim {
     id: String,
 }
 
-/// Looks for forgotten shims of the containerd at that socket until stopped.
-pub(crate) async fn end_forgotten(runtime: Containerd, socket: PathBuf, stop: CancellationToken) {
+/// Looks for forgotten shims of the containerd at that socket, soon after each that was `started`, until stopped.
+pub(crate) async fn end_forgotten(
+    runtime: Containerd,
+    socket: PathBuf,
+    started: Arc<Notify>,
+    stop: CancellationToken,
+) {
     let mut pause = FIRST;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
+            () = started.notified() => {
+                pause = FIRST;
+                continue;
+            }
             () = tokio::time::sleep(pause) => pause = LOOK,
         }
         let suspects = forgotten(&runtime, &socket).await;

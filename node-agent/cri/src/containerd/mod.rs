@@ -5,10 +5,11 @@ mod ctr;
 mod disk;
 mod events;
 mod exec;
+mod leases;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use containerd_client::services::v1::ListContainersRequest;
@@ -129,6 +130,15 @@ impl Containerd {
         let answer = call("containers.List", CALL_TIMEOUT, list).await?;
         let containers = answer.containers.into_iter();
         Ok(containers.map(|container| container.id).collect())
+    }
+
+    /// Lets go of what a containerd kept that ended before that time, for work that it did not end. Answers how many
+    /// leases there were of that.
+    ///
+    /// # Errors
+    /// When containerd does not answer.
+    pub async fn drop_leases(&self, before: SystemTime) -> Result<usize> {
+        leases::drop_older(self.cri.channel(), before).await
     }
 }
 
