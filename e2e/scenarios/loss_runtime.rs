@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use balsa_e2e::{Kubectl, Local, Namespace, eventually, run};
+use balsa_e2e::{Kubectl, Local, Namespace, eventually, eventually_some, run};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -44,6 +44,19 @@ pub(crate) fn kill_agent(local: &Local, node: &str) -> anyhow::Result<()> {
         Ok(local.node(node)?.pid.is_none())
     })
     .map(|_| ())
+}
+
+/// Kills a node's containerd, once it runs, and waits for its end. The agent starts it again.
+pub(crate) fn kill_runtime(node: &str) -> anyhow::Result<()> {
+    let pid = eventually_some("a containerd that can be killed", 40, || {
+        let pid = containerd(node)?;
+        // The number of one that has died may be somebody else's.
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm"))?;
+        ensure!(name.trim() == "containerd", "process {pid} is {name}");
+        kill(pid, Signal::SIGKILL)?;
+        Ok(Some(pid))
+    })?;
+    eventually("containerd's end", 10, || Ok(kill(pid, None).is_err())).map(|_| ())
 }
 
 /// A pod on that node that sleeps.
