@@ -7,7 +7,7 @@ use std::path::Path;
 /// Writes a file, whole or not at all; its folder is made if need be. It is on the disk when this returns: a file that
 /// was only renamed may be there and empty after a loss of power. Blocking.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
+    let folder = path.parent().unwrap_or_else(|| Path::new("."));
     std::fs::create_dir_all(folder)?;
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");

@@ -86,7 +86,8 @@ pub(crate) fn exit(instance: &Instance, code: i32, at: Nanos, oom: bool, message
     };
     let told = if oom { "OOMKilled" } else { "" };
     // The runtime may not know when, if it was away then.
-    let finished_at = started_at.map_or(timestamp(at), |started| timestamp(at).max(started));
+    let finished_at =
+        started_at.map_or_else(|| timestamp(at), |started| timestamp(at).max(started));
     Exit {
         code,
         reason: reason(told, code),
