@@ -37,12 +37,13 @@ impl Server {
         let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
         let made = rcgen::generate_simple_self_signed(names).unwrap();
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+        let version = if h2 {
+            &rustls::version::TLS13
+        } else {
+            &rustls::version::TLS12
+        };
         let mut tls = rustls::ServerConfig::builder_with_provider(balsa_identity::tls::provider())
-            .with_protocol_versions(if h2 {
-                &[&rustls::version::TLS13]
-            } else {
-                &[&rustls::version::TLS12]
-            })
+            .with_protocol_versions(&[version])
             .unwrap()
             .with_no_client_auth()
             .with_single_cert(vec![made.cert.der().clone()], key)
