@@ -32,6 +32,11 @@ pub struct Member {
 /// When the store does not open, or what it is told makes no sense.
 pub async fn member(member: &Member) -> anyhow::Result<()> {
     let began = Instant::now();
+    // As servers log: where nobody listens, each span of a library's is made for `log`, which costs Raft's thread.
+    tracing_subscriber::fmt()
+        .with_env_filter("info,openraft=warn,h2=warn,hyper=warn")
+        .with_writer(std::io::stderr)
+        .init();
     // As servers have it: a session of its own, with more than an ordinary one's share of the processors.
     if nix::unistd::setsid().is_ok()
         && let Err(error) = std::fs::write("/proc/self/autogroup", "-5")
