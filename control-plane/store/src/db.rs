@@ -21,7 +21,7 @@ pub(crate) const RETRY_WRITE: Duration = Duration::from_millis(500);
 
 /// Options that both databases share: bounded memory, few files, few threads.
 fn common(tuning: &Tuning, cache: &Cache) -> (Options, BlockBasedOptions) {
-    let mut options = Options::default();
+    let mut options = hinted();
     options.create_if_missing(true);
     options.set_write_buffer_size(tuning.write_buffer_bytes);
     options.set_max_write_buffer_number(3);
@@ -32,7 +32,7 @@ fn common(tuning: &Tuning, cache: &Cache) -> (Options, BlockBasedOptions) {
     options.set_max_log_file_size(1 << 20);
     options.set_stats_dump_period_sec(0);
     options.set_bytes_per_sync(1 << 20);
-    // Each database has one writer, whose keys mostly ascend: a plain memtable starts from where it was.
+    // Each database has one writer, which needs no others' leave.
     options.set_allow_concurrent_memtable_write(false);
     // Merging twice as many young files at once rewrites the older ones half as often.
     options.set_level_zero_file_num_compaction_trigger(8);
@@ -46,6 +46,16 @@ fn common(tuning: &Tuning, cache: &Cache) -> (Options, BlockBasedOptions) {
     table.set_pin_top_level_index_and_filter(true);
     table.set_format_version(5);
     (options, table)
+}
+
+/// Where a memtable's search for a key's place starts: at the key before it of the same kind (a kind is a key's first
+/// byte), which mostly is next to it. From the top it takes three times as long, and longer the fuller the memtable.
+const HINT: &str = "memtable_insert_with_hint_prefix_extractor=fixed:1";
+
+/// Options with the hint, for which there is no setter. Without it everything is right, only slower.
+fn hinted() -> Options {
+    let mut plain = Options::default();
+    plain.get_options_from_string(HINT).unwrap_or(plain)
 }
 
 /// Opens the log's database: small synced writes, read back seldom, cut from the front.
@@ -238,6 +248,12 @@ impl Disk {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn rocksdb_knows_the_hint() {
+        let hinted = Options::default().get_options_from_string(HINT);
+        assert!(hinted.is_ok(), "{:?}", hinted.err());
+    }
 
     fn failure() -> rocksdb::Error {
         let dir = tempfile::tempdir().unwrap();
