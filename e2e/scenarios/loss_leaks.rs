@@ -161,11 +161,10 @@ fn at_rest(kubectl: &Kubectl, node: &str) -> anyhow::Result<BTreeMap<&'static st
 }
 
 fn nothing_stayed(node: &str, before: &BTreeMap<&'static str, usize>) -> anyhow::Result<()> {
-    let outcome = eventually(
-        "the counts from before",
-        90,
-        || Ok(traces(node)? == *before),
-    );
+    // An address that its killed runtime never gave back is taken back two to three minutes later.
+    let outcome = eventually("the counts from before", 240, || {
+        Ok(traces(node)? == *before)
+    });
     let after = traces(node)?;
     ensure!(outcome.is_ok(), "before: {before:?}\nafter: {after:?}");
     Ok(())
@@ -248,7 +247,6 @@ fn pods_that_come_and_go_while_their_agent_is_killed_leave_nothing() -> anyhow::
 }
 
 #[test]
-#[ignore = "a containerd that is killed between making a network namespace and noting its sandbox leaves the namespace"]
 fn pods_that_come_and_go_while_their_runtime_is_killed_leave_nothing() -> anyhow::Result<()> {
     pods_under_strikes("crash", kill_runtime)
 }

@@ -172,6 +172,11 @@ impl Paths {
         self.root.join("containerd")
     }
 
+    /// What containerd keeps while the machine runs.
+    pub fn containerd_state(&self) -> PathBuf {
+        self.containerd().join("state")
+    }
+
     /// containerd's socket.
     pub fn socket(&self) -> PathBuf {
         self.root.join("containerd.sock")

@@ -90,7 +90,14 @@ pub(crate) async fn set_up(
     if let Some(address) = config.cluster_dns {
         follow::names(config, address, &watched.services, &slices, stop);
     }
-    collect_addresses(config, own_cidr, runtime).await;
+    match Ipam::open(&config.paths().cni_data(), own_cidr) {
+        Ok(addresses) => {
+            collect_addresses(&addresses, &**runtime).await;
+            let kept = keep_collecting_addresses(addresses, Arc::clone(runtime), stop.clone());
+            tokio::spawn(kept.instrument(info_span!("addresses")));
+        }
+        Err(error) => warn!(%error, "addresses of pods that are gone are not taken back"),
+    }
     write_conflist(config, own_cidr, mtu)?;
     Ok(true)
 }
@@ -111,8 +118,23 @@ async fn pod_cidr(nodes: &Informer<Node>, name: &str) -> IpNet {
     }
 }
 
-/// Takes back addresses of sandboxes that went while no agent ran.
-async fn collect_addresses(config: &AgentConfig, own_cidr: IpNet, runtime: &Arc<dyn Runtime>) {
+/// Takes back addresses now and then: a runtime that is killed while it makes a sandbox never gives back its address.
+async fn keep_collecting_addresses(
+    addresses: Ipam,
+    runtime: Arc<dyn Runtime>,
+    stop: CancellationToken,
+) {
+    const PAUSE: Duration = Duration::from_secs(60);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(PAUSE) => collect_addresses(&addresses, &*runtime).await,
+        }
+    }
+}
+
+/// Takes back addresses of sandboxes that are gone.
+async fn collect_addresses(addresses: &Ipam, runtime: &dyn Runtime) {
     /// A sandbox that is being made now has its address before the runtime lists it.
     const GRACE: Duration = Duration::from_secs(120);
     let live: HashSet<String> = match runtime.list_sandboxes().await {
@@ -121,9 +143,7 @@ async fn collect_addresses(config: &AgentConfig, own_cidr: IpNet, runtime: &Arc<
             return warn!(%error, "addresses of pods that are gone are not taken back now");
         }
     };
-    let folder = config.paths().cni_data();
-    let collected = Ipam::open(&folder, own_cidr).and_then(|ipam| ipam.collect(&live, GRACE));
-    match collected {
+    match addresses.collect(&live, GRACE) {
         Ok(released) if released.is_empty() => {}
         Ok(released) => info!(
             count = released.len(),

@@ -61,6 +61,13 @@ impl FakeRuntime {
         }
     }
 
+    /// Says which network namespace a sandbox has.
+    pub fn set_netns(&self, id: &str, path: &str) {
+        if let Some(sandbox) = self.inner.lock().sandboxes.get_mut(id) {
+            sandbox.netns = Some(path.to_owned());
+        }
+    }
+
     /// Puts an image on the node.
     pub fn add_image(&self, name: &str) {
         let image = Image {

@@ -126,7 +126,7 @@ fn file(paths: &Paths, may_lower_oom_score: bool, find: &dyn Fn(&str) -> Option<
     File {
         version: 2,
         root: dir.join("root"),
-        state: dir.join("state"),
+        state: paths.containerd_state(),
         oom_score: 0,
         disabled_plugins: DISABLED.to_vec(),
         grpc: json!({"address": text(&paths.socket())}),

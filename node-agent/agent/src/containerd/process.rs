@@ -13,8 +13,9 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{Instrument, error, info, info_span, warn};
 
+use super::namespaces::Namespaces;
 use super::write_config;
 use crate::config::Paths;
 use crate::error::Error;
@@ -62,6 +63,7 @@ impl Supervisor {
         }
         let config =
             write_config(&self.paths).map_err(Error::file("write", self.paths.containerd()))?;
+        let left = Namespaces::left(&self.paths.containerd_state());
         let began = SystemTime::now();
         let process = self.spawn(&config)?;
         let watched = process
@@ -76,6 +78,9 @@ impl Supervisor {
             Ok(count) => info!(count, "let go of what an earlier containerd had half made"),
             Err(error) => warn!(%error, "what an earlier containerd had half made stays for a day"),
         }
+        // It asks for every sandbox, which pods need not wait for.
+        let removal = left.remove_unknown(self.runtime.clone());
+        tokio::spawn(removal.instrument(info_span!("namespaces")));
         Ok(process)
     }
 
