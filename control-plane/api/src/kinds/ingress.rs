@@ -13,6 +13,9 @@ use crate::status::FieldErrors;
 use crate::table::{age, age_column, column, name, name_column, or_none};
 use crate::validation::{Path, each_invalid, names};
 
+/// The annotation that named the class before there was a field for it.
+const CLASS: &str = "kubernetes.io/ingress.class";
+
 pub(super) fn kind() -> Arc<Kind> {
     Declaration::namespaced("networking.k8s.io", "v1", "Ingress", "ingresses", Ingresses)
         .short_names(&["ing"])
@@ -38,45 +41,13 @@ impl Strategy for Ingresses {
     }
 
     fn validate_create(&self, object: &Value) -> FieldErrors {
-        let mut errors = FieldErrors::default();
-        let (spec, path) = (&object["spec"], Path::new("spec"));
-        if spec["rules"].is_empty() && spec["defaultBackend"].is_null() {
-            errors.invalid(
-                &path,
-                spec["rules"].clone(),
-                "either `defaultBackend` or `rules` must be specified",
-            );
-        }
-        if spec["defaultBackend"].present() {
-            validate_backend(
-                &spec["defaultBackend"],
-                &path.child("defaultBackend"),
-                &mut errors,
-            );
-        }
-        for (i, rule) in spec["rules"].items().iter().enumerate() {
-            validate_rule(rule, &path.child("rules").index(i), &mut errors);
-        }
-        for (i, tls) in spec["tls"].items().iter().enumerate() {
-            for (j, host) in tls["hosts"].items().iter().enumerate() {
-                let path = path.child("tls").index(i).child("hosts").index(j);
-                each_invalid(&path, host.text(), host_messages(host.text()), &mut errors);
-            }
-        }
-        let class = spec["ingressClassName"].text();
-        if !class.is_empty() {
-            each_invalid(
-                &path.child("ingressClassName"),
-                class,
-                names::dns1123_subdomain(class),
-                &mut errors,
-            );
-        }
+        let mut errors = validate(object);
+        validate_class(object, &mut errors);
         errors
     }
 
     fn validate_update(&self, object: &Value, _old: &Value) -> FieldErrors {
-        self.validate_create(object)
+        validate(object)
     }
 
     fn validate_status_update(&self, object: &Value, _old: &Value) -> FieldErrors {
@@ -91,7 +62,6 @@ impl Strategy for Ingresses {
     }
 
     fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
-        const CLASS: &str = "kubernetes.io/ingress.class";
         if old.is_some() || object["metadata"]["annotations"][CLASS].is_null() {
             return Vec::new();
         }
@@ -159,6 +129,57 @@ fn host_messages(host: &str) -> Vec<String> {
         names::wildcard_dns1123_subdomain(host)
     } else {
         names::dns1123_subdomain(host)
+    }
+}
+
+fn validate(object: &Value) -> FieldErrors {
+    let mut errors = FieldErrors::default();
+    let (spec, path) = (&object["spec"], Path::new("spec"));
+    if spec["rules"].is_empty() && spec["defaultBackend"].is_null() {
+        errors.invalid(
+            &path,
+            spec["rules"].clone(),
+            "either `defaultBackend` or `rules` must be specified",
+        );
+    }
+    if spec["defaultBackend"].present() {
+        validate_backend(
+            &spec["defaultBackend"],
+            &path.child("defaultBackend"),
+            &mut errors,
+        );
+    }
+    for (i, rule) in spec["rules"].items().iter().enumerate() {
+        validate_rule(rule, &path.child("rules").index(i), &mut errors);
+    }
+    for (i, tls) in spec["tls"].items().iter().enumerate() {
+        for (j, host) in tls["hosts"].items().iter().enumerate() {
+            let path = path.child("tls").index(i).child("hosts").index(j);
+            each_invalid(&path, host.text(), host_messages(host.text()), &mut errors);
+        }
+    }
+    let class = spec["ingressClassName"].text();
+    if !class.is_empty() {
+        each_invalid(
+            &path.child("ingressClassName"),
+            class,
+            names::dns1123_subdomain(class),
+            &mut errors,
+        );
+    }
+    errors
+}
+
+/// An annotation beside the field names the same class, or two controllers would serve the Ingress.
+fn validate_class(object: &Value, errors: &mut FieldErrors) {
+    let annotation = &object["metadata"]["annotations"][CLASS];
+    let class = &object["spec"]["ingressClassName"];
+    if annotation.present() && class.present() && annotation != class {
+        errors.invalid(
+            Path::new("annotations").child(CLASS),
+            annotation.text(),
+            "must match `ingressClassName` when both are specified",
+        );
     }
 }
 
@@ -277,6 +298,32 @@ mod tests {
         );
         assert_eq!(said(json!({"ip": "lb.example.com"})), 1);
         assert_eq!(said(json!({"hostname": "192.0.2.1"})), 1);
+    }
+
+    #[test]
+    fn a_new_class_annotation_names_the_class_of_the_field() {
+        let said = |annotation: &str, class: Value| {
+            let object = json!({
+                "metadata": {"name": "i", "annotations": {CLASS: annotation}},
+                "spec": {"ingressClassName": class, "defaultBackend": {"service": {"name": "s", "port": {"number": 80}}}},
+            });
+            let updated = Ingresses.validate_update(&object, &object);
+            assert!(updated.0.is_empty());
+            let errors = Ingresses.validate_create(&object);
+            errors
+                .0
+                .iter()
+                .map(crate::status::FieldError::text)
+                .collect::<Vec<_>>()
+        };
+        assert!(said("a", json!("a")).is_empty());
+        assert!(said("a", Value::Null).is_empty());
+        assert_eq!(
+            said("a", json!("b")),
+            [
+                "annotations.kubernetes.io/ingress.class: Invalid value: \"a\": must match `ingressClassName` when both are specified"
+            ]
+        );
     }
 
     #[test]
