@@ -2,8 +2,10 @@
 
 use serde_json::{Value, json};
 
+use super::validate::validate_pod_template;
 use super::*;
 use crate::status::FieldError;
+use crate::validation::Path;
 
 fn pod(spec: Value) -> Value {
     let mut pod = json!({
@@ -64,6 +66,30 @@ fn mounts_need_their_volume_and_volumes_one_source() {
             "spec.volumes[0].hostPath: Forbidden: may not specify more than 1 volume type",
             "spec.containers[0].volumeMounts[0].name: Not found: \"data\"",
         ]
+    );
+}
+
+#[test]
+fn an_image_volume_names_its_image_in_a_pod_and_need_not_in_a_template() {
+    let mut made = simple();
+    made["spec"]["volumes"] = json!([{"name": "v", "image": {"pullPolicy": "Always"}}]);
+    let mut errors = FieldErrors::default();
+    validate_pod_template(&made, &Path::new("template"), &mut errors);
+    assert_eq!(texts(&errors), Vec::<String>::new());
+    assert_eq!(
+        texts(&Pods.validate_create(&made)),
+        ["spec.volumes[0].image.reference: Required value"]
+    );
+}
+
+#[test]
+fn a_pull_secret_without_a_name_is_warned_of_and_taken() {
+    assert_eq!(
+        create_errors(json!({
+            "containers": [{"name": "c", "image": "i"}],
+            "imagePullSecrets": [{"name": ""}, {}],
+        })),
+        Vec::<String>::new()
     );
 }
 

@@ -246,6 +246,12 @@ pub(super) fn validate_images(spec: &Value, path: &Path, errors: &mut FieldError
             }
         }
     }
+    for (i, volume) in spec["volumes"].items().iter().enumerate() {
+        if volume["image"].present() && volume["image"]["reference"].is_empty() {
+            let at = path.child("volumes").index(i).child("image");
+            errors.required(at.child("reference"), "");
+        }
+    }
 }
 
 /// Containers that keep running have hooks and probes.

@@ -131,11 +131,6 @@ pub fn validate_pod_spec(spec: &Value, path: &Path, errors: &mut FieldErrors) {
     );
     validate_labels(&spec["nodeSelector"], &path.child("nodeSelector"), errors);
     security::validate_pod(spec, path, errors);
-    for (i, secret) in spec["imagePullSecrets"].items().iter().enumerate() {
-        if secret["name"].is_empty() {
-            errors.required(path.child("imagePullSecrets").index(i).child("name"), "");
-        }
-    }
     scheduling::validate(spec, path, errors);
     validate_dns(spec, path, errors);
     validate_gates(spec, path, errors);

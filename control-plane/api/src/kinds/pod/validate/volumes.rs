@@ -153,7 +153,6 @@ fn validate_one(source: &str, value: &Value, path: &Path, errors: &mut FieldErro
             }
         }
         "image" => {
-            required(value, &["reference"], path, errors);
             one_of_or_none(
                 &value["pullPolicy"],
                 &["Always", "IfNotPresent", "Never"],
