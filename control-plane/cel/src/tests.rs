@@ -121,6 +121,14 @@ fn expressions_have_the_values_that_the_specification_gives_them() {
         ("strings.quote('a\"b')", json!("\"a\\\"b\"")),
         ("'abc'.matches('^a.c$') && matches('abc', 'b')", json!(true)),
         (
+            r"'{{a}}'.matches('^{{a}}$') && 'a[b'.matches('^[a-z[]+$')",
+            json!(true),
+        ),
+        (
+            r"'\u0661'.matches('^\\d$') || '\u00e9'.matches('^\\w$')",
+            json!(false),
+        ),
+        (
             "'a1b22'.find('[0-9]+') + '-' + 'a1b22'.findAll('[0-9]+').join(',')",
             json!("1-1,22"),
         ),

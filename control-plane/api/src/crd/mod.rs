@@ -12,7 +12,7 @@ pub mod formats;
 pub mod jsonpath;
 pub mod lists;
 pub mod naming;
-mod pattern;
+pub mod pattern;
 pub mod prune;
 pub mod publish;
 pub mod schema;

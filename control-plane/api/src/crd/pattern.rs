@@ -1,4 +1,4 @@
-//! Patterns of schemas. They are written for Go's regular expressions, which differ in small things from the ones
+//! Patterns of schemas and of CEL. They are written for Go's regular expressions, which differ in small things from the ones
 //! here: `\d`, `\w` and `\s` are ASCII, a brace that counts nothing stands for itself, and so does everything in
 //! brackets that Rust's syntax has a use for (`[`, `&&`, `--`, `~~`).
 
@@ -12,8 +12,16 @@ use regex::{Regex, RegexBuilder};
 /// # Errors
 /// When it is no regular expression, or too large.
 pub fn compile(pattern: &str) -> Result<Regex, regex::Error> {
+    compile_within(pattern, 4 << 20)
+}
+
+/// Compiles a pattern into so many bytes at most.
+///
+/// # Errors
+/// When it is no regular expression, or too large.
+pub fn compile_within(pattern: &str, bytes: usize) -> Result<Regex, regex::Error> {
     RegexBuilder::new(&translate(pattern))
-        .size_limit(4 << 20)
+        .size_limit(bytes)
         .dfa_size_limit(1 << 20)
         .build()
 }

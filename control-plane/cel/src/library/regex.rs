@@ -1,9 +1,10 @@
-//! Regular expressions: `matches`, `find`, `findAll`. They run in linear time, in RE2's syntax.
+//! Regular expressions: `matches`, `find`, `findAll`. They run in linear time, and are read as Go reads them.
 
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
-use regex::{Regex, RegexBuilder};
+use balsa_api::crd::pattern;
+use regex::Regex;
 
 use super::{Builtin, Outcome, text, whole};
 use crate::budget::Budget;
@@ -38,20 +39,16 @@ static COMPILED: LazyLock<Mutex<HashMap<String, Regex>>> = LazyLock::new(Mutex::
 ///
 /// # Errors
 /// In the words of the regular expression library.
-pub fn compile(pattern: &str) -> Result<Regex, String> {
+pub fn compile(source: &str) -> Result<Regex, String> {
     let mut kept = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(regex) = kept.get(pattern) {
+    if let Some(regex) = kept.get(source) {
         return Ok(regex.clone());
     }
-    let regex = RegexBuilder::new(pattern)
-        .size_limit(SIZE_LIMIT)
-        .dfa_size_limit(SIZE_LIMIT)
-        .build()
-        .map_err(|error| error.to_string())?;
+    let regex = pattern::compile_within(source, SIZE_LIMIT).map_err(|error| error.to_string())?;
     if kept.len() >= KEPT {
         kept.clear();
     }
-    kept.insert(pattern.to_owned(), regex.clone());
+    kept.insert(source.to_owned(), regex.clone());
     Ok(regex)
 }
 
