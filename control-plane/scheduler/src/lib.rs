@@ -10,6 +10,7 @@ pub mod context;
 pub mod cycle;
 pub mod drivers;
 pub mod framework;
+pub mod image;
 pub mod plugins;
 pub mod pod;
 pub mod preempt;

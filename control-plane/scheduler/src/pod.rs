@@ -6,6 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Affinity, Container, Pod, Toleration};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
+use crate::image::Image;
 use crate::terms::Terms;
 
 /// Amounts of resources. CPU in millicores, memory and ephemeral storage in bytes, the rest in units.
@@ -125,7 +126,7 @@ pub struct PodInfo {
     /// UID of the controller that owns it, empty for none: pods of one owner are spread.
     pub owner: String,
     /// Images it runs.
-    pub images: Vec<String>,
+    pub images: Vec<Image>,
     /// What it says of other pods.
     pub terms: Terms,
     /// Names of the claims it mounts, those of its ephemeral volumes too.
@@ -160,7 +161,10 @@ impl PodInfo {
             ports: host_ports(containers),
             priority: spec.and_then(|s| s.priority).unwrap_or(0),
             owner,
-            images: containers.iter().filter_map(|c| c.image.clone()).collect(),
+            images: containers
+                .iter()
+                .filter_map(|c| c.image.as_deref().map(Image::new))
+                .collect(),
             terms: Terms::new(&pod),
             claims: claims(&pod),
             pod,
