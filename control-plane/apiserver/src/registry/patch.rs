@@ -97,6 +97,7 @@ impl Registry {
         };
         match self.modify(cx, target, &change).await {
             Err(status) if status.code == 404 && how == How::Main => {
+                check_meant_to_be_new(target, &applied)?;
                 let mut new = apply(None)?;
                 let fields = object::metadata_mut(&mut new)
                     .remove("managedFields")
@@ -109,4 +110,15 @@ impl Registry {
             other => other.map(|bytes| (200, bytes)),
         }
     }
+}
+
+/// Who applies with a UID means the object that had it, and not a new one of its name.
+fn check_meant_to_be_new(target: &Target, applied: &Value) -> Result<(), Status> {
+    let uid = object::uid(applied);
+    if uid.is_empty() {
+        return Ok(());
+    }
+    Err(target.conflict(&format!(
+        "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+    )))
 }

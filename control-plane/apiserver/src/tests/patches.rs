@@ -147,6 +147,19 @@ async fn an_apply_creates_updates_and_conflicts() {
 }
 
 #[tokio::test]
+async fn an_apply_that_names_a_uid_creates_nothing() {
+    let h = Harness::new();
+    let path = format!("{MAPS}/a?fieldManager=one");
+    let body =
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "uid": "gone"}});
+    let refused = h.patch(&path, APPLY, body).await.expect(409);
+    assert_eq!(
+        refused["message"],
+        "Operation cannot be fulfilled on configmaps \"a\": uid mismatch: the provided object specified uid gone, and no existing object was found"
+    );
+}
+
+#[tokio::test]
 async fn plain_writes_are_recorded_too() {
     let h = Harness::new();
     let ask = h
