@@ -157,6 +157,12 @@ pub trait Strategy: Send + Sync {
         &[]
     }
 
+    /// Lists that the selectable fields are read from too, by the name of the list. Whoever asks for the fields of
+    /// many objects leaves all others out.
+    fn selectable_lists(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// Whether a field selector may use a field.
     fn selects(&self, field: &str) -> bool {
         self.selectable_field_names().contains(&field)

@@ -21,6 +21,7 @@ pub mod event;
 mod kept;
 pub mod keys;
 pub mod resource;
+mod skeleton;
 pub mod stored;
 
 pub use event::{Encoding, EventType, WatchEvent};

@@ -13,6 +13,7 @@ use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
 use super::kept::Kept;
+use super::skeleton;
 use crate::http::protobuf;
 
 const METADATA: &[u8] = b"\"metadata\":{";
@@ -65,7 +66,7 @@ impl Stored {
             let labels = metadata.labels.unwrap_or_default();
             (labels.into_iter().collect(), Vec::new())
         } else {
-            let value: Value = serde_json::from_slice(raw).ok()?;
+            let value = skeleton::read(raw, kind.strategy.selectable_lists()).ok()?;
             (labels_of(&value), kind.strategy.selectable_fields(&value))
         };
         let (bytes, version_at) = splice(raw, revision)?;

@@ -159,6 +159,10 @@ impl Strategy for Pods {
         ]
     }
 
+    fn selectable_lists(&self) -> &'static [&'static str] {
+        &["podIPs"]
+    }
+
     fn selectable_field_names(&self) -> &'static [&'static str] {
         &[
             "spec.nodeName",
