@@ -32,7 +32,7 @@ pub struct Member {
 /// When the store does not open, or what it is told makes no sense.
 pub async fn member(member: &Member) -> anyhow::Result<()> {
     let began = Instant::now();
-    // As servers log: where nobody listens, each span of a library's is made for `log`, which costs Raft's thread.
+    // Much as servers log. Where nobody listens, each span of a library's is made for `log`, which costs Raft's thread.
     tracing_subscriber::fmt()
         .with_env_filter("info,openraft=warn,h2=warn,hyper=warn")
         .with_writer(std::io::stderr)
