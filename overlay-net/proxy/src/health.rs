@@ -82,7 +82,6 @@ pub(crate) fn reports(snapshot: &Snapshot, node: &str) -> BTreeMap<u16, Report> 
             let conditions = endpoint.conditions.as_ref();
             endpoint.node_name.as_deref() == Some(node)
                 && conditions.and_then(|c| c.ready).unwrap_or(true)
-                && !conditions.and_then(|c| c.terminating).unwrap_or(false)
         });
         addresses.extend(local.filter_map(|e| e.addresses.first().map(String::as_str)));
     }

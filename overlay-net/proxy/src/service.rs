@@ -254,15 +254,12 @@ pub(crate) fn nearest(mut endpoints: Vec<Endpoint>) -> Vec<Endpoint> {
     endpoints
 }
 
-/// The endpoints that get traffic: the ready ones, or else those that are going away but still serve.
+/// The endpoints that get traffic: the ready ones, or else those that are going away but still serve. Of a Service with
+/// `publishNotReadyAddresses` those that are going away are ready too (KEP-1669).
 pub(crate) fn usable(endpoints: impl Iterator<Item = Endpoint> + Clone) -> Vec<Endpoint> {
-    let ready: Vec<Endpoint> = endpoints
-        .clone()
-        .filter(|e| e.ready && !e.terminating)
-        .collect();
+    let ready: Vec<Endpoint> = endpoints.clone().filter(|e| e.ready).collect();
     if !ready.is_empty() {
         return ready;
     }
-    // publishNotReadyAddresses makes terminating endpoints "ready" as well.
     endpoints.filter(|e| e.serving && e.terminating).collect()
 }

@@ -377,6 +377,20 @@ fn terminating_endpoints_serve_only_when_nobody_else_does() {
 }
 
 #[test]
+fn endpoints_that_are_published_as_ready_serve_though_they_end() {
+    // What the slices of a Service with `publishNotReadyAddresses` say of a pod that is not ready and going.
+    let ending = json!({"ready": true, "serving": false, "terminating": true});
+    let world = World::with(
+        vec![web(json!({"publishNotReadyAddresses": true}))],
+        vec![slice("web", &[(POD_A, "n1", ending)])],
+    );
+    assert_eq!(
+        world.tcp("10.244.1.9", VIP),
+        BTreeSet::from([at("10.244.1.2:8080", false)])
+    );
+}
+
+#[test]
 fn a_client_with_affinity_stays_until_its_endpoint_goes() {
     let sticky = web(json!({"sessionAffinity": "ClientIP"}));
     let mut world = World::with(vec![sticky.clone()], vec![both()]);
