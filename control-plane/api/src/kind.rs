@@ -157,8 +157,8 @@ pub trait Strategy: Send + Sync {
         &[]
     }
 
-    /// Lists that the selectable fields are read from too, by the name of the list. Whoever asks for the fields of
-    /// many objects leaves all others out.
+    /// Lists that the selectable fields are read from too, by the name of the list, wherever it stands. Whoever asks for
+    /// the fields of many objects leaves all others out, and the annotations and nulls.
     fn selectable_lists(&self) -> &'static [&'static str] {
         &[]
     }

@@ -19,7 +19,8 @@ impl Image {
 
     /// Names that a node may tell it under.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        [&*self.given, &*self.full].into_iter()
+        let full = (self.full != self.given).then_some(&*self.full);
+        std::iter::once(&*self.given).chain(full)
     }
 }
 

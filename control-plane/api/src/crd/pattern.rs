@@ -1,6 +1,6 @@
-//! Patterns of schemas and of CEL. They are written for Go's regular expressions, which differ in small things from the ones
-//! here: `\d`, `\w` and `\s` are ASCII, a brace that counts nothing stands for itself, and so does everything in
-//! brackets that Rust's syntax has a use for (`[`, `&&`, `--`, `~~`).
+//! Patterns of schemas, and of CEL. They are written for Go's regular expressions, which differ in small things from
+//! the ones here: `\d`, `\w` and `\s` are ASCII, a brace that counts nothing stands for itself, and so does everything
+//! in brackets that Rust's syntax has a use for (`[`, `&&`, `--`, `~~`).
 
 use std::iter::Peekable;
 use std::str::Chars;

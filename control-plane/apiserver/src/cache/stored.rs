@@ -170,7 +170,7 @@ impl Stored {
     pub fn decode(&self) -> Value {
         match self.value.get() {
             Some(value) => Value::clone(value),
-            // Checked to be JSON when it was made.
+            // Its metadata was read when it was made, and nothing of ours writes what is no JSON behind it.
             None => serde_json::from_slice(&self.bytes).unwrap_or_default(),
         }
     }

@@ -40,6 +40,7 @@ impl Score for ImageLocality {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::Cache;
     use crate::plugins::testing;
     use serde_json::json;
 
@@ -47,13 +48,13 @@ mod tests {
     fn a_short_image_name_is_found_under_its_full_name() {
         let node = testing::node(json!({"status": {"images": [
             {"names": ["docker.io/library/nginx:latest"], "sizeBytes": 500_000_000}]}}));
-        let found = |name: &str| {
-            Image::new(name)
-                .names()
-                .any(|n| node.images.contains_key(n))
+        let cache = Cache::default();
+        let score = |image: &str| {
+            let pod = testing::pod(json!({"containers": [{"name": "c", "image": image}]}));
+            ImageLocality.score(&pod, &node, &Context::new(&pod, &cache))
         };
-        assert!(found("nginx"));
-        assert!(found("docker.io/library/nginx:latest"));
-        assert!(!found("other/nginx"));
+        assert_eq!(score("nginx"), 46);
+        assert_eq!(score("docker.io/library/nginx:latest"), 46);
+        assert_eq!(score("other/nginx"), 0);
     }
 }
