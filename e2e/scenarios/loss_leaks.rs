@@ -161,8 +161,8 @@ fn at_rest(kubectl: &Kubectl, node: &str) -> anyhow::Result<BTreeMap<&'static st
 }
 
 fn nothing_stayed(node: &str, before: &BTreeMap<&'static str, usize>) -> anyhow::Result<()> {
-    // An address that its killed runtime never gave back is taken back two to three minutes later.
-    let outcome = eventually("the counts from before", 240, || {
+    // An address that its killed runtime never gave back is taken back three to four minutes later.
+    let outcome = eventually("the counts from before", 300, || {
         Ok(traces(node)? == *before)
     });
     let after = traces(node)?;

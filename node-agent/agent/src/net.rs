@@ -4,17 +4,15 @@
 //! Informers only say that something changed; what is done about it is always made from the whole state,
 //! so nothing depends on the order of events, and a burst of them costs one round.
 
+mod addresses;
 mod follow;
 mod plugin;
 
-use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use balsa_client::{Informer, InformerOptions};
 use balsa_cni::{CONFLIST_NAME, ConflistParams, conflist};
 use balsa_cri::Runtime;
-use balsa_ipam::Ipam;
 use balsa_netlink::nft::{Kernel, Nft};
 use balsa_netlink::{Conntrack, CtNetlink, Links, Rtnl};
 use balsa_proxy::Proxy;
@@ -25,10 +23,11 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, info, info_span, warn};
+use tracing::{Instrument, info, info_span};
 
 use crate::config::AgentConfig;
 use crate::error::Error;
+use addresses::Addresses;
 pub(crate) use plugin::{install_plugin, serve_plugin};
 
 /// What the network follows.
@@ -90,14 +89,13 @@ pub(crate) async fn set_up(
     if let Some(address) = config.cluster_dns {
         follow::names(config, address, &watched.services, &slices, stop);
     }
-    match Ipam::open(&config.paths().cni_data(), own_cidr) {
-        Ok(addresses) => {
-            collect_addresses(&addresses, &**runtime).await;
-            let kept = keep_collecting_addresses(addresses, Arc::clone(runtime), stop.clone());
-            tokio::spawn(kept.instrument(info_span!("addresses")));
-        }
-        Err(error) => warn!(%error, "addresses of pods that are gone are not taken back"),
-    }
+    let addresses = Addresses {
+        folder: config.paths().cni_data(),
+        cidr: own_cidr,
+    };
+    addresses.collect_old(runtime).await;
+    let collection = addresses.keep_collecting(Arc::clone(runtime), stop.clone());
+    tokio::spawn(collection.instrument(info_span!("addresses")));
     write_conflist(config, own_cidr, mtu)?;
     Ok(true)
 }
@@ -115,41 +113,6 @@ async fn pod_cidr(nodes: &Informer<Node>, name: &str) -> IpNet {
             return cidr;
         }
         changed.notified().await;
-    }
-}
-
-/// Takes back addresses now and then: a runtime that is killed while it makes a sandbox never gives back its address.
-async fn keep_collecting_addresses(
-    addresses: Ipam,
-    runtime: Arc<dyn Runtime>,
-    stop: CancellationToken,
-) {
-    const PAUSE: Duration = Duration::from_secs(60);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(PAUSE) => collect_addresses(&addresses, &*runtime).await,
-        }
-    }
-}
-
-/// Takes back addresses of sandboxes that are gone.
-async fn collect_addresses(addresses: &Ipam, runtime: &dyn Runtime) {
-    /// A sandbox that is being made now has its address before the runtime lists it.
-    const GRACE: Duration = Duration::from_secs(120);
-    let live: HashSet<String> = match runtime.list_sandboxes().await {
-        Ok(all) => all.into_iter().map(|sandbox| sandbox.id).collect(),
-        Err(error) => {
-            return warn!(%error, "addresses of pods that are gone are not taken back now");
-        }
-    };
-    match addresses.collect(&live, GRACE) {
-        Ok(released) if released.is_empty() => {}
-        Ok(released) => info!(
-            count = released.len(),
-            "addresses of pods that are gone were taken back"
-        ),
-        Err(error) => warn!(%error, "addresses of pods that are gone are not taken back now"),
     }
 }
 

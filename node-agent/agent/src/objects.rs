@@ -122,11 +122,11 @@ pub(crate) fn references(pod: &Pod) -> HashSet<Reference> {
             );
         }
     }
+    // The API takes ones without a name, which charts render; they mean nothing.
+    let pull = spec.image_pull_secrets.iter().flatten();
     found.extend(
-        spec.image_pull_secrets
-            .iter()
-            .flatten()
-            .map(|r| Reference::Secret(r.name.clone())),
+        pull.filter(|secret| !secret.name.is_empty())
+            .map(|secret| Reference::Secret(secret.name.clone())),
     );
     found
 }
@@ -283,7 +283,7 @@ mod tests {
     #[test]
     fn references_of_environments_volumes_and_pulls_are_found() {
         let pod: Pod = serde_json::from_value(serde_json::json!({"spec": {
-            "imagePullSecrets": [{"name": "pull"}],
+            "imagePullSecrets": [{"name": "pull"}, {"name": ""}, {}],
             "initContainers": [{"name": "i", "envFrom": [{"secretRef": {"name": "s1"}}]}],
             "containers": [{"name": "c", "env": [{"name": "A",
                 "valueFrom": {"configMapKeyRef": {"name": "m1", "key": "k"}}}]}],

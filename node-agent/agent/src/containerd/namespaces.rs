@@ -5,6 +5,7 @@
 //! What is there while no containerd runs is being made by none: so whatever of that no sandbox has is nobody's.
 
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -58,13 +59,14 @@ impl Namespaces {
     }
 }
 
-fn without(files: Vec<PathBuf>, used: &HashSet<PathBuf>) -> Vec<PathBuf> {
-    let unknown = files.into_iter().filter(|file| !used.contains(file));
-    unknown.collect()
+/// The files that are not in use. Their names alone are compared, which are unique: the same folder has many paths.
+fn without(files: Vec<PathBuf>, used: &HashSet<OsString>) -> Vec<PathBuf> {
+    let in_use = |file: &PathBuf| file.file_name().is_some_and(|name| used.contains(name));
+    files.into_iter().filter(|file| !in_use(file)).collect()
 }
 
-/// The network namespaces of all sandboxes, or why they can't be told.
-async fn in_use(runtime: &impl Runtime) -> Result<HashSet<PathBuf>, String> {
+/// The names of the network namespaces of all sandboxes, or why they can't be told.
+async fn in_use(runtime: &impl Runtime) -> Result<HashSet<OsString>, String> {
     let failed = |error: Error| error.to_string();
     let mut used = HashSet::new();
     for sandbox in runtime.list_sandboxes().await.map_err(failed)? {
@@ -74,10 +76,8 @@ async fn in_use(runtime: &impl Runtime) -> Result<HashSet<PathBuf>, String> {
             Err(error) => return Err(failed(error)),
         };
         match status.netns {
-            Some(path) => {
-                used.insert(PathBuf::from(path));
-            }
-            // It has the node's network, or none any more.
+            Some(path) => used.extend(Path::new(&path).file_name().map(OsString::from)),
+            // It has the node's network, or none any more, or never came so far that a process could be in one.
             None if status.ips.is_empty() => {}
             None => {
                 let id = sandbox.id;
@@ -93,6 +93,8 @@ fn remove(file: &Path) -> io::Result<()> {
     match umount2(file, MntFlags::MNT_DETACH) {
         // The mount was not made any more.
         Ok(()) | Err(Errno::EINVAL) => std::fs::remove_file(file),
+        // containerd has removed it.
+        Err(Errno::ENOENT) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }
@@ -123,7 +125,7 @@ mod tests {
         let left = Namespaces::left(dir.path());
         assert_eq!(left.files.len(), 2);
         let folder = dir.path().join("io.containerd.grpc.v1.cri/netns");
-        let used = HashSet::from([folder.join("cni-1"), PathBuf::from("/other/cni-2")]);
+        let used = HashSet::from(["cni-1".into(), "cni-3".into()]);
         assert_eq!(without(left.files, &used), [folder.join("cni-2")]);
         let none = Namespaces::left(Path::new("/nowhere"));
         assert!(none.files.is_empty());
@@ -138,8 +140,11 @@ mod tests {
             .run_sandbox(&SandboxConfig::default())
             .await
             .unwrap();
-        let used = folder.join("cni-used").display().to_string();
-        runtime.set_netns(&id, &used);
+        // As a runtime may spell it.
+        let used = dir
+            .path()
+            .join("io.containerd.grpc.v1.cri/../other/netns/cni-used");
+        runtime.set_netns(&id, &used.display().to_string());
         Namespaces::left(dir.path())
             .remove_unknown(runtime.clone())
             .await;
