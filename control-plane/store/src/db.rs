@@ -59,6 +59,11 @@ fn hinted() -> Options {
     plain.get_options_from_string(HINT).unwrap_or(plain)
 }
 
+/// How long a file of the log's newest writes becomes, about, before the next one is begun.
+pub(crate) fn log_file_bytes(tuning: &Tuning) -> usize {
+    tuning.write_buffer_bytes / 2
+}
+
 /// Opens the log's database: small synced writes, read back seldom, cut from the front.
 pub(crate) fn open_log(path: &Path, tuning: &Tuning, cache: &Cache) -> Result<DB, OpenError> {
     // Its entries ascend: a plain memtable starts from where it was.
@@ -66,7 +71,7 @@ pub(crate) fn open_log(path: &Path, tuning: &Tuning, cache: &Cache) -> Result<DB
     options.set_block_based_table_factory(&table);
     options.set_compression_type(DBCompressionType::None);
     // The newest entries are in memory anyway (`log::tail`).
-    options.set_write_buffer_size(tuning.write_buffer_bytes / 2);
+    options.set_write_buffer_size(log_file_bytes(tuning));
     // A recycled file has its blocks already: a sync then writes data only, not metadata.
     options.set_recycle_log_file_num(2);
     // Most of what is merged late was cut before, so it is left out in place of being written once more. That many

@@ -6,6 +6,7 @@
 
 mod codec;
 mod facts;
+mod prime;
 #[cfg(test)]
 mod simulated;
 mod tail;
@@ -116,10 +117,13 @@ impl Log {
             disk,
             metrics,
         });
-        let thread = Writer::start(shared.clone()).map_err(|source| OpenError::Io {
-            path: path.to_owned(),
-            source,
-        })?;
+        let thread =
+            Writer::start(shared.clone(), db::log_file_bytes(tuning)).map_err(|source| {
+                OpenError::Io {
+                    path: path.to_owned(),
+                    source,
+                }
+            })?;
         Ok(Self {
             shared,
             _thread: Arc::new(thread),

@@ -142,3 +142,23 @@ async fn entries_written_after_a_cut_replace_the_old_ones() {
         [entry(1, 4, 10), entry(2, 5, 20)]
     );
 }
+
+#[test]
+fn a_primed_log_writes_into_a_file_that_is_long_already() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tuning, cache) = (Tuning::default(), Cache::new_lru_cache(1 << 20));
+    let bytes = crate::db::log_file_bytes(&tuning);
+    let open = || crate::db::open_log(dir.path(), &tuning, &cache).unwrap();
+    let db = open();
+    super::prime::prime(&db, bytes).unwrap();
+    db.put(b"a", b"1").unwrap();
+    let files = std::fs::read_dir(dir.path()).unwrap().flatten();
+    let newest = files
+        .filter(|file| file.path().extension().is_some_and(|e| e == "log"))
+        .max_by_key(|file| file.file_name())
+        .unwrap();
+    assert!(newest.metadata().unwrap().len() > bytes as u64);
+    drop(db);
+    super::wal::check(dir.path()).unwrap();
+    assert_eq!(open().get(b"a").unwrap().unwrap(), b"1");
+}

@@ -10,6 +10,7 @@ use parking_lot::{Condvar, Mutex};
 use rocksdb::{WriteBatch, WriteOptions};
 use tokio::sync::{Notify, oneshot};
 
+use super::prime::prime;
 use super::{Shared, codec};
 use crate::fault::{self, Point, Site};
 use crate::raft::{Entry, LogId, Types, Vote};
@@ -151,7 +152,8 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub fn start(shared: Arc<Shared>) -> std::io::Result<Self> {
+    /// Starts the thread. It first makes files of about `file_bytes` to write into.
+    pub fn start(shared: Arc<Shared>, file_bytes: usize) -> std::io::Result<Self> {
         #[cfg(test)]
         if turmoil::in_simulation() {
             return Ok(super::simulated::start(shared));
@@ -161,6 +163,10 @@ impl Writer {
             .name("store-log".into())
             .spawn(move || {
                 crate::threads::raise_priority();
+                let primed = mine.db.get().map(|db| prime(&db, file_bytes));
+                if let Some(Err(error)) = primed {
+                    tracing::warn!(%error, "Raft's log begins without files made beforehand");
+                }
                 while let Some(tasks) = mine.queue.drain() {
                     if !write(&mine, tasks) {
                         return;
