@@ -12,7 +12,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-pub use local::{ContainerLocal, Local, Rejection, ResizePending, StartFailure, Step};
+pub use local::{Condemned, ContainerLocal, Local, Rejection, ResizePending, StartFailure, Step};
 pub use observed::{Exit, Instance, InstanceState, Observed, Sandbox, User};
 pub use plan::{Action, Input, Plan, reduce};
 pub use status::reasons;

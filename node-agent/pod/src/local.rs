@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::ResourceRequirements;
+use k8s_openapi::api::core::v1::{Container, Probe, ResourceRequirements};
 
 use crate::backoff::Backoff;
 use crate::plan::Action;
@@ -15,6 +15,36 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 
 /// Pause after a failed change of a container's resources.
 const RESIZE_RETRY: Duration = Duration::from_secs(5);
+
+/// A probe whose failure ends a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Condemned {
+    /// The startup probe.
+    Startup,
+    /// The liveness probe.
+    Liveness,
+}
+
+impl Condemned {
+    /// In the words of the `Killing` event.
+    #[must_use]
+    pub fn message(self, container: &str) -> String {
+        let probe = match self {
+            Self::Startup => "startup",
+            Self::Liveness => "liveness",
+        };
+        format!("Container {container} failed {probe} probe, will be restarted")
+    }
+
+    /// The probe, which may have a grace period of its own.
+    #[must_use]
+    pub fn probe(self, container: &Container) -> Option<&Probe> {
+        match self {
+            Self::Startup => container.startup_probe.as_ref(),
+            Self::Liveness => container.liveness_probe.as_ref(),
+        }
+    }
+}
 
 /// A step that is done once, and tried again when it fails.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -67,8 +97,8 @@ pub struct ContainerLocal {
     pub ready: Option<bool>,
     /// Startup probe passed; `None` while it has not.
     pub started: Option<bool>,
-    /// A liveness or startup probe condemned the instance, in these words.
-    pub condemned: Option<String>,
+    /// The probe that condemned the instance.
+    pub condemned: Option<Condemned>,
     /// Resources that the newest instance runs with; `None` if not known to differ from those granted.
     pub actuated: Option<ResourceRequirements>,
     /// A change of its resources is under way.

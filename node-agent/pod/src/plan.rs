@@ -516,22 +516,16 @@ impl<'a> Planner<'a> {
             .containers
             .get(name)
             .filter(|local| local.probed == instance.id);
-        let condemned = local.and_then(|local| local.condemned.clone());
+        let condemned = local.and_then(|local| local.condemned);
         let message = match condemned {
-            Some(message) => message,
+            Some(condemned) => condemned.message(name),
             None if changed => format!("Container {name} definition changed, will be restarted"),
             None => return false,
         };
-        let probe = [
-            &member.container.liveness_probe,
-            &member.container.startup_probe,
-        ];
-        let own = probe
-            .into_iter()
-            .flatten()
-            .find_map(|probe| probe.termination_grace_period_seconds);
-        let own = own
+        let own = condemned
             .filter(|_| !changed)
+            .and_then(|condemned| condemned.probe(&member.container))
+            .and_then(|probe| probe.termination_grace_period_seconds)
             .and_then(|seconds| u64::try_from(seconds).ok())
             .map(Duration::from_secs);
         self.kill(

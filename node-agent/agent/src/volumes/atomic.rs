@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 
+use super::ownership::{self, ChangePolicy};
 use super::payload::{File, Payload};
 
 const DATA: &str = "..data";
@@ -34,6 +35,10 @@ pub(crate) fn write(dir: &Path, payload: &Payload, owner: Owner) -> io::Result<b
     std::fs::set_permissions(&target, std::fs::Permissions::from_mode(0o755))?;
     for (path, file) in payload {
         write_file(&target, path, file, owner)?;
+    }
+    if let Some(group) = owner.group {
+        // Pods can't write to these volumes, whatever their files' modes say.
+        ownership::apply(dir, group, true, ChangePolicy::Always)?;
     }
     let next = dir.join(NEXT);
     match std::fs::remove_file(&next) {
@@ -90,12 +95,8 @@ fn write_file(dir: &Path, path: &str, file: &File, owner: Owner) -> io::Result<(
     if file.private && (owner.group.is_some() || owner.user.is_some()) {
         mode = 0o600;
     }
-    if owner.group.is_some() {
-        mode |= 0o440;
-    }
-    let user = owner.user.filter(|_| file.private);
-    if user.is_some() || owner.group.is_some() {
-        chown(&full, user, owner.group)?;
+    if let Some(user) = owner.user.filter(|_| file.private) {
+        chown(&full, Some(user), None)?;
     }
     std::fs::set_permissions(&full, std::fs::Permissions::from_mode(mode))
 }
@@ -189,5 +190,21 @@ mod tests {
             .permissions()
             .mode();
         assert_eq!(mode & 0o777, 0o640);
+    }
+
+    #[test]
+    fn folders_and_files_are_the_groups_to_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let owner = Owner {
+            group: Some(nix::unistd::getgid().as_raw()),
+            user: None,
+        };
+        write(dir.path(), &payload(&[("d/a", "1")]), owner).unwrap();
+        let mode = |path: &str| {
+            let metadata = std::fs::metadata(dir.path().join(path)).unwrap();
+            metadata.permissions().mode() & 0o7777
+        };
+        assert_eq!((mode("d/a"), mode("d") & 0o2550), (0o640, 0o2550));
+        assert_eq!(mode("") & 0o2550, 0o2550);
     }
 }

@@ -82,7 +82,6 @@ pub(crate) fn of(volume: &Volume, inputs: &Inputs<'_>) -> Result<Option<Payload>
                 source.items.as_deref(),
                 mode,
                 optional,
-                inputs,
             )?;
         }
     } else if let Some(source) = &volume.secret {
@@ -96,7 +95,6 @@ pub(crate) fn of(volume: &Volume, inputs: &Inputs<'_>) -> Result<Option<Payload>
                 source.items.as_deref(),
                 mode,
                 optional,
-                inputs,
             )?;
         }
     } else if let Some(source) = &volume.downward_api {
@@ -136,27 +134,13 @@ fn add_projection(
     if let Some(source) = &source.config_map {
         let optional = source.optional.unwrap_or(false);
         if let Some(object) = inputs.sources.config_map(&source.name, optional)? {
-            add_config_map(
-                payload,
-                object,
-                source.items.as_deref(),
-                mode,
-                optional,
-                inputs,
-            )?;
+            add_config_map(payload, object, source.items.as_deref(), mode, optional)?;
         }
     }
     if let Some(source) = &source.secret {
         let optional = source.optional.unwrap_or(false);
         if let Some(object) = inputs.sources.secret(&source.name, optional)? {
-            add_secret(
-                payload,
-                object,
-                source.items.as_deref(),
-                mode,
-                optional,
-                inputs,
-            )?;
+            add_secret(payload, object, source.items.as_deref(), mode, optional)?;
         }
     }
     if let Some(source) = &source.downward_api {
@@ -211,7 +195,6 @@ fn add_config_map(
     items: Option<&[KeyToPath]>,
     mode: i32,
     optional: bool,
-    inputs: &Inputs<'_>,
 ) -> Result<(), String> {
     let text = object
         .data
@@ -224,7 +207,8 @@ fn add_config_map(
         .flatten()
         .map(|(key, value)| (key, value.0.as_slice()));
     let data: BTreeMap<&String, &[u8]> = text.chain(binary).collect();
-    add_keys(payload, &data, items, mode, optional).map_err(|key| missing_key(&key, inputs))
+    let missing = "configmap references non-existent config key";
+    add_keys(payload, &data, items, mode, optional, missing)
 }
 
 fn add_secret(
@@ -233,7 +217,6 @@ fn add_secret(
     items: Option<&[KeyToPath]>,
     mode: i32,
     optional: bool,
-    inputs: &Inputs<'_>,
 ) -> Result<(), String> {
     let data = object
         .data
@@ -241,20 +224,18 @@ fn add_secret(
         .flatten()
         .map(|(key, value)| (key, value.0.as_slice()));
     let data: BTreeMap<&String, &[u8]> = data.collect();
-    add_keys(payload, &data, items, mode, optional).map_err(|key| missing_key(&key, inputs))
+    let missing = "references non-existent secret key";
+    add_keys(payload, &data, items, mode, optional, missing)
 }
 
-fn missing_key(key: &str, _: &Inputs<'_>) -> String {
-    format!("references non-existent config key: {key}")
-}
-
-/// Adds all keys, or those asked for at the paths asked for; the error is the missing key.
+/// Adds all keys, or those asked for at the paths asked for; `missing` is what an error says before the key.
 fn add_keys(
     payload: &mut Payload,
     data: &BTreeMap<&String, &[u8]>,
     items: Option<&[KeyToPath]>,
     mode: i32,
     optional: bool,
+    missing: &str,
 ) -> Result<(), String> {
     let Some(items) = items.filter(|items| !items.is_empty()) else {
         for (key, bytes) in data {
@@ -281,7 +262,7 @@ fn add_keys(
                 );
             }
             None if optional => {}
-            None => return Err(item.key.clone()),
+            None => return Err(format!("{missing}: {}", item.key)),
         }
     }
     Ok(())

@@ -390,8 +390,7 @@ fn waiting(
     if newest.is_some_and(|instance| instance.exit().is_some()) {
         return None;
     }
-    let own_turn = matches!(member.role, Role::Init | Role::Sidecar) && local.starting;
-    let reason = if has_init && !own_turn {
+    let reason = if has_init {
         reasons::POD_INITIALIZING
     } else {
         reasons::CONTAINER_CREATING

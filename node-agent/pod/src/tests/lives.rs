@@ -1,6 +1,7 @@
 //! Lives of pods, one behaviour each.
 
 use super::*;
+use crate::Condemned;
 
 #[test]
 fn a_new_pod_first_gets_volumes_and_a_sandbox() {
@@ -44,6 +45,10 @@ fn init_containers_run_one_after_the_other_and_only_once() {
     let mut world = World::new(
         json!({"initContainers": [{"name": "a"}, {"name": "b"}], "containers": [{"name": "c"}]}),
     );
+    world.local.container("a").starting = true;
+    world.plan();
+    assert_eq!(world.waiting("a"), "PodInitializing");
+    world.local.container("a").starting = false;
     world.settle();
     assert!(world.observed.newest("a").is_some() && world.observed.newest("b").is_none());
     assert_eq!(
@@ -359,18 +364,16 @@ fn a_restarted_agent_keeps_what_is_ready() {
 
 #[test]
 fn a_condemned_container_is_killed_in_the_probes_words_and_restarted() {
-    let mut world = World::new(one());
+    let mut world = World::new(json!({"containers": [{"name": "c",
+        "startupProbe": {"terminationGracePeriodSeconds": 5}, "livenessProbe": {}}]}));
     world.settle();
     let id = world.observed.newest("c").unwrap().id.clone();
     let local = world.local.container("c");
-    (local.probed, local.condemned) = (
-        id,
-        Some("Container c failed liveness probe, will be restarted".to_owned()),
-    );
+    (local.probed, local.condemned) = (id, Some(Condemned::Liveness));
     let plan = world.plan();
     assert!(
         matches!(&plan.actions[..], [Action::KillContainer { message, grace, .. }]
-        if message.contains("liveness") && *grace == Duration::from_secs(30))
+        if message == "Container c failed liveness probe, will be restarted" && *grace == Duration::from_secs(30))
     );
     world.settle_under_way();
     assert_eq!(world.container("c").restart_count, 1);

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use balsa_cri::{ContainerState, Nanos};
-use balsa_pod::{Instance, InstanceState, StartFailure, reasons};
+use balsa_pod::{Condemned, Instance, InstanceState, StartFailure, reasons};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -392,14 +392,10 @@ impl Worker {
             (ProbeKind::Startup, Verdict::Passed) => local.started = Some(true),
             (ProbeKind::Liveness, Verdict::Passed) => {}
             (ProbeKind::Startup, Verdict::Failed) => {
-                local.condemned = Some(format!(
-                    "Container {name} failed startup probe, will be restarted"
-                ));
+                local.condemned = Some(Condemned::Startup);
             }
             (ProbeKind::Liveness, Verdict::Failed) => {
-                local.condemned = Some(format!(
-                    "Container {name} failed liveness probe, will be restarted"
-                ));
+                local.condemned = Some(Condemned::Liveness);
             }
         }
     }
