@@ -31,6 +31,8 @@ pub struct NoFit {
     pub nodes: usize,
     /// Reasons and on how many nodes each was given.
     pub reasons: BTreeMap<String, usize>,
+    /// What is wrong with the pod itself; then that alone is told.
+    pub of_pod: Option<String>,
     /// Filters that rejected, by index in the profile: only events they wait for wake the pod.
     pub rejected_by: Vec<usize>,
     /// Nodes where making room could help.
@@ -54,7 +56,10 @@ impl std::fmt::Display for NoFit {
         if self.nodes == 0 {
             return f.write_str("no nodes available to schedule pods");
         }
-        let reasons = counted(&self.reasons);
+        let reasons = match &self.of_pod {
+            Some(reason) => reason.clone(),
+            None => counted(&self.reasons),
+        };
         write!(f, "0/{} nodes are available: {reasons}.", self.nodes)?;
         if !self.preemption.is_empty() {
             write!(f, " preemption: {}", self.preemption)?;
@@ -188,6 +193,9 @@ impl NoFit {
             self.resolvable.push(node.name.clone());
         }
         for rejection in rejections {
+            if rejection.of_pod {
+                self.of_pod.get_or_insert_with(|| rejection.reason.clone());
+            }
             *self.reasons.entry(rejection.reason).or_default() += 1;
         }
         if !self.rejected_by.contains(&filter) {
@@ -256,6 +264,19 @@ mod tests {
             failure.to_string(),
             "0/3 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint {k: }, \
              1 node(s) were unschedulable."
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_pod_itself_is_told_without_a_count() {
+        let taint = json!({"spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]}});
+        let cache = cluster(&[("a", taint), ("b", json!({})), ("c", json!({}))]);
+        let pod = testing::pod(json!({"containers": [{"name": "c"}],
+            "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "none"}}]}));
+        let failure = Profile::default().choose(&pod, &cache, 0).unwrap_err();
+        assert_eq!(
+            failure.to_string(),
+            "0/3 nodes are available: persistentvolumeclaim \"none\" not found."
         );
     }
 

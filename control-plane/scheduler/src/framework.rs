@@ -11,6 +11,8 @@ pub struct Rejection {
     pub reason: String,
     /// Removing pods from the node would not help (upstream: UnschedulableAndUnresolvable).
     pub unresolvable: bool,
+    /// It is the pod's own fault, whichever node is asked (upstream: rejected by a PreFilter).
+    pub of_pod: bool,
 }
 
 impl Rejection {
@@ -20,6 +22,7 @@ impl Rejection {
         Self {
             reason: reason.into(),
             unresolvable: false,
+            of_pod: false,
         }
     }
 
@@ -29,6 +32,16 @@ impl Rejection {
         Self {
             reason: reason.into(),
             unresolvable: true,
+            of_pod: false,
+        }
+    }
+
+    /// Something that no node could take, so it is told once and without a count of nodes.
+    #[must_use]
+    pub fn of_pod(reason: impl Into<String>) -> Self {
+        Self {
+            of_pod: true,
+            ..Self::unresolvable(reason)
         }
     }
 }

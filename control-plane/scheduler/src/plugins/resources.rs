@@ -23,8 +23,8 @@ impl Filter for Fit {
                 // More than the node has at all: no eviction could help.
                 let reason = format!("Insufficient {name}");
                 rejections.push(Rejection {
-                    reason,
                     unresolvable: want > all,
+                    ..Rejection::resolvable(reason)
                 });
             }
         };

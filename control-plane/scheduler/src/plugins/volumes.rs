@@ -45,11 +45,11 @@ pub fn need(
 ) -> Result<Need, Rejection> {
     let Some(object) = storage.claims.get(&format!("{namespace}/{claim}")) else {
         let reason = format!("persistentvolumeclaim \"{claim}\" not found");
-        return Err(Rejection::unresolvable(reason));
+        return Err(Rejection::of_pod(reason));
     };
     if object.metadata.deletion_timestamp.is_some() {
         let reason = format!("persistentvolumeclaim \"{claim}\" is being deleted");
-        return Err(Rejection::unresolvable(reason));
+        return Err(Rejection::of_pod(reason));
     }
     let target = node.node.as_deref();
     if is_bound(object) {
@@ -60,7 +60,7 @@ pub fn need(
         class.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer")
     };
     let Some(class) = class.filter(waits) else {
-        return Err(Rejection::unresolvable(
+        return Err(Rejection::of_pod(
             "pod has unbound immediate PersistentVolumeClaims",
         ));
     };
