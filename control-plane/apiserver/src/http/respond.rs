@@ -108,8 +108,11 @@ pub fn text(code: u16, body: impl Into<Bytes>) -> Response<ResponseBody> {
 #[must_use]
 pub fn status(status: &Status) -> Response<ResponseBody> {
     let mut response = json(status.code, &status.body());
-    let retry = status.details.as_ref().and_then(|d| d.retry_after_seconds);
-    if let Some(seconds) = retry.or_else(|| (status.code == 429).then_some(1)) {
+    let retry = match &status.details {
+        Some(details) => details.retry_after_seconds,
+        None => (status.code == 429).then_some(1),
+    };
+    if let Some(seconds) = retry {
         response
             .headers_mut()
             .insert(RETRY_AFTER, HeaderValue::from(seconds));

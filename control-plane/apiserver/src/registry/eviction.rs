@@ -241,10 +241,12 @@ fn read(cx: &Context, body: &Bytes) -> Result<Value, Status> {
     admit::conform_body(cx, (GROUP, "v1", "Eviction"), parsed)
 }
 
-fn too_many(why: String) -> Status {
+/// The refusal of an eviction that may be asked for again, after so many seconds if they can be told: clients wait
+/// by themselves then, so they must not where a person or a controller has to decide.
+fn too_many(why: String, retry_after_seconds: Option<u32>) -> Status {
     Status {
         details: Some(Details {
-            retry_after_seconds: Some(RETRY_AFTER),
+            retry_after_seconds,
             causes: vec![Cause {
                 reason: "DisruptionBudget".into(),
                 message: why,
@@ -262,7 +264,7 @@ fn charged(target: &Target, budget: &Value, pod: &str, now: Timestamp) -> Result
     let number = |field: &str| status[field].int().unwrap_or(0);
     if number("observedGeneration") < object::generation(budget) {
         let why = format!("The disruption budget {name} is still being processed by the server.");
-        return Err(too_many(why));
+        return Err(too_many(why, Some(RETRY_AFTER)));
     }
     let allowed = number("disruptionsAllowed");
     let forbidden = |why: &str| Status::forbidden(GROUP, &target.kind.plural, name, why);
@@ -275,11 +277,12 @@ fn charged(target: &Target, budget: &Value, pod: &str, now: Timestamp) -> Result
         ));
     }
     if allowed == 0 {
-        return Err(too_many(format!(
+        let why = format!(
             "The disruption budget {name} needs {} healthy pods and has {} currently",
             number("desiredHealthy"),
             number("currentHealthy")
-        )));
+        );
+        return Err(too_many(why, None));
     }
     let mut new = budget.clone();
     let at = object::format_time(now);

@@ -42,6 +42,25 @@ pub fn check_type_as(kind: &str, api_version: &str, value: &mut Value) -> Result
     Ok(())
 }
 
+/// Checks that what is applied says itself of what kind and version it is: unlike the body of another write, whose
+/// path says it.
+///
+/// # Errors
+/// 400 when it does not, or is of another version.
+pub fn check_type_applied(api_version: &str, applied: &Value) -> Result<(), Status> {
+    let text = |field: &str| applied.get(field).and_then(Value::as_str).unwrap_or("");
+    let got = text("apiVersion");
+    if got != api_version {
+        return Err(Status::bad_request(format!(
+            "Incorrect version specified in apply patch. Specified patch version: {got}, expected: {api_version}"
+        )));
+    }
+    if text("kind").is_empty() {
+        return Err(Status::bad_request("an apply patch must have a kind"));
+    }
+    Ok(())
+}
+
 /// Checks the namespace of a body against the request's, and sets it where absent.
 ///
 /// # Errors
@@ -209,6 +228,18 @@ mod tests {
         assert!(!same(&a, &b));
         let c = json!({"metadata": {"resourceVersion": "1", "managedFields": [{"manager": "m", "time": "1"}]}, "spec": 1, "x": 1});
         assert!(!same(&a, &c) && !same(&c, &a));
+    }
+
+    #[test]
+    fn what_is_applied_says_what_it_is() {
+        let refused = |applied: Value| check_type_applied("apps/v1", &applied).unwrap_err();
+        assert_eq!(
+            refused(json!({"kind": "Deployment"})).message,
+            "Incorrect version specified in apply patch. Specified patch version: , expected: apps/v1"
+        );
+        assert_eq!(refused(json!({"apiVersion": "apps/v1"})).code, 400);
+        let whole = json!({"apiVersion": "apps/v1", "kind": "Deployment"});
+        assert!(check_type_applied("apps/v1", &whole).is_ok());
     }
 
     #[test]

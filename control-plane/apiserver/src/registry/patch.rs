@@ -68,7 +68,9 @@ impl Registry {
         let force = cx.query.flag("force");
         let parsed = decode::parse(body, BodyFormat::Yaml)?;
         let mut applied = parsed.value;
-        metadata::check_type_as(&target.kind.kind, &api_version(&target.kind), &mut applied)?;
+        let api_version = api_version(&target.kind);
+        metadata::check_type_applied(&api_version, &applied)?;
+        metadata::check_type_as(&target.kind.kind, &api_version, &mut applied)?;
         metadata::check_name(&mut applied, &target.name)?;
         metadata::check_namespace(&target.kind, &mut applied, &target.namespace)?;
         let subresource = cx.info.subresource.as_str();

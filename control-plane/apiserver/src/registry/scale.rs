@@ -235,6 +235,7 @@ fn applied(cx: &Context, target: &Target, body: &Bytes) -> Result<Value, Status>
     let manager = cx.query.get("fieldManager").unwrap_or_default();
     check_options(manager, cx.query.tristate("force"), true)?;
     let mut applied = decode::parse(body, BodyFormat::Yaml)?.value;
+    metadata::check_type_applied("autoscaling/v1", &applied)?;
     metadata::check_type_as("Scale", "autoscaling/v1", &mut applied)?;
     metadata::check_name(&mut applied, &target.name)?;
     metadata::check_namespace(&target.kind, &mut applied, &target.namespace)?;

@@ -112,7 +112,13 @@ async fn an_eviction_takes_from_the_budget_and_stops_at_its_end() {
     let budget = h.get(&format!("{BUDGETS}/b")).await.expect(200);
     assert_eq!(budget["status"]["disruptionsAllowed"], 0);
     assert!(budget["status"]["disruptedPods"]["a"].is_string());
-    let refused = evict(&h, "b").await.expect(429);
+    let answer = evict(&h, "b").await;
+    assert_eq!(
+        answer.headers.get("retry-after"),
+        None,
+        "clients would wait"
+    );
+    let refused = answer.expect(429);
     assert_eq!(refused["reason"], "TooManyRequests");
     assert_eq!(
         refused["message"],

@@ -220,7 +220,7 @@ fn validate_service(service: &Value, path: &Path, errors: &mut FieldErrors) {
         }
     }
     let url_path = service["path"].text();
-    if service["path"].is_null() || url_path == "/" {
+    if url_path.is_empty() || url_path == "/" {
         return;
     }
     let at = path.child("path");

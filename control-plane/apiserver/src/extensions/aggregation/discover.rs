@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use balsa_api::kinds::walk::Walk;
 use balsa_api::openapi::Foreign;
+use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
 
 use super::{Aggregator, GROUP, PLURAL, Remote, RemoteVersion};
@@ -49,19 +50,30 @@ impl Aggregator {
     async fn refresh(&self) -> Duration {
         let remotes = self.remotes();
         let before = self.kinds.set();
-        let mut versions = Vec::with_capacity(remotes.len());
-        let mut wait = EVERY;
-        for remote in &remotes {
+        let asked = remotes.iter().map(|remote| {
             let known = before
                 .remote()
                 .iter()
                 .find(|r| r.group == remote.group && r.version == remote.version);
-            let version = self.version(remote, known).await;
-            if remote.available && version.resources.is_empty() {
-                wait = SOON;
-            }
-            versions.push(version);
-        }
+            self.resources(remote, known)
+        });
+        let mut versions = join_all(asked).await;
+        let silent = |v: &RemoteVersion| v.available && v.resources.is_empty();
+        let wait = if versions.iter().any(silent) {
+            SOON
+        } else {
+            EVERY
+        };
+        // What they serve is told at once: their documents can take seconds, as can one that hangs.
+        self.publish(versions.clone());
+        let asked = remotes.iter().zip(&mut versions);
+        join_all(asked.map(|(remote, version)| self.documents(remote, version))).await;
+        self.publish(versions);
+        wait
+    }
+
+    /// Puts what is served beside others into our discovery.
+    fn publish(&self, mut versions: Vec<RemoteVersion>) {
         for own in &self.beside {
             let replaced = versions
                 .iter()
@@ -70,13 +82,13 @@ impl Aggregator {
                 versions.push(own.clone());
             }
         }
-        if before.remote() != versions {
+        if self.kinds.set().remote() != versions {
             self.kinds.replace_remote(versions);
         }
-        wait
     }
 
-    async fn version(&self, remote: &Remote, known: Option<&RemoteVersion>) -> RemoteVersion {
+    /// A version with the resources that its server lists, and otherwise as it was known.
+    async fn resources(&self, remote: &Remote, known: Option<&RemoteVersion>) -> RemoteVersion {
         let mut version = RemoteVersion {
             group: remote.group.clone(),
             version: remote.version.clone(),
@@ -96,6 +108,14 @@ impl Aggregator {
             Ok((code, _)) => tracing::debug!(name = remote.name, code, "no resource list"),
             Err(why) => tracing::debug!(name = remote.name, why, "no resource list"),
         }
+        version
+    }
+
+    /// Asks for the OpenAPI documents of a version that is served.
+    async fn documents(&self, remote: &Remote, version: &mut RemoteVersion) {
+        if !remote.available {
+            return;
+        }
         if let Ok((200, index)) = self.ask(remote, "/openapi/v3").await {
             let path = format!("apis/{}/{}", remote.group, remote.version);
             let url = index["paths"][path]["serverRelativeURL"].text();
@@ -105,6 +125,5 @@ impl Aggregator {
             let part = Foreign::of(&document, &remote.group, &remote.version);
             version.v2 = (!part.is_empty()).then(|| Arc::new(part));
         }
-        version
     }
 }
