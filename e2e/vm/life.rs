@@ -1,6 +1,6 @@
 //! A pod's everyday: output, commands, connections, names.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
 use std::process::Stdio;
 
@@ -51,15 +51,17 @@ fn a_pod_is_talked_to_in_every_way() -> anyhow::Result<()> {
 
 fn forwarded(forward: &mut std::process::Child) -> anyhow::Result<String> {
     let mut line = String::new();
-    let printed = forward.stdout.take().context("no output")?;
-    BufReader::new(printed).read_line(&mut line)?;
+    // Open until the end: kubectl tells of each connection there, and ends if it can't.
+    let mut printed = BufReader::new(forward.stdout.take().context("no output")?);
+    printed.read_line(&mut line)?;
     let address = line
         .split_whitespace()
         .find(|word| word.starts_with("127.0.0.1:"));
     let mut stream = TcpStream::connect(address.context(line.clone())?)?;
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     stream.write_all(b"GET / HTTP/1.0\r\nHost: web\r\n\r\n")?;
+    // The server keeps the connection.
     let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
+    BufReader::new(stream).read_line(&mut answer)?;
     Ok(answer)
 }
