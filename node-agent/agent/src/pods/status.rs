@@ -117,7 +117,8 @@ fn changed_conditions(before: Option<&Value>, wanted: &Value) -> Vec<Value> {
     changed.chain(over).collect()
 }
 
-/// The wanted status laid over the API's, where conditions of others are the API's.
+/// The wanted status laid over the API's, where conditions of others are the API's. So is an end that another has
+/// declared: a phase goes no further than to `Succeeded` or `Failed`, and what still runs of the pod is stopped.
 pub(crate) fn overlay(api: &PodStatus, own: &PodStatus) -> PodStatus {
     let disrupted = own
         .conditions
@@ -139,9 +140,20 @@ pub(crate) fn overlay(api: &PodStatus, own: &PodStatus) -> PodStatus {
             .filter(|condition| !ours(&condition.type_))
             .cloned(),
     );
-    PodStatus {
+    let whole = PodStatus {
         conditions: Some(conditions),
         ..own.clone()
+    };
+    let ended =
+        |status: &PodStatus| matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    if !ended(api) || ended(own) {
+        return whole;
+    }
+    PodStatus {
+        phase: api.phase.clone(),
+        reason: api.reason.clone(),
+        message: api.message.clone(),
+        ..whole
     }
 }
 
@@ -152,6 +164,18 @@ mod tests {
 
     fn status(value: Value) -> PodStatus {
         serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn an_end_that_another_declared_stands() {
+        let running = status(json!({"phase": "Running"}));
+        let failed = status(json!({"phase": "Failed", "reason": "Theirs"}));
+        let ended = status(json!({"phase": "Succeeded"}));
+        let both = overlay(&failed, &running);
+        assert_eq!(both.phase.as_deref(), Some("Failed"));
+        assert_eq!(both.reason.as_deref(), Some("Theirs"));
+        assert_eq!(overlay(&running, &ended).phase, ended.phase);
+        assert_eq!(overlay(&failed, &ended).phase, ended.phase);
     }
 
     #[test]
