@@ -248,7 +248,7 @@ fn pods_that_come_and_go_while_their_agent_is_killed_leave_nothing() -> anyhow::
 
 #[test]
 #[ignore = "a runtime killed while it writes what the network plugin answered leaves an empty file, and that sandbox can't \
-            be removed; and pods made under it were not found twice in nine runs"]
+            be removed; and new pods are evicted if the node is not Ready just then"]
 fn pods_that_come_and_go_while_their_runtime_is_killed_leave_nothing() -> anyhow::Result<()> {
     pods_under_strikes("crash", kill_runtime)
 }
