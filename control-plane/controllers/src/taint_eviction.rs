@@ -111,7 +111,12 @@ impl Controller {
         let fallback = self.context.config.failover.default_toleration();
         let now = Timestamp::now();
         let since = self.scheduled.lock().get(&key).copied().unwrap_or(now);
-        match time_left(&no_execute(&node), tolerations, fallback, since, now) {
+        let moments = Moments {
+            bound: bound(&pod),
+            noticed: since,
+            now,
+        };
+        match time_left(&no_execute(&node), tolerations, fallback, &moments) {
             None => {
                 if self.scheduled.lock().remove(&key).is_some() {
                     let message = format!("Cancelling deletion of Pod {key}");
@@ -164,15 +169,33 @@ impl Controller {
     }
 }
 
-/// How long a pod may stay: `None` for ever, zero not at all. Counted from when the taint was added, so that
-/// a new leader goes on where the old one stopped; from `noticed` if it does not say, or if that may be nearer to the
-/// truth. `fallback` stands in for admission's 300 s.
+/// What the time of a pod under a taint is counted from.
+struct Moments {
+    /// When the pod came to its node, if that is known, in whole seconds.
+    bound: Option<Timestamp>,
+    /// When this controller first saw that the pod is to go.
+    noticed: Timestamp,
+    now: Timestamp,
+}
+
+/// When a pod came to its node: when it was scheduled, or made if it named its node itself.
+fn bound(pod: &Pod) -> Option<Timestamp> {
+    let scheduled = pods::condition(pod, "PodScheduled")
+        .filter(|condition| condition.status == "True")
+        .and_then(|condition| condition.last_transition_time.as_ref());
+    scheduled
+        .or(pod.metadata.creation_timestamp.as_ref())
+        .map(|time| time.0)
+}
+
+/// How long a pod may stay: `None` for ever, zero not at all. Counted from when the taint was added or the pod came
+/// under it, so that a new leader goes on where the old one stopped; from when it was noticed if neither is known, or
+/// if that may be nearer to the truth. `fallback` stands in for admission's 300 s.
 fn time_left(
     taints: &[Taint],
     tolerations: &[Toleration],
     fallback: Duration,
-    noticed: Timestamp,
-    now: Timestamp,
+    moments: &Moments,
 ) -> Option<Duration> {
     let mut shortest: Option<SignedDuration> = None;
     for taint in taints {
@@ -183,9 +206,10 @@ fn time_left(
         if matching.is_empty() {
             return Some(Duration::ZERO);
         }
-        let since = taint.time_added.as_ref().map_or(noticed, |time| {
-            let latest = time.0.checked_add(CUT_SHORT).unwrap_or(time.0);
-            noticed.clamp(time.0, latest)
+        let since = taint.time_added.as_ref().map_or(moments.noticed, |added| {
+            let began = moments.bound.map_or(added.0, |bound| bound.max(added.0));
+            let latest = began.checked_add(CUT_SHORT).unwrap_or(began);
+            moments.noticed.clamp(began, latest)
         });
         // Of several tolerations for one taint the shortest counts, as upstream.
         let seconds = matching
@@ -193,7 +217,7 @@ fn time_left(
             .filter_map(|toleration| seconds(toleration, taint, fallback))
             .min();
         if let Some(seconds) = seconds {
-            let left = seconds - now.duration_since(since);
+            let left = seconds - moments.now.duration_since(since);
             shortest = Some(shortest.map_or(left, |shortest| shortest.min(left)));
         }
     }
@@ -235,10 +259,23 @@ mod tests {
     }
 
     fn left(taints: &[Taint], tolerations: &[Toleration]) -> Option<u64> {
-        let now = Timestamp::from_second(1010).unwrap();
-        let noticed = Timestamp::from_second(1005).unwrap();
-        time_left(taints, tolerations, Duration::from_secs(300), noticed, now)
-            .map(|left| left.as_secs())
+        let fallback = Duration::from_secs(300);
+        time_left(
+            taints,
+            tolerations,
+            fallback,
+            &moments(1_005_000, 1_010_000),
+        )
+        .map(|left| left.as_secs())
+    }
+
+    /// Milliseconds; the pod was there before.
+    fn moments(noticed: i64, now: i64) -> Moments {
+        Moments {
+            bound: Some(Timestamp::from_second(800).unwrap()),
+            noticed: Timestamp::from_millisecond(noticed).unwrap(),
+            now: Timestamp::from_millisecond(now).unwrap(),
+        }
     }
 
     #[test]
@@ -278,18 +315,49 @@ mod tests {
     #[test]
     fn a_second_is_a_second_although_times_are_cut_short() {
         // Added at 1000.9 s, and seen at once.
-        let noticed = Timestamp::from_millisecond(1_000_900).unwrap();
-        let left = |now_ms| {
+        let left = |now| {
             time_left(
                 &[taint("gpu", 1000)],
                 &[toleration("gpu", Some(1))],
                 Duration::from_secs(300),
-                noticed,
-                Timestamp::from_millisecond(now_ms).unwrap(),
+                &moments(1_000_900, now),
             )
         };
         assert_eq!(left(1_001_100), Some(Duration::from_millis(800)));
         assert_eq!(left(1_001_900), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_pod_that_comes_under_an_old_taint_has_all_its_time() {
+        let left = |now| {
+            let moments = Moments {
+                bound: Some(Timestamp::from_second(1005).unwrap()),
+                ..moments(1_005_100, now)
+            };
+            let tolerations = [toleration("gpu", Some(2))];
+            time_left(
+                &[taint("gpu", 1000)],
+                &tolerations,
+                Duration::ZERO,
+                &moments,
+            )
+        };
+        assert_eq!(left(1_005_100), Some(Duration::from_secs(2)));
+        assert_eq!(left(1_007_100), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_pod_came_to_its_node_when_it_was_scheduled_or_made() {
+        let mut pod: Pod = serde_json::from_value(json!({
+            "metadata": {"creationTimestamp": "1970-01-01T00:00:10Z"},
+            "status": {"conditions": [
+                {"type": "PodScheduled", "status": "True", "lastTransitionTime": "1970-01-01T00:00:20Z"},
+            ]},
+        }))
+        .unwrap();
+        assert_eq!(bound(&pod), Timestamp::from_second(20).ok());
+        pod.status = None;
+        assert_eq!(bound(&pod), Timestamp::from_second(10).ok());
     }
 
     #[test]
@@ -302,15 +370,13 @@ mod tests {
 
     #[test]
     fn fast_failover_shortens_only_what_admission_added() {
-        let now = Timestamp::from_second(1000).unwrap();
         let fast = |seconds| {
             let tolerations = [toleration(UNREACHABLE, Some(seconds))];
             time_left(
                 &[taint(UNREACHABLE, 1000)],
                 &tolerations,
                 Duration::from_secs(1),
-                now,
-                now,
+                &moments(1_000_000, 1_000_000),
             )
         };
         assert_eq!(fast(300), Some(Duration::from_secs(1)));

@@ -4,6 +4,7 @@ mod config;
 mod namespaces;
 mod pause;
 mod process;
+mod results;
 mod shims;
 
 pub(crate) use config::write as write_config;

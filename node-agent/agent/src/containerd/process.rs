@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, info_span, warn};
 
 use super::namespaces::Namespaces;
+use super::results::{CACHE, Pieces};
 use super::write_config;
 use crate::config::Paths;
 use crate::error::Error;
@@ -64,6 +65,7 @@ impl Supervisor {
         let config =
             write_config(&self.paths).map_err(Error::file("write", self.paths.containerd()))?;
         let left = Namespaces::left(&self.paths.containerd_state());
+        let pieces = Pieces::left(Path::new(CACHE));
         let began = SystemTime::now();
         let process = self.spawn(&config)?;
         let watched = process
@@ -78,6 +80,7 @@ impl Supervisor {
             Ok(count) => info!(count, "let go of what an earlier containerd had half made"),
             Err(error) => warn!(%error, "what an earlier containerd had half made stays for a day"),
         }
+        pieces.remove();
         // It asks for every sandbox, which pods need not wait for.
         let removal = left.remove_unknown(self.runtime.clone());
         tokio::spawn(removal.instrument(info_span!("namespaces")));
