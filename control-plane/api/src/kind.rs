@@ -189,6 +189,17 @@ pub trait Strategy: Send + Sync {
     fn grace_period_seconds(&self, _object: &Value) -> Option<i64> {
         None
     }
+
+    /// Whether a delete that does not say what becomes of the object's dependents leaves them alone, as the first
+    /// versions of some kinds do (upstream's `DefaultGarbageCollectionPolicy`).
+    fn orphans_by_default(&self) -> bool {
+        false
+    }
+
+    /// What a client is told whose delete does not say what becomes of the object's dependents.
+    fn unsaid_propagation_warning(&self) -> Option<&'static str> {
+        None
+    }
 }
 
 /// JSON pointers for the scale subresource.

@@ -25,6 +25,7 @@ use crate::http::{decode, negotiate, respond};
 use crate::metrics_api;
 use crate::registry::Target;
 use crate::registry::admit::{self, Question};
+use crate::registry::options::Freshness;
 use crate::seam::{
     Attributes, ConnectContext, Decision, Operation, Peer, RequestBody, ResponseBody, User,
 };
@@ -611,9 +612,15 @@ impl Core {
         self.registry
             .validate_admission(question, Some(&mut object), None)
             .await?;
-        let answer = computed
-            .create(&cx.user, &target.namespace, &target.name, object)
-            .await?;
+        let create = |object| computed.create(&cx.user, &target.namespace, &target.name, object);
+        let answer = match create(object.clone()).await {
+            // What it is about may have been made through another server a moment ago.
+            Err(status) if matches!(status.code, 403 | 404 | 409) => {
+                self.registry.freshen(Freshness::Latest).await?;
+                create(object).await?
+            }
+            answer => answer?,
+        };
         let bytes = serde_json::to_vec(&answer).map_err(Status::internal)?;
         crate::registry::shape::document(201, bytes.into(), accepted.format)
     }

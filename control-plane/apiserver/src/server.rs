@@ -26,6 +26,7 @@ use crate::kinds::Kinds;
 use crate::metrics_api::MetricsApi;
 use crate::registry::leases::MinuteLeases;
 use crate::registry::quota::Quotas;
+use crate::registry::reach::Reach;
 use crate::registry::service::ServiceAllocator;
 use crate::registry::{Allocator, Registry};
 use crate::seam::{
@@ -192,7 +193,9 @@ impl ApiServer {
                 metrics.run(serving.clone()).await;
             }
         };
-        tokio::join!(connections, custom, aggregation, measuring).0
+        let registry = &self.core.registry;
+        let reach = registry.reach.follow(&*registry.backend, serving.clone());
+        tokio::join!(connections, custom, aggregation, measuring, reach).0
     }
 
     /// A request from inside the process: not authenticated (the caller says who it is), but authorized and
@@ -381,6 +384,7 @@ impl ApiServerBuilder {
             leases: MinuteLeases::default(),
             metrics: Arc::clone(&self.metrics),
             stop: CancellationToken::new(),
+            reach: Reach::default(),
             patience: self.config.patience,
             bookmark_every: self.config.bookmark_every,
             kinds: Arc::clone(&self.kinds),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -43,6 +43,8 @@ pub struct MemoryBackend {
     pub term: AtomicU64,
     /// Makes the next transactions fail.
     pub down: Mutex<Option<String>>,
+    /// Nobody else is heard: not even reads are answered.
+    pub cut_off: AtomicBool,
 }
 
 impl MemoryBackend {
@@ -59,6 +61,7 @@ impl MemoryBackend {
             leases: AtomicU64::new(1),
             term: AtomicU64::new(1),
             down: Mutex::default(),
+            cut_off: AtomicBool::new(false),
         })
     }
 
@@ -161,6 +164,9 @@ impl Backend for MemoryBackend {
     }
 
     async fn read_barrier(&self) -> Result<Revision, BackendError> {
+        if self.cut_off.load(Ordering::Relaxed) {
+            return Err(BackendError::Unavailable("no leader".to_owned()));
+        }
         Ok(self.state.lock().revision)
     }
 
@@ -239,6 +245,9 @@ impl Backend for MemoryBackend {
     }
 
     fn health(&self) -> Result<(), String> {
+        if self.cut_off.load(Ordering::Relaxed) {
+            return Err("no leader is known".to_owned());
+        }
         self.down.lock().clone().map_or(Ok(()), Err)
     }
 }

@@ -217,7 +217,8 @@ fn time_left(
             .filter_map(|toleration| seconds(toleration, taint, fallback))
             .min();
         if let Some(seconds) = seconds {
-            let left = seconds - moments.now.duration_since(since);
+            // A clock that was set back must not make it longer.
+            let left = (seconds - moments.now.duration_since(since)).min(seconds);
             shortest = Some(shortest.map_or(left, |shortest| shortest.min(left)));
         }
     }
@@ -344,6 +345,17 @@ mod tests {
         };
         assert_eq!(left(1_005_100), Some(Duration::from_secs(2)));
         assert_eq!(left(1_007_100), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_gives_no_pod_more_time() {
+        let moments = moments(1_000_000, 1_000_000);
+        let tolerations = [toleration("gpu", Some(60))];
+        let taint = taint("gpu", 5000);
+        assert_eq!(
+            time_left(&[taint], &tolerations, Duration::ZERO, &moments),
+            Some(Duration::from_secs(60))
+        );
     }
 
     #[test]

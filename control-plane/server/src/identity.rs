@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use balsa_identity::{Identity, JoinRequest, JoinRole, JoinToken, ServerNames, files};
 use balsa_link::join;
 use serde::{Deserialize, Serialize};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::config::Config;
 
@@ -35,7 +35,13 @@ pub async fn obtain(config: &Config) -> anyhow::Result<(Arc<Identity>, Member)> 
     let identity = if Identity::exists(&dir) {
         Identity::load(&dir, &names)?
     } else if config.join.is_empty() {
-        info!("making a new cluster");
+        // Also what a server does that lost its data folder and is started as on its first day.
+        warn!(
+            "NEW CLUSTER: {} holds no keys and no server to join is named, so this server founds a cluster of its own, \
+             with new keys and nothing in it. If it should belong to a cluster that is there: stop it, empty that \
+             folder, and start it with --join and --token",
+            config.data_dir.display()
+        );
         Identity::create(&dir, &names)?
     } else {
         join_cluster(config, &dir, &names).await?

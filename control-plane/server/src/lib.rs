@@ -13,6 +13,7 @@ mod maintenance;
 mod priority;
 mod records;
 mod run;
+mod silence;
 
 pub use api::{RenewRequest, RenewResponse, TokenInfo, TokenRequest};
 pub use config::{Config, Failover, Settings};

@@ -33,7 +33,7 @@ use crate::config::{Config, Failover};
 use crate::endpoints::{self, Endpoints};
 use crate::links::Links;
 use crate::records::{self, ServerRecord};
-use crate::{bootstrap, identity, leader, priority};
+use crate::{bootstrap, identity, leader, priority, silence};
 
 /// Streaming subresources that the API serves through the node link.
 const STREAMS: [(&str, &str); 7] = [
@@ -491,6 +491,7 @@ impl LeaderWork {
         tokio::join!(
             self.api.keep(addresses, stop.clone()),
             self.sealed.renew(self.term, stop.clone()),
+            silence::follow(self.store.clone(), stop.clone()),
             controlling
         );
     }

@@ -44,10 +44,12 @@ pub struct Tls {
 /// Timeouts.
 #[derive(Debug, Clone)]
 pub struct Timings {
-    /// The leader makes itself heard this often.
+    /// The leader makes itself heard this often, and waits this long for the answer: with shorter times a cluster whose
+    /// members are 200 ms apart (there and back) loses its leader again and again.
     pub heartbeat: Duration,
     /// A follower waits `election_max` and then a random time between the two before it stands for
-    /// election. (A leader whose process ended is noticed at once, by its closed connection.)
+    /// election: a leader that falls silent is replaced after about a second. (One whose process ended is noticed at
+    /// once, by its closed connection.)
     pub election_min: Duration,
     /// See `election_min`.
     pub election_max: Duration,
@@ -58,9 +60,9 @@ pub struct Timings {
 impl Default for Timings {
     fn default() -> Self {
         Self {
-            heartbeat: Duration::from_millis(50),
-            election_min: Duration::from_millis(150),
-            election_max: Duration::from_millis(250),
+            heartbeat: Duration::from_millis(150),
+            election_min: Duration::from_millis(300),
+            election_max: Duration::from_millis(600),
             request: Duration::from_secs(10),
         }
     }
@@ -90,6 +92,8 @@ pub struct Tuning {
     pub cache_bytes: usize,
     /// Write buffer of each database, in bytes.
     pub write_buffer_bytes: usize,
+    /// Files that the log makes at each start to write into; see `log/prime.rs`.
+    pub log_files: usize,
     /// Threads for Raft, its network and applying. One: a write's way crosses a dozen tasks, and each that is
     /// woken on another thread costs more than it does itself. What takes long runs on further threads anyway.
     pub threads: usize,
@@ -107,6 +111,8 @@ impl Default for Tuning {
             window_bytes: 8 << 20,
             cache_bytes: 16 << 20,
             write_buffer_bytes: 8 << 20,
+            // While one is written to, the one before it waits for its contents to reach a table.
+            log_files: 2,
             threads: 1,
         }
     }

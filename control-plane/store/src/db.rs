@@ -214,6 +214,14 @@ impl Disk {
         }
     }
 
+    /// Does something to the disk once. While it lasts it counts among what a disk that hangs keeps from ending.
+    pub fn attempt<T>(&self, what: &'static str, work: impl FnOnce() -> T) -> T {
+        self.busy.lock().insert(what, Instant::now());
+        let outcome = work();
+        self.busy.lock().remove(what);
+        outcome
+    }
+
     /// Runs a write until it succeeds or `stopped`; returns whether it did. The write is told how often it
     /// has failed.
     pub fn insist<E: std::fmt::Display>(

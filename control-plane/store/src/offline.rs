@@ -145,7 +145,11 @@ impl Opened {
         );
         config.check()?;
         let folder = Folder::open(&config)?;
-        let tuning = Tuning::default();
+        // Little is written.
+        let tuning = Tuning {
+            log_files: 0,
+            ..Tuning::default()
+        };
         let cache = Cache::new_lru_cache(tuning.cache_bytes);
         let me = Origin {
             member: founder.member,

@@ -5,9 +5,10 @@ use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
 /// What nodes log unless told otherwise. A heartbeat that takes longer than until the next one is no news on a busy
-/// machine; the store tells itself when a member cannot be reached.
-pub const NODE: &str =
-    "info,openraft=warn,openraft::core::heartbeat=error,quinn=warn,hyper=warn,h2=warn,kube=warn";
+/// machine, and replication complains five times a second of a server that is down; the leader tells itself, once, when
+/// a server is heard of no more.
+pub const NODE: &str = "info,openraft=warn,openraft::core::heartbeat=error,openraft::replication=error,quinn=warn,\
+                        hyper=warn,h2=warn,kube=warn";
 /// What commands that people type log: they say themselves what went wrong, and asking servers that do not answer
 /// yet is no news.
 pub const COMMAND: &str = "warn,kube_client=off";

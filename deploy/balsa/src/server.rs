@@ -2,16 +2,23 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use balsa_agent::AgentConfig;
 use balsa_server::{Config, Failover, Settings};
 use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
+use tracing::error;
 
 use crate::settings::NodeSettings;
 use crate::{agent, settings};
+
+/// The first pause before the server's own agent is started again; it doubles up to the longest.
+const AGAIN_FIRST: Duration = Duration::from_secs(1);
+const AGAIN_LONGEST: Duration = Duration::from_secs(30);
+/// An agent that ran for so long is started again as if for the first time.
+const RAN_WELL: Duration = Duration::from_secs(300);
 
 /// Run a server.
 #[derive(Debug, clap::Args)]
@@ -122,12 +129,17 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         print!("{}", serde_saphyr::to_string(&config)?);
         return Ok(());
     }
-    let node = args.node.over(file.node);
+    // A wrong setting is told before anything starts.
+    let node = if config.no_agent {
+        None
+    } else {
+        Some(agent_config(&config, args.node.over(file.node))?)
+    };
     settings::run_until_signal(|stop| async move {
-        if config.no_agent {
+        let Some(node) = node else {
             return balsa_server::run(config, stop).await;
-        }
-        let node = Box::pin(own_agent(config.clone(), node, stop.clone()));
+        };
+        let node = keep_agent(config.clone(), node, stop.clone());
         // The agent ends first: when the machine goes down, it tells this server what becomes of its pods.
         let serving = CancellationToken::new();
         let serve = balsa_server::run(config, serving.clone());
@@ -139,7 +151,6 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             },
             async {
                 let outcome = node.await;
-                // A server whose agent cannot start says so by ending, not by half working.
                 serving.cancel();
                 outcome
             }
@@ -148,12 +159,12 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     })
 }
 
-/// The node agent of a server's own machine: an agent like any other, which joins through this server.
-async fn own_agent(
-    config: Config,
-    settings: NodeSettings,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
+/// What the node agent of a server's own machine is told.
+fn agent_config(config: &Config, settings: NodeSettings) -> anyhow::Result<AgentConfig> {
+    anyhow::ensure!(
+        nix::unistd::geteuid().is_root(),
+        "a server is a node too and makes containers and networks, so it must run as root; or start it with --no-agent"
+    );
     let mut node = AgentConfig::new(
         config.name.clone(),
         config.address,
@@ -166,11 +177,66 @@ async fn own_agent(
     node.cluster_domain.clone_from(&config.cluster_domain);
     node.fast_failover = config.failover == Failover::Fast;
     node.cni_program = std::env::current_exe().context("cannot find this program's own file")?;
+    Ok(node)
+}
+
+/// Runs the server's own agent until `stop`, again and again if need be: the cluster needs this server, whatever keeps
+/// its machine from running pods (no containerd, a full disk). Ends before for what only other settings can mend.
+async fn keep_agent(
+    config: Config,
+    node: AgentConfig,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let mut pause = Duration::ZERO;
+    loop {
+        let began = Instant::now();
+        let run = Box::pin(own_agent(&config, node.clone(), stop.clone()));
+        let why = match run.await {
+            outcome if stop.is_cancelled() => return outcome,
+            Ok(()) => anyhow!("it ended by itself"),
+            Err(error) if needs_other_settings(&error) => return Err(error),
+            Err(error) => error,
+        };
+        pause = next_pause(pause, began.elapsed());
+        error!(
+            "this server's own node agent does not run, so no pods can run here; the server goes on, and tries again \
+             in {} s: {why:#}",
+            pause.as_secs()
+        );
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// Whether an agent can never start with what it was told.
+fn needs_other_settings(error: &anyhow::Error) -> bool {
+    matches!(
+        error.downcast_ref::<balsa_agent::Error>(),
+        Some(balsa_agent::Error::NotRoot | balsa_agent::Error::PathTooLong { .. })
+    )
+}
+
+/// The pause after an agent that ran for a while, when the one before it was followed by `last`.
+fn next_pause(last: Duration, ran: Duration) -> Duration {
+    if ran >= RAN_WELL {
+        return AGAIN_FIRST;
+    }
+    (last * 2).clamp(AGAIN_FIRST, AGAIN_LONGEST)
+}
+
+/// The node agent of a server's own machine: an agent like any other, which joins through this server.
+async fn own_agent(
+    config: &Config,
+    node: AgentConfig,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let servers = vec![config.api_address().to_string()];
     let identity = tokio::select! {
         () = stop.cancelled() => return Ok(()),
         identity = async {
-            let token = own_token(&config).await;
+            let token = own_token(config).await;
             agent::obtain(&node, &servers, token).await
         } => identity?,
     };
@@ -188,5 +254,35 @@ async fn own_token(config: &Config) -> Option<String> {
             return Some(text);
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_that_cannot_start_is_tried_again_less_and_less_often() {
+        let short = Duration::from_secs(31);
+        let mut pause = Duration::ZERO;
+        let seconds: Vec<u64> = (0..7)
+            .map(|_| {
+                pause = next_pause(pause, short);
+                pause.as_secs()
+            })
+            .collect();
+        assert_eq!(seconds, [1, 2, 4, 8, 16, 30, 30]);
+        assert_eq!(next_pause(pause, RAN_WELL), AGAIN_FIRST);
+    }
+
+    #[test]
+    fn only_what_other_settings_alone_can_mend_ends_a_server_with_its_agent() {
+        let path = PathBuf::from("/a");
+        let too_long = balsa_agent::Error::PathTooLong { path };
+        assert!(needs_other_settings(&too_long.into()));
+        let program = "containerd".to_owned();
+        let missing = balsa_agent::Error::NoContainerd { program };
+        assert!(!needs_other_settings(&missing.into()));
+        assert!(!needs_other_settings(&anyhow!("no space left on device")));
     }
 }

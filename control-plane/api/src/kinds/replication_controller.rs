@@ -34,6 +34,10 @@ pub(super) fn kind() -> Arc<Kind> {
 struct Controllers;
 
 impl Strategy for Controllers {
+    fn orphans_by_default(&self) -> bool {
+        true
+    }
+
     fn default(&self, object: &mut Value) {
         let Some(spec) = child(object, "spec") else {
             return;

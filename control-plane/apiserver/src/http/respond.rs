@@ -108,11 +108,10 @@ pub fn text(code: u16, body: impl Into<Bytes>) -> Response<ResponseBody> {
 #[must_use]
 pub fn status(status: &Status) -> Response<ResponseBody> {
     let mut response = json(status.code, &status.body());
-    let retry = match &status.details {
-        Some(details) => details.retry_after_seconds,
-        None => (status.code == 429).then_some(1),
-    };
-    if let Some(seconds) = retry {
+    let details = status.details.as_ref();
+    let retry = details.and_then(|details| details.retry_after_seconds);
+    // Clients wait by themselves if there is one, so only where something said so.
+    if let Some(seconds) = retry.filter(|seconds| *seconds > 0) {
         response
             .headers_mut()
             .insert(RETRY_AFTER, HeaderValue::from(seconds));

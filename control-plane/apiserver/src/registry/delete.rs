@@ -57,6 +57,7 @@ impl Registry {
     ) -> Result<Response<ResponseBody>, Status> {
         let accepted = cx.accepted(true)?;
         let options = options(cx, body)?;
+        warn_of_orphans(cx, target, &options);
         let deleted = self.delete_object(cx, target, &options).await?;
         if !deleted.gone || rules::returns_deleted(target) {
             let code = if !deleted.gone && options.orphan_dependents == Some(false) {
@@ -203,6 +204,7 @@ impl Registry {
     ) -> Result<Response<ResponseBody>, Status> {
         let accepted = cx.accepted(true)?;
         let options = options(cx, body)?;
+        warn_of_orphans(cx, target, &options);
         let filter = Filter::parse(&cx.query, target)?;
         let list = ListOptions::parse(&cx.query)?;
         let listed = match self.select(target, &filter, &list).await {
@@ -227,6 +229,14 @@ impl Registry {
             .try_collect::<()>()
             .await?;
         shape::list(target, listed.objects, &listed.meta, accepted, &cx.query)
+    }
+}
+
+/// Tells a client what becomes of dependents that it did not mention.
+fn warn_of_orphans(cx: &Context, target: &Target, options: &DeleteOptions) {
+    let warning = target.kind.strategy.unsaid_propagation_warning();
+    if let Some(warning) = warning.filter(|_| !options.says_propagation()) {
+        cx.warn(warning);
     }
 }
 

@@ -124,6 +124,12 @@ impl DeleteOptions {
         options
     }
 
+    /// It is said what becomes of the dependents.
+    #[must_use]
+    pub fn says_propagation(&self) -> bool {
+        self.orphan_dependents.is_some() || self.propagation_policy.is_some()
+    }
+
     /// Nothing shall be written.
     #[must_use]
     pub fn is_dry_run(&self) -> bool {
@@ -165,7 +171,7 @@ pub enum Verdict {
 #[must_use]
 pub fn decide(kind: &Kind, object: &Value, options: &DeleteOptions, now: Timestamp) -> Verdict {
     let mut new = object.clone();
-    let finalizers_changed = set_finalizers(&mut new, options);
+    let finalizers_changed = set_finalizers(&mut new, kind, options);
     let grace = grace(kind, object, options);
     if object::is_deleting(object) {
         return decide_again(object, new, grace, options, finalizers_changed);
@@ -254,8 +260,9 @@ fn shorten(object: &mut Value, current: i64, seconds: i64) {
     metadata.insert("deletionGracePeriodSeconds".into(), seconds.into());
 }
 
-/// Sets the garbage collector's finalizers as asked; without a wish those that are there stay.
-fn set_finalizers(object: &mut Value, options: &DeleteOptions) -> bool {
+/// Sets the garbage collector's finalizers as asked; without a wish those that are there stay, and where there are none
+/// the kind decides.
+fn set_finalizers(object: &mut Value, kind: &Kind, options: &DeleteOptions) -> bool {
     let wish = match (
         options.orphan_dependents,
         options.propagation_policy.as_deref(),
@@ -263,7 +270,12 @@ fn set_finalizers(object: &mut Value, options: &DeleteOptions) -> bool {
         (Some(true), _) | (_, Some("Orphan")) => Some(ORPHAN),
         (_, Some("Foreground")) => Some(FOREGROUND),
         (Some(false), _) | (_, Some("Background")) => None,
-        _ => return false,
+        _ => {
+            let said = object::finalizers(object);
+            let said = said.iter().any(|one| [ORPHAN, FOREGROUND].contains(one));
+            let orphan = !said && kind.strategy.orphans_by_default();
+            return orphan && object::add_finalizer(object, ORPHAN);
+        }
     };
     let mut changed = false;
     for finalizer in [ORPHAN, FOREGROUND] {

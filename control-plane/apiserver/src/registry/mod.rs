@@ -34,6 +34,7 @@ pub mod namespace;
 pub mod options;
 pub mod patch;
 pub mod quota;
+pub mod reach;
 pub mod read;
 pub mod scale;
 mod scale_apply;
@@ -237,6 +238,8 @@ pub struct Registry {
     pub metrics: Arc<Metrics>,
     /// Ends watches.
     pub stop: CancellationToken,
+    /// Ends and refuses them while this server would have nothing to tell.
+    pub reach: reach::Reach,
     /// How long a request waits for a revision that this server has not applied yet.
     pub patience: Duration,
     /// Time between the bookmarks of a watch.

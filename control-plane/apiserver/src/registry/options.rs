@@ -160,6 +160,9 @@ pub struct Token {
     pub revision: i64,
     /// First key of the next chunk, within the resource.
     pub start: String,
+    /// Objects that are left from there on, if that is known: the revision's number of them does not change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left: Option<usize>,
 }
 
 impl Token {
@@ -171,6 +174,7 @@ impl Token {
             form: "meta.k8s.io/v1".into(),
             revision,
             start: format!("{last}\0"),
+            left: None,
         }
     }
 

@@ -40,7 +40,7 @@ impl From<Status> for ListError {
 
 impl Registry {
     /// Waits until the cache is as fresh as wanted; returns a revision that it has reached.
-    pub(super) async fn freshen(&self, freshness: Freshness) -> Result<u64, Status> {
+    pub(crate) async fn freshen(&self, freshness: Freshness) -> Result<u64, Status> {
         let wanted = match freshness {
             Freshness::Any => return Ok(self.cache.revision()),
             Freshness::Latest => self.backend.read_barrier().await?,
@@ -205,7 +205,10 @@ impl Registry {
                     continue;
                 }
                 if objects.len() == limit {
-                    return Ok(chunk(objects, revision, None));
+                    let left = options.token.as_ref().and_then(|token| token.left);
+                    let left = left.filter(|_| filter.is_everything());
+                    let left = left.and_then(|left| left.checked_sub(limit));
+                    return Ok(chunk(objects, revision, left));
                 }
                 objects.push(stored);
             }
@@ -263,9 +266,11 @@ fn cut(objects: Vec<Arc<Stored>>, filter: &Filter, limit: Option<usize>, revisio
 }
 
 fn chunk(objects: Vec<Arc<Stored>>, revision: u64, remaining: Option<usize>) -> Listed {
-    let continue_ = objects
-        .last()
-        .map(|last| Token::after(Some(revision), &last.key).encode());
+    let continue_ = objects.last().map(|last| {
+        let mut token = Token::after(Some(revision), &last.key);
+        token.left = remaining;
+        token.encode()
+    });
     Listed {
         objects,
         meta: ListMeta {

@@ -1,7 +1,8 @@
 //! WATCH: a stream of JSON lines from the cache.
 //!
 //! Each watcher has a bounded queue of its own. Events in it are shared, and encoded by the first watcher
-//! that needs them. A watcher that lets its queue run full is cut off with 410 and lists again.
+//! that needs them. A watcher that lets its queue run full is cut off with 410 and lists again. On a server that
+//! does not hear from the others all watches end (`reach.rs`), so that their clients go elsewhere.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::options::{self, Freshness, Start, WatchOptions};
+use super::reach::Listener;
 use super::select::Filter;
 use super::{Registry, Target, converted, shape};
 use crate::backend::BackendError;
@@ -188,6 +190,7 @@ struct Watcher {
     /// Set for custom resources, whose objects are shown in the version that was asked for.
     custom: Option<Arc<dyn Custom>>,
     stop: CancellationToken,
+    reach: Listener,
     over: bool,
 }
 
@@ -211,6 +214,7 @@ impl Registry {
             style: Style::of(accepted, shape::include(&cx.query)?).ok_or_else(not_acceptable)?,
             convert: target.convert,
         };
+        self.reach.check()?;
         let opened = match self.open(target, &filter, &options).await {
             Ok(opened) => opened,
             // Upstream answers 200 with one ERROR event, and clients are written for that.
@@ -367,6 +371,7 @@ impl Registry {
                 .map_or(&self.stop, |c| c.retired())
                 .clone(),
             custom: target.custom.clone(),
+            reach: self.reach.listen(),
             over: false,
         }
     }
@@ -412,6 +417,7 @@ impl Watcher {
                 _ = self.ticker.tick(), if self.bookmarks => return Some(self.bookmark().await),
                 () = tokio::time::sleep_until(self.end) => return self.finish().await,
                 () = self.stop.cancelled() => return self.finish().await,
+                () = self.reach.cut_off() => return self.finish().await,
             }
         }
     }

@@ -299,7 +299,7 @@ async fn subresources(h: &Harness, kind: &Served, name: &str, steps: &mut Steps<
 
 async fn remove(h: &Harness, kind: &Served, name: &str, steps: &mut Steps<'_>) {
     let object = format!("{}/{name}", kind.collection());
-    let deleted = h.delete(&object).await;
+    let deleted = h.delete(&with_dependents(&object)).await;
     steps.check("delete", deleted, &[200]);
     if matches!(kind.kind.as_str(), "Namespace" | "CustomResourceDefinition") {
         // Waits for the controller that clears what it holds.
@@ -317,8 +317,14 @@ async fn remove(h: &Harness, kind: &Served, name: &str, steps: &mut Steps<'_>) {
         "{}?fieldSelector=metadata.name%3D{second}",
         kind.collection()
     );
-    let deleted = h.delete(&collection).await;
+    let deleted = h.delete(&with_dependents(&collection)).await;
     steps.check("deletecollection", deleted, &[200]);
     let gone = h.get(&format!("{}/{second}", kind.collection())).await;
     steps.check("get after deletecollection", gone, &[404]);
+}
+
+/// Jobs and ReplicationControllers would wait for the controller that lets go of their pods.
+fn with_dependents(path: &str) -> String {
+    let mark = if path.contains('?') { '&' } else { '?' };
+    format!("{path}{mark}propagationPolicy=Background")
 }

@@ -36,6 +36,7 @@ async fn chunks_show_one_revision_even_when_the_cache_moves_on() {
         .await
         .expect(200);
     assert_eq!(names(&second), ["m02", "m03"]);
+    assert_eq!(second["metadata"]["remainingItemCount"], 1);
     assert_eq!(
         second["metadata"]["resourceVersion"],
         first["metadata"]["resourceVersion"]

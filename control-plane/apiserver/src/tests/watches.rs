@@ -23,6 +23,27 @@ async fn a_watch_shows_state_then_changes() {
 }
 
 #[tokio::test]
+async fn on_a_server_that_is_cut_off_watches_end_cleanly_and_new_ones_are_refused() {
+    let h = Harness::new();
+    let path = format!("{MAPS}?watch=true&resourceVersion=0");
+    let mut watch = h.watch(&path).await;
+    h.post(MAPS, config_map("a", json!({}))).await.expect(201);
+    assert_eq!(watch.brief().await, ("ADDED".into(), "a".into()));
+    let reach = &h.api.core.registry.reach;
+    reach.tell(true);
+    assert!(watch.next().await.is_none(), "the watch goes on");
+    let refused = h.get(&path).await;
+    assert_eq!(refused.headers["retry-after"], "1");
+    refused.expect(503);
+    h.get(&format!("{MAPS}?resourceVersion=0"))
+        .await
+        .expect(200);
+    reach.tell(false);
+    let mut again = h.watch(&path).await;
+    assert_eq!(again.brief().await, ("ADDED".into(), "a".into()));
+}
+
+#[tokio::test]
 async fn a_watch_goes_on_where_a_list_ended() {
     let h = Harness::new();
     let list = h.get(MAPS).await.expect(200);

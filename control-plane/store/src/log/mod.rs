@@ -117,13 +117,10 @@ impl Log {
             disk,
             metrics,
         });
-        let thread =
-            Writer::start(shared.clone(), db::log_file_bytes(tuning)).map_err(|source| {
-                OpenError::Io {
-                    path: path.to_owned(),
-                    source,
-                }
-            })?;
+        let thread = Writer::start(shared.clone(), tuning).map_err(|source| OpenError::Io {
+            path: path.to_owned(),
+            source,
+        })?;
         Ok(Self {
             shared,
             _thread: Arc::new(thread),

@@ -7,33 +7,46 @@
 
 use rocksdb::{DB, FlushOptions, WriteBatch, WriteOptions};
 
-/// While one file is written to, the one before it waits for its contents to reach a table.
-const FILES: usize = 2;
 /// Is never there. Its deletion is why a file's contents count as something to be kept, and so as done with later.
 const NOBODY: &[u8] = b"\0nobody";
-/// What is written at once.
+/// What of it is made at once.
 const PIECE: usize = 256 << 10;
 
-/// Fills files of about this size, which are used again from then on. Blocks for as long as the disk takes.
+/// Fills that many files of about this size, which are used again from then on, unless it is `stopped`. Blocks for as
+/// long as the disk takes.
+///
+/// Each file is filled by one write: of one that a loss of power cuts short nothing whole comes after what is missing,
+/// so it is not taken for damage (see `wal`).
 ///
 /// # Errors
-/// When the disk refuses; nothing is lost by that.
-pub(super) fn prime(db: &DB, bytes: usize) -> Result<(), rocksdb::Error> {
-    let mut sync = WriteOptions::default();
-    sync.set_sync(true);
+/// When the disk refuses: then the database must be opened anew, for it may take nothing more.
+pub(super) fn prime(
+    db: &DB,
+    files: usize,
+    bytes: usize,
+    stopped: impl Fn() -> bool,
+) -> Result<(), rocksdb::Error> {
     let mut wait = FlushOptions::default();
     wait.set_wait(true);
-    let nothing = vec![0; PIECE];
-    for _ in 0..FILES {
-        for _ in 0..bytes / PIECE {
-            let mut piece = WriteBatch::default();
-            piece.put_log_data(&nothing);
-            db.write(piece)?;
+    for _ in 0..files {
+        if stopped() {
+            break;
         }
-        let mut end = WriteBatch::default();
-        end.delete(NOBODY);
-        db.write_opt(end, &sync)?;
+        fill(db, bytes)?;
         db.flush_opt(&wait)?;
     }
     Ok(())
+}
+
+/// Fills the file that is written to.
+pub(super) fn fill(db: &DB, bytes: usize) -> Result<(), rocksdb::Error> {
+    let mut sync = WriteOptions::default();
+    sync.set_sync(true);
+    let nothing = vec![0; PIECE];
+    let mut filler = WriteBatch::default();
+    for _ in 0..bytes / PIECE {
+        filler.put_log_data(&nothing);
+    }
+    filler.delete(NOBODY);
+    db.write_opt(filler, &sync)
 }

@@ -150,15 +150,40 @@ fn a_primed_log_writes_into_a_file_that_is_long_already() {
     let bytes = crate::db::log_file_bytes(&tuning);
     let open = || crate::db::open_log(dir.path(), &tuning, &cache).unwrap();
     let db = open();
-    super::prime::prime(&db, bytes).unwrap();
+    super::prime::prime(&db, tuning.log_files, bytes, || false).unwrap();
     db.put(b"a", b"1").unwrap();
-    let files = std::fs::read_dir(dir.path()).unwrap().flatten();
-    let newest = files
-        .filter(|file| file.path().extension().is_some_and(|e| e == "log"))
-        .max_by_key(|file| file.file_name())
-        .unwrap();
+    let newest = newest_file(dir.path());
     assert!(newest.metadata().unwrap().len() > bytes as u64);
     drop(db);
     super::wal::check(dir.path()).unwrap();
     assert_eq!(open().get(b"a").unwrap().unwrap(), b"1");
+}
+
+/// The file that is written to.
+fn newest_file(dir: &std::path::Path) -> std::path::PathBuf {
+    let files = std::fs::read_dir(dir).unwrap().flatten();
+    let logs = files
+        .map(|file| file.path())
+        .filter(|path| path.extension().is_some_and(|e| e == "log"));
+    logs.max().unwrap()
+}
+
+#[test]
+fn a_loss_of_power_while_a_log_is_primed_is_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tuning, cache) = (Tuning::default(), Cache::new_lru_cache(1 << 20));
+    let bytes = crate::db::log_file_bytes(&tuning);
+    let db = crate::db::open_log(dir.path(), &tuning, &cache).unwrap();
+    // The filler of a file, as it is before it is synced and flushed.
+    super::prime::fill(&db, bytes).unwrap();
+    let newest = newest_file(dir.path());
+    let whole = std::fs::read(&newest).unwrap();
+    drop(db);
+    assert!(whole.len() > bytes);
+    for lost in [0, 1 << 20, bytes / 2, bytes - 4096] {
+        let mut torn = whole.clone();
+        torn[lost..lost + 4096].fill(0);
+        std::fs::write(&newest, &torn).unwrap();
+        super::wal::check(dir.path()).unwrap();
+    }
 }

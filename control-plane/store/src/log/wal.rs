@@ -86,6 +86,20 @@ fn look(bytes: &[u8], number: u64) -> Option<Damage> {
         .map(|good| Damage { bad, good })
 }
 
+/// How many bytes of a file hold whole records of its own.
+#[cfg(test)]
+pub(crate) fn written(path: &Path) -> usize {
+    let bytes = fs::read(path).unwrap_or_default();
+    let stem = path
+        .file_stem()
+        .and_then(|stem| stem.to_str()?.parse().ok());
+    let mut at = 0;
+    while let Some(record) = record(&bytes, at, stem.unwrap_or_default()) {
+        at = next(record.end);
+    }
+    at
+}
+
 /// No record begins where its head would not fit in the block.
 fn next(at: usize) -> usize {
     let left = BLOCK - at % BLOCK;

@@ -12,6 +12,8 @@ use tokio::sync::{Notify, oneshot};
 
 use super::prime::prime;
 use super::{Shared, codec};
+use crate::config::Tuning;
+use crate::db::log_file_bytes;
 use crate::fault::{self, Point, Site};
 use crate::raft::{Entry, LogId, Types, Vote};
 
@@ -152,21 +154,19 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Starts the thread. It first makes files of about `file_bytes` to write into.
-    pub fn start(shared: Arc<Shared>, file_bytes: usize) -> std::io::Result<Self> {
+    /// Starts the thread. It first makes files to write into, if any are wanted.
+    pub fn start(shared: Arc<Shared>, tuning: &Tuning) -> std::io::Result<Self> {
         #[cfg(test)]
         if turmoil::in_simulation() {
             return Ok(super::simulated::start(shared));
         }
         let mine = shared.clone();
+        let (files, file_bytes) = (tuning.log_files, log_file_bytes(tuning));
         let thread = std::thread::Builder::new()
             .name("store-log".into())
             .spawn(move || {
                 crate::threads::raise_priority();
-                let primed = mine.db.get().map(|db| prime(&db, file_bytes));
-                if let Some(Err(error)) = primed {
-                    tracing::warn!(%error, "Raft's log begins without files made beforehand");
-                }
+                make_files(&mine, files, file_bytes);
                 while let Some(tasks) = mine.queue.drain() {
                     if !write(&mine, tasks) {
                         return;
@@ -177,6 +177,22 @@ impl Writer {
             shared,
             thread: Some(thread),
         })
+    }
+}
+
+/// Makes files to write into; goes on without them if the disk refuses, which may be too full for them alone.
+fn make_files(shared: &Shared, files: usize, bytes: usize) {
+    let Some(db) = shared.db.get() else { return };
+    let stopped = || shared.queue.is_stopped();
+    let primed = shared
+        .disk
+        .attempt("Raft's log", || prime(&db, files, bytes, stopped));
+    drop(db);
+    if let Err(error) = primed {
+        tracing::warn!(%error, "Raft's log begins without files made beforehand");
+        if let Err(error) = shared.db.reopen() {
+            tracing::warn!(%error, "Raft's log cannot be opened again yet");
+        }
     }
 }
 

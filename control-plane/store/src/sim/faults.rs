@@ -105,7 +105,7 @@ impl Faults {
         for (_, end) in due {
             self.finish(sim, end, true);
         }
-        if now < self.next {
+        if now < self.next || self.plan.network_ms > 0 {
             return;
         }
         self.next = now + Duration::from_millis(between(rng, 50, 900));

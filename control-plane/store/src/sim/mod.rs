@@ -68,6 +68,8 @@ struct Plan {
     only: Option<faults::Kind>,
     /// How long each write of a disk takes, from the beginning on.
     disk_ms: u64,
+    /// How long each message takes to arrive; then there are no faults.
+    network_ms: u64,
 }
 
 /// What came of a run.
@@ -80,6 +82,8 @@ struct Outcome {
     pub faults: Vec<String>,
     /// What the members' health said, all different texts.
     pub complaints: std::collections::BTreeSet<String>,
+    /// The terms that had a leader.
+    pub led: usize,
 }
 
 /// Runs a plan, on a thread of its own.
@@ -108,8 +112,8 @@ fn simulate(plan: Plan) -> Outcome {
         .rng_seed(plan.seed)
         .epoch(std::time::UNIX_EPOCH + Duration::from_millis(20_000 * DAY_MS))
         .simulation_duration(Duration::from_secs(3600))
-        .min_message_latency(Duration::from_millis(0))
-        .max_message_latency(Duration::from_millis(3))
+        .min_message_latency(Duration::from_millis(plan.network_ms))
+        .max_message_latency(Duration::from_millis(plan.network_ms + 3))
         .tcp_capacity(65_536)
         .build();
     let nodes: BTreeMap<MemberId, Node> = (1..=plan.members)
@@ -165,6 +169,7 @@ fn simulate(plan: Plan) -> Outcome {
     violations.extend(broken);
     Outcome {
         violations,
+        led: led(&record),
         trace: trace(&record),
         faults: faults.made,
         complaints: record.complaints,
@@ -223,6 +228,13 @@ fn read_log(store: &crate::Store) -> (BTreeMap<u64, Logged>, u64) {
         (entry.log_id.index, logged)
     });
     (entries.collect(), store.applied_index())
+}
+
+fn led(record: &Record) -> usize {
+    let leaderships = record.leaderships.iter();
+    let led = leaderships.filter(|(_, now)| now.leader.is_some());
+    let terms: std::collections::BTreeSet<_> = led.map(|(_, now)| now.term).collect();
+    terms.len()
 }
 
 fn trace(record: &Record) -> Vec<String> {

@@ -12,6 +12,7 @@ fn plan(seed: u64) -> Plan {
         broken: None,
         only: None,
         disk_ms: 0,
+        network_ms: 0,
     }
 }
 
@@ -237,6 +238,17 @@ fn disks_that_are_always_slow_are_survived() {
         disk_ms: 100,
         ..plan(1)
     });
+}
+
+/// As between continents: there and back takes 200 ms, longer than leaders wait for a heartbeat's answer.
+#[test]
+fn a_slow_network_keeps_its_leader() {
+    show();
+    let outcome = hold(Plan {
+        network_ms: 100,
+        ..plan(1)
+    });
+    assert!(outcome.led <= 2, "{} terms had a leader", outcome.led);
 }
 
 #[test]

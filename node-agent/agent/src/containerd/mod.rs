@@ -1,6 +1,7 @@
 //! The agent's own containerd: its configuration, its process, and the sandbox image that it needs.
 
 mod config;
+mod lost;
 mod namespaces;
 mod pause;
 mod process;

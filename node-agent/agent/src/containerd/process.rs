@@ -1,9 +1,11 @@
 //! containerd's process. It outlives the agent: a new agent finds it by its socket and goes on with it.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -15,6 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, info_span, warn};
 
+use super::lost::missed_an_end;
 use super::namespaces::Namespaces;
 use super::results::{CACHE, Pieces};
 use super::write_config;
@@ -29,6 +32,9 @@ const POLL: Duration = Duration::from_millis(10);
 
 /// Pauses between restarts of a containerd that dies: without it the node can do nothing, and is soon not Ready.
 const RESTART: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// How long it may take to end when it is asked to.
+const END: Duration = Duration::from_secs(5);
 
 /// Starts, adopts and restarts containerd.
 pub(crate) struct Supervisor {
@@ -87,15 +93,19 @@ impl Supervisor {
         Ok(process)
     }
 
-    /// Restarts containerd whenever it dies, until stopped; leaves it running then.
+    /// Restarts containerd whenever it dies or has missed an end, until stopped; leaves it running then.
     pub(crate) async fn keep(&self, process: OwnedFd, stop: CancellationToken) {
         let mut process = process;
         let mut pause = RESTART.0;
+        let mut blamed = HashSet::new();
         loop {
             let born = Instant::now();
+            let handle = process.try_clone();
+            let mut ended = pin!(ended(process));
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = ended(process) => {}
+                () = &mut ended => {}
+                () = missed_an_end(&self.runtime, &mut blamed) => end(handle, ended).await,
             }
             if born.elapsed() > RESTART.1 {
                 pause = RESTART.0;
@@ -245,6 +255,33 @@ fn pidfd(pid: i32) -> Option<OwnedFd> {
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     // SAFETY: checked to be a descriptor, owned by nobody else.
     (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Asks a process to end, and ends it if it does not soon.
+async fn end(process: std::io::Result<OwnedFd>, ended: impl Future<Output = ()>) {
+    let process = match process {
+        Ok(process) => process,
+        Err(error) => {
+            error!(%error, "cannot end containerd's process");
+            return ended.await;
+        }
+    };
+    send(&process, libc::SIGTERM);
+    let mut ended = pin!(ended);
+    if tokio::time::timeout(END, &mut ended).await.is_err() {
+        send(&process, libc::SIGKILL);
+        ended.await;
+    }
+}
+
+fn send(process: &OwnedFd, signal: i32) {
+    let (fd, none) = (process.as_raw_fd(), std::ptr::null::<libc::siginfo_t>());
+    // SAFETY: a plain system call on a descriptor that is ours.
+    let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, none, 0) };
+    if sent != 0 {
+        let error = std::io::Error::last_os_error();
+        warn!(%error, signal, "cannot send containerd a signal");
+    }
 }
 
 /// Waits until a process has ended.

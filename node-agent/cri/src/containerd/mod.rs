@@ -6,7 +6,9 @@ mod disk;
 mod events;
 mod exec;
 mod leases;
+mod lost;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -130,6 +132,21 @@ impl Containerd {
         let answer = call("containers.List", CALL_TIMEOUT, list).await?;
         let containers = answer.containers.into_iter();
         Ok(containers.map(|container| container.id).collect())
+    }
+
+    /// Ids of containers and sandboxes that CRI takes for running although their process has ended. One that ends just
+    /// now may be among them.
+    ///
+    /// # Errors
+    /// When containerd does not answer.
+    pub async fn unnoticed_ends(&self) -> Result<HashSet<String>> {
+        let stopped = lost::stopped(self.cri.channel()).await?;
+        if stopped.is_empty() {
+            return Ok(stopped);
+        }
+        let containers = self.cri.list_containers().await?;
+        let sandboxes = self.cri.list_sandboxes().await?;
+        Ok(lost::unnoticed(&stopped, &containers, &sandboxes))
     }
 
     /// Lets go of what a containerd kept that ended before that time, for work that it did not end. Answers how many

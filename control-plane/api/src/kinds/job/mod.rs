@@ -70,6 +70,17 @@ pub(super) fn default_template(spec: &mut Value) {
 struct Jobs;
 
 impl Strategy for Jobs {
+    fn orphans_by_default(&self) -> bool {
+        true
+    }
+
+    fn unsaid_propagation_warning(&self) -> Option<&'static str> {
+        Some(
+            "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them \
+             or set propagationPolicy=Orphan to suppress this warning",
+        )
+    }
+
     fn default(&self, object: &mut Value) {
         let Some(spec) = child(object, "spec") else {
             return;

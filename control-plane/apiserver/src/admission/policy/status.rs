@@ -57,7 +57,10 @@ pub(crate) async fn lead(api: &ApiServer, stop: CancellationToken) {
 /// Brings every status up to date; false when a write failed.
 async fn reconcile(api: &ApiServer, term: u64) -> bool {
     // A policy may come right after the definition of what it is for.
-    let mut done = api.core.custom.sync();
+    if !api.core.custom.sync() {
+        return false;
+    }
+    let mut done = true;
     let kinds = api.core.kinds.set();
     let policies: Vec<Arc<Value>> = api.reader().list(GROUP, PLURAL, None);
     for policy in policies {

@@ -4,7 +4,8 @@ use serde_json::json;
 
 use super::*;
 
-struct Graceful;
+/// Whether its objects leave their dependents alone.
+struct Graceful(bool);
 
 impl Strategy for Graceful {
     fn prepare_create(&self, _: &mut Value) {}
@@ -21,6 +22,9 @@ impl Strategy for Graceful {
     }
     fn row(&self, _: &Value, _: Timestamp) -> Vec<Value> {
         Vec::new()
+    }
+    fn orphans_by_default(&self) -> bool {
+        self.0
     }
     fn grace_period_seconds(&self, object: &Value) -> Option<i64> {
         object.pointer("/spec/grace").and_then(Value::as_i64)
@@ -39,7 +43,7 @@ fn kind() -> Kind {
         scope: Scope::Namespaced,
         verbs: ALL_VERBS,
         subresources: Vec::new(),
-        strategy: Box::new(Graceful),
+        strategy: Box::new(Graceful(false)),
     }
 }
 
@@ -151,6 +155,29 @@ fn propagation_policies_become_finalizers() {
     assert_eq!(
         decide(&kind(), &orphaned, &with("Background"), now()),
         Verdict::Remove
+    );
+}
+
+#[test]
+fn a_kind_may_leave_dependents_alone_unless_something_is_said() {
+    let kind = Kind {
+        strategy: Box::new(Graceful(true)),
+        ..kind()
+    };
+    let plain = json!({"metadata": {}});
+    let unsaid = DeleteOptions::default();
+    assert_eq!(
+        begun(decide(&kind, &plain, &unsaid, now()))["finalizers"],
+        json!([ORPHAN])
+    );
+    assert_eq!(
+        decide(&kind, &plain, &with("Background"), now()),
+        Verdict::Remove
+    );
+    let said = json!({"metadata": {"finalizers": [FOREGROUND]}});
+    assert_eq!(
+        begun(decide(&kind, &said, &unsaid, now()))["finalizers"],
+        json!([FOREGROUND])
     );
 }
 

@@ -180,11 +180,10 @@ impl Worker {
         let plan = reduce(&input);
         let before = self.pod.status.replace(plan.status);
         self.report_resized(before.as_ref());
-        if capacity::ended(&self.pod) {
+        // An end that another declared comes before that of the containers.
+        if capacity::ended(&self.pod) && !self.observed.instances.iter().any(Instance::running) {
             self.context.capacity.release(&self.ops.uid);
-            if !self.observed.instances.iter().any(Instance::running) {
-                self.context.devices.release(&self.ops.uid);
-            }
+            self.context.devices.release(&self.ops.uid);
         }
         self.report_back_offs();
         for action in plan.actions {
