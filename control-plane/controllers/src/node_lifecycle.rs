@@ -17,6 +17,7 @@ use kube::api::{Patch, PatchParams};
 use parking_lot::Mutex;
 use serde_json::json;
 
+use self::decide::Silent;
 use self::monitor::{Monitor, Signs};
 use crate::context::Shared;
 use crate::error::{ApiError, Error, Result, unless_gone};
@@ -135,12 +136,13 @@ impl Controller {
             return Ok(Outcome::Done);
         };
         let mut node = (*cached).clone();
-        if self.monitor.lock().is_silent(name) {
+        let silent = self.monitor.lock().silent(name);
+        if silent != Silent::Undecided {
             // Endpoints first, so that traffic leaves the node as soon as possible.
             self.mark_silent(&mut node).await?;
         }
         let now = Timestamp::now();
-        if let Some(taints) = decide::taints(&node, now) {
+        if let Some(taints) = decide::taints(&node, silent, now) {
             let patch = json!({
                 "metadata": {"resourceVersion": node.resource_version()},
                 "spec": {"taints": taints},

@@ -68,8 +68,19 @@ pub(super) fn unknown_conditions(node: &Node, now: Timestamp) -> Option<Vec<Node
     changed.then_some(conditions)
 }
 
+/// What becomes of the pods of a node that is not heard of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Silent {
+    /// They go.
+    Evict,
+    /// It was not judged since this server leads, or since nobody was heard: as it was found.
+    Undecided,
+    /// They stay: no node is heard of at all, so it may well be us (upstream's full disruption).
+    Spare,
+}
+
 /// The node's taints as its conditions demand, or `None` when they are so already. Others' taints stay.
-pub(super) fn taints(node: &Node, now: Timestamp) -> Option<Vec<Taint>> {
+pub(super) fn taints(node: &Node, silent: Silent, now: Timestamp) -> Option<Vec<Taint>> {
     let current = node
         .spec
         .as_ref()
@@ -79,7 +90,15 @@ pub(super) fn taints(node: &Node, now: Timestamp) -> Option<Vec<Taint>> {
     match status(node, "Ready") {
         Some("True") => {}
         Some("False") => wanted.extend([(NOT_READY, "NoSchedule"), (NOT_READY, "NoExecute")]),
-        Some(_) => wanted.extend([(UNREACHABLE, "NoSchedule"), (UNREACHABLE, "NoExecute")]),
+        Some(_) => {
+            wanted.push((UNREACHABLE, "NoSchedule"));
+            let evicts = current
+                .iter()
+                .any(|taint| taint.key == UNREACHABLE && taint.effect == "NoExecute");
+            if silent == Silent::Evict || silent == Silent::Undecided && evicts {
+                wanted.push((UNREACHABLE, "NoExecute"));
+            }
+        }
         // A node that has just registered and said nothing yet keeps what it registered with.
         None => wanted.extend(
             current
@@ -211,6 +230,7 @@ mod tests {
     fn taints_follow_readiness_and_leave_others_alone() {
         let unreachable = taints(
             &node(&[("Ready", "Unknown")], &[("gpu", "NoSchedule")]),
+            Silent::Evict,
             now(),
         )
         .unwrap();
@@ -228,19 +248,46 @@ mod tests {
             &[("gpu", "NoSchedule"), (UNREACHABLE, "NoExecute")],
         );
         assert_eq!(
-            keys(&taints(&back, now()).unwrap()),
+            keys(&taints(&back, Silent::Undecided, now()).unwrap()),
             [("gpu".into(), "NoSchedule".into())]
         );
         assert_eq!(
-            taints(&node(&[("Ready", "True")], &[("gpu", "NoExecute")]), now()),
+            taints(
+                &node(&[("Ready", "True")], &[("gpu", "NoExecute")]),
+                Silent::Undecided,
+                now()
+            ),
             None
         );
     }
 
     #[test]
+    fn only_the_pods_of_nodes_that_were_judged_go() {
+        let old = [(UNREACHABLE, "NoSchedule"), (UNREACHABLE, "NoExecute")];
+        let stay = &old[..1];
+        let node = |taints: &[(&str, &str)]| node(&[("Ready", "Unknown")], taints);
+        let after = |taints_before: &[(&str, &str)], silent| {
+            taints(&node(taints_before), silent, now()).map(|taints| taints.len())
+        };
+        assert_eq!(after(stay, Silent::Evict), Some(2));
+        assert_eq!(after(&old, Silent::Evict), None);
+        assert_eq!(after(stay, Silent::Undecided), None);
+        assert_eq!(
+            after(&old, Silent::Undecided),
+            None,
+            "an earlier leader judged it"
+        );
+        assert_eq!(after(&old, Silent::Spare), Some(1));
+    }
+
+    #[test]
     fn a_new_node_keeps_the_taint_it_registered_with() {
         assert_eq!(
-            taints(&node(&[], &[(NOT_READY, "NoSchedule")]), now()),
+            taints(
+                &node(&[], &[(NOT_READY, "NoSchedule")]),
+                Silent::Undecided,
+                now()
+            ),
             None
         );
     }
@@ -249,7 +296,7 @@ mod tests {
     fn pressure_and_cordon_keep_new_pods_away() {
         let mut node = node(&[("Ready", "True"), ("DiskPressure", "True")], &[]);
         node.spec.as_mut().unwrap().unschedulable = Some(true);
-        let keys = keys(&taints(&node, now()).unwrap());
+        let keys = keys(&taints(&node, Silent::Undecided, now()).unwrap());
         assert_eq!(keys[0].0, "node.kubernetes.io/disk-pressure");
         assert_eq!(keys[1].0, UNSCHEDULABLE);
     }

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use super::decide::Silent;
+
 /// Signs of life of one node, as far as this leader has seen them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Signs {
@@ -31,6 +33,8 @@ pub(super) struct Monitor {
     nodes: HashMap<String, Record>,
     /// Since when most nodes have been silent.
     mostly_silent_since: Option<Instant>,
+    /// All nodes have been judged silent.
+    all_silent: bool,
 }
 
 /// More silent nodes than this share of all (in percent) is suspicious.
@@ -42,6 +46,7 @@ impl Monitor {
             grace,
             nodes: HashMap::new(),
             mostly_silent_since: None,
+            all_silent: false,
         }
     }
 
@@ -50,7 +55,17 @@ impl Monitor {
         self.nodes.get(node).is_some_and(|record| record.silent)
     }
 
-    /// Takes in what is known of all nodes now; returns those whose verdict changed.
+    /// What that means for the pods of a node that is said not to be heard of.
+    pub(super) fn silent(&self, node: &str) -> Silent {
+        match (self.is_silent(node), self.all_silent) {
+            (true, true) => Silent::Spare,
+            (true, false) => Silent::Evict,
+            (false, _) => Silent::Undecided,
+        }
+    }
+
+    /// Takes in what is known of all nodes now; returns those whose verdict changed, and all if now no node is heard
+    /// of, or one again.
     pub(super) fn observe(&mut self, signs: HashMap<String, Signs>, now: Instant) -> Vec<String> {
         self.nodes.retain(|name, _| signs.contains_key(name));
         for (name, signs) in signs {
@@ -69,6 +84,12 @@ impl Monitor {
         }
         self.mostly_silent_since = since;
         let hold = since.is_some_and(|since| now.duration_since(since) <= self.grace);
+        if self.all_silent && count < self.nodes.len() {
+            // What kept all from being heard may keep some a moment longer: each has its grace period again.
+            for record in self.nodes.values_mut().filter(|record| record.silent) {
+                record.heard = now;
+            }
+        }
         let grace = self.grace;
         let mut changed = Vec::new();
         for (name, record) in &mut self.nodes {
@@ -78,7 +99,14 @@ impl Monitor {
                 changed.push(name.clone());
             }
         }
-        changed
+        let all = !self.nodes.is_empty() && self.nodes.values().all(|record| record.silent);
+        if std::mem::replace(&mut self.all_silent, all) == all {
+            return changed;
+        }
+        if all {
+            tracing::warn!("no node is heard of: their pods are left alone until one is");
+        }
+        self.nodes.keys().cloned().collect()
     }
 
     fn hear(&mut self, name: String, signs: Signs, now: Instant) {
@@ -102,6 +130,30 @@ impl Monitor {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn pods_are_left_alone_while_no_node_is_heard_of() {
+        let (mut monitor, start) = (Monitor::new(GRACE), Instant::now());
+        let all = ["a", "b", "c"];
+        at(&mut monitor, start, 0, &all, &all);
+        assert_eq!(at(&mut monitor, start, 4, &all, &["b", "c"]), ["a"]);
+        assert_eq!(monitor.silent("a"), Silent::Evict);
+        at(&mut monitor, start, 9, &all, &[]);
+        // The node that was silent before is spared too.
+        assert_eq!(at(&mut monitor, start, 13, &all, &[]), all);
+        assert!(all.iter().all(|node| monitor.silent(node) == Silent::Spare));
+        // One is back: the others have a grace period.
+        assert_eq!(at(&mut monitor, start, 14, &all, &["c"]), all);
+        assert!(
+            all.iter()
+                .all(|node| monitor.silent(node) == Silent::Undecided)
+        );
+        assert!(at(&mut monitor, start, 17, &all, &["c"]).is_empty());
+        // Two of three are most, so there is another.
+        assert!(at(&mut monitor, start, 18, &all, &["c"]).is_empty());
+        assert_eq!(at(&mut monitor, start, 22, &all, &["c"]), ["a", "b"]);
+        assert_eq!(monitor.silent("b"), Silent::Evict);
+    }
 
     const GRACE: Duration = Duration::from_secs(3);
 
@@ -178,7 +230,7 @@ mod tests {
         assert_eq!(at(&mut monitor, start, 5, &all, &["b", "c"]), ["a"]);
         // All silent: judged only after the second grace period.
         assert!(at(&mut monitor, start, 9, &all, &[]).is_empty());
-        assert_eq!(at(&mut monitor, start, 13, &all, &[]), ["b", "c"]);
+        assert_eq!(at(&mut monitor, start, 13, &all, &[]), all);
     }
 
     #[test]
