@@ -137,6 +137,7 @@ impl Members {
                 self.drop_member(id).await?;
             }
             if hello.cluster.is_none() || hello.blank {
+                self.drop_predecessors(id, &address).await?;
                 self.admit(id, &address, cluster).await?;
             }
         }
@@ -158,6 +159,23 @@ impl Members {
         self.catch_up(id).await?;
         self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id])), true)
             .await
+    }
+
+    /// Removes members that a new one was put in the place of: it answers at their address, so they are gone for good,
+    /// and as voters they would only make majorities larger.
+    async fn drop_predecessors(&self, id: MemberId, address: &str) -> Result<(), Error> {
+        for gone in at_address(&self.now(), address) {
+            if gone != id && gone != self.peers.me() {
+                tracing::warn!(
+                    gone,
+                    id,
+                    address,
+                    "a new member is in the place of another: removing that"
+                );
+                self.drop_member(gone).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes a member, on the leader.
@@ -346,6 +364,15 @@ fn check_hello(hello: &Hello, cluster: &str) -> Result<(), String> {
         )),
         _ => Ok(()),
     }
+}
+
+/// The members that are said to be at an address.
+fn at_address(membership: &Membership, address: &str) -> Vec<MemberId> {
+    let nodes = membership.nodes();
+    nodes
+        .filter(|(_, node)| node.addr == address)
+        .map(|(id, _)| *id)
+        .collect()
 }
 
 fn list(membership: &Membership) -> Vec<Member> {

@@ -66,10 +66,16 @@ pub struct Founder {
     pub advertise: String,
 }
 
+/// More revisions than lost members can have been ahead: writes of minutes.
+const AHEAD: Revision = 1_000_000;
+
 /// Makes the data of one member, which is not running, a cluster of its own: for when a majority of the old
 /// one is gone for good. Everything in this member's log is kept, also what no majority is known to have:
 /// so nothing is lost that was acknowledged and reached this member. Start the member, then add others with
 /// empty folders. Harmless to repeat; each time makes another cluster.
+///
+/// Revisions go on later than any that the lost members can have told, and history before is given up: clients that
+/// were ahead of this member begin anew, rather than miss changes.
 ///
 /// # Errors
 /// [`OfflineError`].
@@ -79,7 +85,7 @@ pub fn recover(founder: &Founder) -> Result<Reborn, OfflineError> {
         return Err(OfflineError::Blank(founder.dir.clone()));
     }
     opened.apply_all()?;
-    opened.rebear(founder, 0)
+    opened.rebear(founder, AHEAD)
 }
 
 /// Makes a new cluster of one member from a snapshot's file, in an empty folder. Revisions go on `bump` after

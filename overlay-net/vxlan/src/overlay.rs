@@ -27,13 +27,15 @@ pub struct Overlay;
 /// Tells a running overlay about peers. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Handle {
-    peers: Arc<watch::Sender<Vec<Peer>>>,
+    peers: Arc<watch::Sender<Option<Vec<Peer>>>>,
     mtu: watch::Receiver<Option<u32>>,
 }
 
 impl Handle {
-    /// Replaces the other nodes. This node itself may be among them.
+    /// Replaces the other nodes. This node itself may be among them. Until the first call the ways to others that are
+    /// there stay: they are those of before a restart.
     pub fn set_peers(&self, peers: Vec<Peer>) {
+        let peers = Some(peers);
         self.peers.send_if_modified(|current| {
             let changed = *current != peers;
             *current = peers;
@@ -52,7 +54,7 @@ impl Overlay {
     /// Starts the overlay in the calling thread's network namespace. Failures are logged and tried again; it
     /// leaves everything standing when it stops, because pods outlive the agent.
     pub fn start(config: Config, links: Arc<dyn Links>, stop: CancellationToken) -> Handle {
-        let (peers, inbox) = watch::channel(Vec::new());
+        let (peers, inbox) = watch::channel(None);
         let (standing, mtu) = watch::channel(None);
         let monitor = Monitor::open()
             .inspect_err(
@@ -77,7 +79,7 @@ impl Overlay {
 struct Keeper {
     config: Arc<Config>,
     links: Arc<dyn Links>,
-    inbox: watch::Receiver<Vec<Peer>>,
+    inbox: watch::Receiver<Option<Vec<Peer>>>,
     monitor: Option<Monitor>,
     standing: watch::Sender<Option<u32>>,
 }
@@ -91,7 +93,7 @@ impl Keeper {
             let (config, links) = (self.config.clone(), self.links.clone());
             let outcome = tokio::task::spawn_blocking(move || {
                 prepare_host(&config)?;
-                reconcile(&config, &peers, links.as_ref())
+                reconcile(&config, peers.as_deref(), links.as_ref())
             });
             let failed = match outcome.await {
                 Ok(Ok(mtu)) => {
@@ -145,11 +147,18 @@ fn prepare_host(config: &Config) -> balsa_netlink::Result<()> {
     sysctl::set("ipv6/conf/all/forwarding", "1")
 }
 
-/// Makes the kernel's tables what they should be; gives the pods' MTU.
-pub(crate) fn reconcile(config: &Config, peers: &[Peer], links: &dyn Links) -> Result<u32, Error> {
+/// Makes the kernel's tables what they should be; gives the pods' MTU. While the peers are not known, ways to them stay.
+pub(crate) fn reconcile(
+    config: &Config,
+    peers: Option<&[Peer]>,
+    links: &dyn Links,
+) -> Result<u32, Error> {
     for _ in 0..ROUNDS {
         let observed = observe(links)?;
-        let steps = plan(config, peers, &observed)?;
+        let mut steps = plan(config, peers.unwrap_or_default(), &observed)?;
+        if peers.is_none() {
+            steps.retain(|step| !is_end_of_a_way(step));
+        }
         if steps.is_empty() {
             return mtu(config, &observed);
         }
@@ -182,6 +191,14 @@ fn unicast_neighbours(links: &dyn Links, device: u32) -> balsa_netlink::Result<V
     let mut all = links.neighbours(device)?;
     all.retain(|neighbour| !neighbour.ip.is_multicast());
     Ok(all)
+}
+
+/// Takes away how a peer is reached.
+fn is_end_of_a_way(step: &Step) -> bool {
+    matches!(
+        step,
+        Step::DeleteNeighbour(_) | Step::DeleteFdb(_) | Step::DeleteRoute(_)
+    )
 }
 
 fn is_removal(step: &Step) -> bool {

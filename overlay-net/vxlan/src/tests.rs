@@ -59,7 +59,7 @@ fn routes(links: &FakeLinks) -> Vec<String> {
 fn a_node_gets_its_device_and_a_way_to_each_peer() {
     let links = host();
     assert_eq!(
-        reconcile(&config(1), &[peer(1), peer(2)], &links).unwrap(),
+        reconcile(&config(1), Some(&[peer(1), peer(2)]), &links).unwrap(),
         1450
     );
     let tables = links.tables();
@@ -95,12 +95,12 @@ fn a_node_gets_its_device_and_a_way_to_each_peer() {
 #[test]
 fn a_settled_node_needs_no_steps_and_both_ends_agree_on_addresses() {
     let links = host();
-    reconcile(&config(1), &[peer(2)], &links).unwrap();
+    reconcile(&config(1), Some(&[peer(2)]), &links).unwrap();
     let before = links.tables();
-    reconcile(&config(1), &[peer(2)], &links).unwrap();
+    reconcile(&config(1), Some(&[peer(2)]), &links).unwrap();
     assert_eq!(links.tables(), before);
     let other = FakeLinks::with_underlay("192.168.0.2/24".parse().unwrap());
-    reconcile(&config(2), &[peer(1)], &other).unwrap();
+    reconcile(&config(2), Some(&[peer(1)]), &other).unwrap();
     let device = other
         .tables()
         .links
@@ -113,12 +113,12 @@ fn a_settled_node_needs_no_steps_and_both_ends_agree_on_addresses() {
 #[test]
 fn a_peer_that_leaves_or_moves_leaves_nothing_behind() {
     let links = host();
-    reconcile(&config(1), &[peer(2), peer(3)], &links).unwrap();
+    reconcile(&config(1), Some(&[peer(2), peer(3)]), &links).unwrap();
     let moved = Peer {
         node_ip: "192.168.0.33".parse().unwrap(),
         ..peer(3)
     };
-    reconcile(&config(1), std::slice::from_ref(&moved), &links).unwrap();
+    reconcile(&config(1), Some(std::slice::from_ref(&moved)), &links).unwrap();
     let tables = links.tables();
     assert_eq!(
         tables.fdb.iter().map(|e| e.destination).collect::<Vec<_>>(),
@@ -149,16 +149,27 @@ fn others_routes_and_the_pods_routes_stay() {
     let pods = Route::on_link("10.244.1.5/32".parse().unwrap(), 2);
     links.put_route(&mine).unwrap();
     links.put_route(&pods).unwrap();
-    reconcile(&config(1), &[peer(2)], &links).unwrap();
-    reconcile(&config(1), &[], &links).unwrap();
+    reconcile(&config(1), Some(&[peer(2)]), &links).unwrap();
+    reconcile(&config(1), Some(&[]), &links).unwrap();
     let left = links.tables().routes;
     assert!(left.contains(&mine) && left.contains(&pods), "{left:?}");
 }
 
 #[test]
+fn ways_from_before_a_restart_stay_until_the_peers_are_known() {
+    let links = host();
+    reconcile(&config(1), Some(&[peer(2)]), &links).unwrap();
+    let before = links.tables();
+    reconcile(&config(1), None, &links).unwrap();
+    assert_eq!(links.tables(), before);
+    reconcile(&config(1), Some(&[]), &links).unwrap();
+    assert_ne!(links.tables(), before);
+}
+
+#[test]
 fn a_device_of_other_parameters_is_made_anew() {
     let links = host();
-    reconcile(&config(1), &[peer(2)], &links).unwrap();
+    reconcile(&config(1), Some(&[peer(2)]), &links).unwrap();
     let device = links.link(DEVICE).unwrap().unwrap();
     let renumbered = Config {
         local: Peer {
@@ -174,7 +185,7 @@ fn a_device_of_other_parameters_is_made_anew() {
             scope: Scope::Global,
         })
         .unwrap();
-    reconcile(&renumbered, &[peer(2)], &links).unwrap();
+    reconcile(&renumbered, Some(&[peer(2)]), &links).unwrap();
     let anew = links.link(DEVICE).unwrap().unwrap();
     assert_ne!((device.index, device.mac), (anew.index, anew.mac));
 }
@@ -190,7 +201,7 @@ fn on_one_link_no_encapsulation_is_needed() {
         node_ip: "172.16.0.9".parse().unwrap(),
         ..peer(9)
     };
-    reconcile(&auto, &[peer(2), far], &links).unwrap();
+    reconcile(&auto, Some(&[peer(2), far]), &links).unwrap();
     assert_eq!(
         routes(&links),
         [
@@ -201,13 +212,15 @@ fn on_one_link_no_encapsulation_is_needed() {
         ]
     );
     // Back to VXLAN: the direct route is replaced, not doubled.
-    reconcile(&config(1), &[peer(2)], &links).unwrap();
+    reconcile(&config(1), Some(&[peer(2)]), &links).unwrap();
     assert_eq!(routes(&links)[1], "10.244.2.0/24 10.244.2.0 Unicast");
 }
 
 #[test]
 fn a_wrong_node_address_is_explained() {
-    let error = reconcile(&config(7), &[], &host()).unwrap_err().to_string();
+    let error = reconcile(&config(7), Some(&[]), &host())
+        .unwrap_err()
+        .to_string();
     assert!(
         error.contains("192.168.0.7") && error.contains("--node-ip"),
         "{error}"
@@ -302,9 +315,9 @@ fn packets_travel_between_nodes_in_the_kernel() {
     serve(&pair.nodes[1]);
     let both = |configs: [Config; 2]| {
         for ((config, links), other) in configs.into_iter().zip(&links).zip([2, 1]) {
-            assert!(reconcile(&config, &[peer(other)], links).unwrap() > 1400);
+            assert!(reconcile(&config, Some(&[peer(other)]), links).unwrap() > 1400);
             // Settled: what the kernel shows is what was asked for.
-            reconcile(&config, &[peer(other)], links).unwrap();
+            reconcile(&config, Some(&[peer(other)]), links).unwrap();
         }
     };
     both([config(1), config(2)]);

@@ -384,6 +384,27 @@ async fn a_watch_on_any_member_is_gapless_across_a_change_of_leader() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_member_in_the_place_of_another_takes_its_vote() {
+    let mut cluster = Cluster::of(3).await;
+    // The same machine is wiped twice, and draws another id each time.
+    for (gone, new) in [(3, 4), (4, 5)] {
+        cluster.crash(gone).await;
+        let (_, address) = cluster.folders.remove(&gone).unwrap();
+        let folder = (tempfile::tempdir().unwrap(), address);
+        cluster.folders.insert(new, folder);
+        cluster.start(new).await;
+        cluster.add(new).await;
+        let members = cluster.stores[&1].members();
+        let ids: Vec<_> = members.iter().map(|m| (m.id, m.voter)).collect();
+        assert_eq!(ids, [(1, true), (2, true), (new, true)]);
+    }
+    // So one may still be missing.
+    cluster.crash(2).await;
+    committed(cluster.any().txn(put("a", "1")).await);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_lost_its_data_is_added_again_by_snapshot() {
     // The log is cut at once, so that only a snapshot can bring the member up to date.
     let tuning = Tuning {

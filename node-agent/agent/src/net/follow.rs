@@ -49,17 +49,25 @@ pub(super) fn peers(
     let changed = Arc::new(Notify::new());
     // Heartbeats change nothing here.
     wake(nodes, &changed, |delta| differs(delta, peer));
-    let nodes = nodes.clone();
-    on_each_change("peers", changed, stop, move || {
-        overlay.set_peers(
-            nodes
-                .list()
-                .iter()
-                .filter_map(|node| peer(node))
-                .filter(|p| p.name != me)
-                .collect(),
-        );
-    });
+    let (nodes, stop) = (nodes.clone(), stop.clone());
+    let task = async move {
+        // As in `services`.
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = nodes.synced() => {}
+        }
+        on_each_change("peers", changed, &stop, move || {
+            overlay.set_peers(
+                nodes
+                    .list()
+                    .iter()
+                    .filter_map(|node| peer(node))
+                    .filter(|p| p.name != me)
+                    .collect(),
+            );
+        });
+    };
+    tokio::spawn(task.instrument(info_span!("network", part = "peers")));
 }
 
 /// A node that pods can be reached on.
@@ -179,6 +187,7 @@ pub(super) fn names(
     wake(services, &changed, |_| true);
     wake(slices, &changed, |_| true);
     let (services, slices) = (services.clone(), slices.clone());
+    let known = (services.clone(), slices.clone());
     let build = move |serial| {
         Zone::build(
             zone_config.clone(),
@@ -187,13 +196,6 @@ pub(super) fn names(
             &slices.list(),
         )
     };
-    let zone = Arc::new(ArcSwap::from_pointee(build(0)));
-    let shared = Arc::clone(&zone);
-    let mut serial = 0u32;
-    on_each_change("names", changed, stop, move || {
-        serial = serial.wrapping_add(1);
-        shared.store(Arc::new(build(serial)));
-    });
     let upstreams: Vec<SocketAddr> = config
         .upstream_dns
         .iter()
@@ -201,6 +203,21 @@ pub(super) fn names(
         .collect();
     let stop = stop.clone();
     let task = async move {
+        // An incomplete picture would deny names that there are, which programs remember.
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = async {
+                known.0.synced().await;
+                known.1.synced().await;
+            } => {}
+        }
+        let zone = Arc::new(ArcSwap::from_pointee(build(0)));
+        let shared = Arc::clone(&zone);
+        let mut serial = 0u32;
+        on_each_change("names", changed, &stop, move || {
+            serial = serial.wrapping_add(1);
+            shared.store(Arc::new(build(serial)));
+        });
         loop {
             let mut settings = balsa_dns::Config::new(vec![SocketAddr::new(address, 53)]);
             settings.upstreams.clone_from(&upstreams);

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use balsa_client::Informer;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease as LeaseObject, LeaseSpec};
+use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
@@ -18,7 +20,9 @@ const NAMESPACE: &str = "kube-node-lease";
 pub(super) struct Lease {
     pub(super) client: kube::Client,
     pub(super) node: String,
+    /// The Node's as it was registered.
     pub(super) uid: String,
+    pub(super) nodes: Informer<Node>,
     pub(super) seconds: i32,
     pub(super) period: Duration,
 }
@@ -68,6 +72,9 @@ impl Lease {
     }
 
     fn object(&self, now: MicroTime) -> LeaseObject {
+        // One that was deleted is made again, and is another then.
+        let known = self.nodes.get("", &self.node);
+        let uid = known.and_then(|node| node.metadata.uid.clone());
         LeaseObject {
             metadata: ObjectMeta {
                 name: Some(self.node.clone()),
@@ -76,7 +83,7 @@ impl Lease {
                     api_version: "v1".to_owned(),
                     kind: "Node".to_owned(),
                     name: self.node.clone(),
-                    uid: self.uid.clone(),
+                    uid: uid.unwrap_or_else(|| self.uid.clone()),
                     ..OwnerReference::default()
                 }]),
                 ..ObjectMeta::default()

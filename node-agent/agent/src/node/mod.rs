@@ -113,6 +113,7 @@ impl Keeper {
             client: self.client.clone(),
             node: self.config.node_name.clone(),
             uid: node.metadata.uid.clone().unwrap_or_default(),
+            nodes: self.nodes.clone(),
             seconds: self.config.lease_seconds(),
             period: self.config.lease_period(),
         };
@@ -134,7 +135,7 @@ impl Keeper {
         let changed = self.node_changes();
         let (mut listening, mut pressed) = (true, true);
         let mut was_ready = None;
-        let mut pause = LOOK;
+        let mut failing: Option<Failing> = None;
         let mut images = Vec::new();
         loop {
             let status = self.status(&mut images).await;
@@ -151,18 +152,24 @@ impl Keeper {
                 match self.write(&mut wanted, gone).await {
                     Ok(()) => {
                         written = Some((object::without_times(&wanted), Instant::now()));
-                        pause = LOOK;
+                        failing = None;
                         if was_ready != Some(ready) {
                             was_ready = Some(ready);
                             self.tell_readiness(ready);
                         }
                     }
                     Err(error) => {
-                        warn!(error, "could not write the node's status");
-                        pause = (pause / 10).max(RETRY);
+                        if failing.as_ref().is_none_or(|last| last.error != error) {
+                            warn!(error, "could not write the node's status");
+                        }
+                        // Whatever the API has now.
+                        written = None;
+                        let pause = next_pause(failing.map(|last| last.pause));
+                        failing = Some(Failing { error, pause });
                     }
                 }
             }
+            let pause = failing.as_ref().map_or(LOOK, |last| last.pause);
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
@@ -180,19 +187,18 @@ impl Keeper {
         let bell = Arc::new(Notify::new());
         let (ring, name) = (Arc::clone(&bell), self.config.node_name.clone());
         self.nodes.on_change(move |delta| {
-            if let balsa_client::Delta::Updated { new, .. } = delta
-                && new.metadata.name.as_ref() == Some(&name)
-            {
+            let is_new = matches!(delta, balsa_client::Delta::Added(_));
+            if !is_new && delta.object().metadata.name.as_ref() == Some(&name) {
                 ring.notify_one();
             }
         });
         bell
     }
 
-    /// Does the API say otherwise than we do about being ready?
+    /// Does the API say otherwise than we do about being ready, or has somebody deleted the Node?
     fn overruled(&self, ready: bool) -> bool {
         let Some(node) = self.nodes.get("", &self.config.node_name) else {
-            return false;
+            return self.nodes.is_synced();
         };
         node.status
             .as_ref()
@@ -308,5 +314,31 @@ impl Keeper {
             reason,
             format!("Node {name} status is now: {words}"),
         );
+    }
+}
+
+/// How the last writing of the status failed.
+struct Failing {
+    error: String,
+    pause: Duration,
+}
+
+/// The pause after a failure, when the one before it was followed by `last`.
+fn next_pause(last: Option<Duration>) -> Duration {
+    last.map_or(RETRY, |last| (last * 2).min(LOOK))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_that_are_away_are_asked_less_and_less_often() {
+        let mut last = None;
+        for _ in 0..4 {
+            last = Some(next_pause(last));
+        }
+        assert_eq!(last, Some(RETRY * 8));
+        assert_eq!(next_pause(Some(LOOK)), LOOK);
     }
 }
