@@ -20,6 +20,7 @@ mod error;
 mod failover;
 mod fault;
 mod folder;
+mod give_way;
 mod log;
 mod members;
 mod metrics;

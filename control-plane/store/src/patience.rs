@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::db::Disk;
 use crate::failover::Heard;
 use crate::folder::Folder;
 use crate::log::Log;
@@ -39,12 +40,13 @@ const SILENCE: Duration = Duration::from_secs(4);
 pub(crate) struct Standing {
     pub folder: Arc<Folder>,
     pub log: Log,
+    pub disk: Arc<Disk>,
 }
 
 impl Standing {
-    /// Its log has come to where it was admitted.
+    /// Its log has come to where it was admitted, and its disk takes writes.
     pub fn allowed(&self) -> bool {
-        self.log.last_index() >= self.folder.stands_from()
+        self.log.last_index() >= self.folder.stands_from() && self.disk.problem().is_none()
     }
 }
 
@@ -107,10 +109,12 @@ mod tests {
         let folder = Arc::new(Folder::open(&config).unwrap());
         let standing = || {
             let cache = Cache::new_lru_cache(1 << 20);
-            let (disk, metrics) = (Arc::default(), Arc::default());
+            let (disk, metrics) = (Arc::<Disk>::default(), Arc::default());
             Standing {
                 folder: folder.clone(),
-                log: Log::open(&folder.log(), &config.tuning, &cache, disk, metrics).unwrap(),
+                log: Log::open(&folder.log(), &config.tuning, &cache, disk.clone(), metrics)
+                    .unwrap(),
+                disk,
             }
         };
         let new = standing();

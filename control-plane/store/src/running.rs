@@ -24,6 +24,7 @@ use crate::duties::{self, LeaderDuties, Leaders, LogCutter};
 use crate::error::{Error, OpenError};
 use crate::failover::{Failover, Heard};
 use crate::folder::Folder;
+use crate::give_way::GiveWay;
 use crate::log::Log;
 use crate::members::Members;
 use crate::metrics::Metrics;
@@ -191,6 +192,7 @@ impl Running {
         let standing = Standing {
             folder: folder.clone(),
             log: log.clone(),
+            disk: disk.clone(),
         };
         let patience = Patience {
             raft: raft.clone(),
@@ -200,6 +202,14 @@ impl Running {
             stop: stop.clone(),
         };
         spawn("patience", Box::pin(patience.run()));
+        let give_way = GiveWay {
+            me: me.member,
+            disk: disk.clone(),
+            members: members.clone(),
+            leadership: leadership.clone(),
+            stop: stop.clone(),
+        };
+        spawn("give-way", Box::pin(give_way.run()));
         let failover = Failover {
             heard,
             raft: raft.clone(),

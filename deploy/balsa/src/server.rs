@@ -190,8 +190,11 @@ async fn keep_agent(
     let mut pause = Duration::ZERO;
     loop {
         let began = Instant::now();
-        let run = Box::pin(own_agent(&config, node.clone(), stop.clone()));
-        let why = match run.await {
+        let attempt = stop.child_token();
+        let outcome = Box::pin(own_agent(&config, node.clone(), attempt.clone())).await;
+        // What it had begun ends with it.
+        attempt.cancel();
+        let why = match outcome {
             outcome if stop.is_cancelled() => return outcome,
             Ok(()) => anyhow!("it ended by itself"),
             Err(error) if needs_other_settings(&error) => return Err(error),

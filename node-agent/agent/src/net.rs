@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span};
 
 use crate::config::AgentConfig;
+use crate::durable;
 use crate::error::Error;
 use addresses::Addresses;
 pub(crate) use plugin::{install_plugin, serve_plugin};
@@ -125,6 +126,9 @@ fn write_conflist(config: &AgentConfig, own_cidr: IpNet, mtu: u32) -> Result<(),
         data_dir: paths.cni_data(),
     });
     let file = paths.cni_conf().join(CONFLIST_NAME);
+    if durable::has(&file, text.as_bytes()) {
+        return Ok(());
+    }
     // The runtime reads every file of the folder with a known ending.
     let new = paths.cni_conf().join(".conflist.new");
     std::fs::write(&new, text).map_err(Error::file("write", &new))?;

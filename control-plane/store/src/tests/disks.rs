@@ -96,6 +96,33 @@ async fn a_full_disk_at_a_flush_is_told_and_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_disk_stays_full_gives_way() {
+    let cluster = Cluster::of(3).await;
+    let full = cluster.leader().await;
+    let store = cluster.stores[&full].clone();
+    let plan = &store.disk().plan;
+    plan.set(Site::Log, Mishap::Fail(FULL.to_owned()), u32::MAX);
+    let other = &cluster.stores[&(full % 3 + 1)];
+    let third = &cluster.stores[&((full + 1) % 3 + 1)];
+    // The disk is found to be full when something is written.
+    let began = std::time::Instant::now();
+    while other.leadership().borrow().leader == Some(full) {
+        assert!(began.elapsed() < PATIENCE * 2, "it still leads");
+        let _ = other.txn(put("a", "1")).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    for store in [other, third] {
+        eventually(|| store.txn(put("b", "2"))).await;
+    }
+    plan.set(Site::Log, Mishap::Fail(FULL.to_owned()), 0);
+    healthy(&store).await;
+    store.read_barrier().await.unwrap();
+    assert_eq!(value(&store, "b").unwrap(), "2");
+    drop(store);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broken_disk_under_the_log_is_opened_again() {
     goes_on(Site::Log, BROKEN).await;
 }

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::config::Paths;
+use crate::durable;
 
 /// Plugins that cost start time and memory and are never used.
 const DISABLED: [&str; 7] = [
@@ -42,7 +43,9 @@ pub(crate) fn write(paths: &Paths) -> io::Result<PathBuf> {
         super::process::find(Path::new(name))
     }))
     .map_err(io::Error::other)?;
-    std::fs::write(&path, text)?;
+    if !durable::has(&path, text.as_bytes()) {
+        std::fs::write(&path, text)?;
+    }
     Ok(path)
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs::File;
+use std::io::Write;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -204,8 +205,10 @@ impl Supervisor {
         }
         let mut child = command.spawn().map_err(Error::file("run", &self.program))?;
         let pid = child.id();
-        std::fs::write(self.pid_file(), pid.to_string())
-            .map_err(Error::file("write", self.pid_file()))?;
+        if let Err(error) = note(&self.pid_file(), pid) {
+            // It runs, and is looked after all the same.
+            warn!(%error, pid, "the next agent will not find this containerd");
+        }
         info!(pid, "containerd started");
         let process = pidfd(pid as i32).ok_or_else(|| self.died_at_once());
         // Reaps it, whenever that is; a thread costs less than a signal handler shared with others.
@@ -235,6 +238,19 @@ impl Supervisor {
             tokio::time::sleep(POLL).await;
         }
     }
+}
+
+/// Writes a process's number down, over the one before: a full disk has room for that.
+fn note(path: &Path, pid: u32) -> std::io::Result<()> {
+    let text = pid.to_string();
+    let mut options = File::options();
+    let mut file = options
+        .create(true)
+        .write(true)
+        .truncate(false)
+        .open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.set_len(text.len() as u64)
 }
 
 /// The program by its path, or looked up in `PATH`.
@@ -304,6 +320,15 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::config::AgentConfig;
+
+    #[test]
+    fn a_shorter_number_replaces_a_longer_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pid");
+        note(&path, 123_456).unwrap();
+        note(&path, 7).unwrap();
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "7");
+    }
 
     #[tokio::test]
     async fn a_containerd_that_dies_while_it_starts_is_not_waited_for() {

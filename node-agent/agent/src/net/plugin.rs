@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info_span, warn};
 
 use crate::config::AgentConfig;
+use crate::durable;
 use crate::error::Error;
 
 /// Most requests at a time; further ones wait.
@@ -51,6 +52,9 @@ pub(crate) fn install_plugin(config: &AgentConfig) -> Result<(), Error> {
 
 /// Writes the relay, whole or not at all: it may be running.
 fn write_program(path: &Path) -> io::Result<()> {
+    if durable::has(path, RELAY) {
+        return Ok(());
+    }
     let new = path.with_extension("new");
     std::fs::write(&new, RELAY)?;
     std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o755))?;
