@@ -21,6 +21,7 @@ use crate::extensions::crd::{self, ConversionCaller, CustomResources};
 use crate::flow::Flow;
 use crate::http::discovery::Documents;
 use crate::http::metrics::Metrics;
+use crate::http::slis::Slis;
 use crate::keeper;
 use crate::kinds::Kinds;
 use crate::metrics_api::MetricsApi;
@@ -126,6 +127,7 @@ pub(crate) struct Core {
     pub flow: Flow,
     pub audit: Option<Arc<Audit>>,
     pub metrics: Arc<Metrics>,
+    pub slis: Slis,
 }
 
 /// The API server. A cheap handle.
@@ -432,6 +434,7 @@ impl ApiServerBuilder {
             connect: self.connect,
             extensions: self.extensions,
             metrics: self.metrics,
+            slis: Slis::default(),
         };
         Ok(ApiServer {
             core: Arc::new(core),

@@ -150,7 +150,7 @@ impl<T: Transport> Failover<T> {
                 return Attempt::Answered(self.guard(authority, response));
             }
             Ok(Ok(response)) => {
-                self.servers.worked(authority);
+                self.judge(authority, response.status());
                 return Attempt::Answered(self.guard(authority, response));
             }
             Ok(Err(error)) => error,
@@ -162,6 +162,21 @@ impl<T: Transport> Failover<T> {
             SendError::Connect(_) => Attempt::TryNext(error.to_string()),
             SendError::Broken(_) if read => Attempt::TryNext(error.to_string()),
             SendError::Broken(error) => Attempt::GiveUp(error),
+        }
+    }
+
+    /// Notes what an answer says of its server. One that refuses a write for want of a quorum may be cut off
+    /// from the others, and would be asked for ever if that counted as working; the last one is kept, as
+    /// nobody is better off then.
+    fn judge(&self, authority: &Authority, status: StatusCode) {
+        let refused = matches!(
+            status,
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
+        );
+        if !refused {
+            self.servers.worked(authority);
+        } else if self.servers.order(Instant::now()).last() != Some(authority) {
+            self.servers.failed(authority, Instant::now());
         }
     }
 

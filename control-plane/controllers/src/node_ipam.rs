@@ -19,6 +19,9 @@ struct Controller {
     recorder: EventRecorder,
     /// Given out but perhaps not yet in the cache: node names by CIDR. One allocation at a time.
     reserved: Mutex<HashMap<IpNet, String>>,
+    /// What nodes had that were deleted, by name: an agent whose Node is deleted makes it again at once, and its pods
+    /// have addresses of that range.
+    last: Mutex<HashMap<String, IpNet>>,
 }
 
 pub(crate) async fn run(context: Shared) {
@@ -26,6 +29,7 @@ pub(crate) async fn run(context: Shared) {
     let controller = Arc::new(Controller {
         recorder: context.recorder("cidrAllocator"),
         reserved: Mutex::default(),
+        last: Mutex::default(),
         context: Arc::clone(&context),
     });
     // All existing CIDRs must be known before the first new one is given out.
@@ -37,6 +41,12 @@ pub(crate) async fn run(context: Shared) {
             this.reserved
                 .lock()
                 .retain(|_, name| *name != node.name_any());
+            if let Some(cidr) = pod_cidr(node).and_then(|cidr| cidr.parse().ok()) {
+                let mut last = this.last.lock();
+                // The last one that had it is the only one that may still use it.
+                last.retain(|_, other| *other != cidr);
+                last.insert(node.name_any(), cidr);
+            }
             // Its range is free now: somebody may be waiting for it.
             let waiting = this
                 .context
@@ -116,23 +126,43 @@ impl Controller {
             .filter_map(|cidr| cidr.parse().ok())
             .collect();
         used.extend(reserved.keys());
-        let cidr = first_free(
-            self.context.config.pod_cidr,
-            self.context.config.node_mask,
-            &used,
-        )?;
+        let config = &self.context.config;
+        let last = self.last.lock();
+        let cidr = choose(config.pod_cidr, config.node_mask, &used, &last, name)?;
         reserved.insert(cidr, name.to_owned());
         Some(cidr)
     }
 }
 
+/// A subnet for a node: the one that it had when it was deleted, if that is free; else one that no deleted node had,
+/// as long as there is one.
+fn choose(
+    range: IpNet,
+    mask: u8,
+    used: &[IpNet],
+    last: &HashMap<String, IpNet>,
+    name: &str,
+) -> Option<IpNet> {
+    let own = last.get(name).filter(|own| {
+        range.contains(*own) && own.prefix_len() == mask && !used.iter().any(|a| overlap(a, own))
+    });
+    own.copied().or_else(|| {
+        let mut held = used.to_vec();
+        held.extend(last.values());
+        first_free(range, mask, &held).or_else(|| first_free(range, mask, used))
+    })
+}
+
+fn overlap(a: &IpNet, b: &IpNet) -> bool {
+    a.contains(b) || b.contains(a)
+}
+
 /// The first subnet that overlaps none in use.
 fn first_free(range: IpNet, mask: u8, used: &[IpNet]) -> Option<IpNet> {
-    let overlaps = |a: &IpNet, b: &IpNet| a.contains(b) || b.contains(a);
     range
         .subnets(mask)
         .ok()?
-        .find(|subnet| !used.iter().any(|used| overlaps(used, subnet)))
+        .find(|subnet| !used.iter().any(|used| overlap(used, subnet)))
 }
 
 #[cfg(test)]
@@ -156,6 +186,30 @@ mod tests {
         assert_eq!(
             first_free(range, 24, &[net("10.244.0.0/23")]),
             Some(net("10.244.2.0/24"))
+        );
+    }
+
+    #[test]
+    fn a_node_that_was_deleted_gets_what_it_had_and_others_get_that_last() {
+        let range = net("10.244.0.0/22");
+        let last = HashMap::from([
+            ("a".to_owned(), net("10.244.0.0/24")),
+            ("b".to_owned(), net("10.244.1.0/24")),
+        ]);
+        let choose = |name: &str, used: &[&str]| {
+            let used: Vec<IpNet> = used.iter().map(|text| net(text)).collect();
+            choose(range, 24, &used, &last, name)
+        };
+        assert_eq!(choose("b", &[]), Some(net("10.244.1.0/24")));
+        assert_eq!(
+            choose("b", &["10.244.1.0/24"]),
+            Some(net("10.244.2.0/24")),
+            "somebody else has it by now"
+        );
+        assert_eq!(
+            choose("c", &["10.244.2.0/23"]),
+            Some(net("10.244.0.0/24")),
+            "nothing else is left"
         );
     }
 

@@ -60,10 +60,12 @@ impl Loaded {
         })
     }
 
-    /// True from two thirds of the validity on.
+    /// True from two thirds of the validity on, and before it: one made while the clock was ahead is refused by
+    /// everybody until that time comes.
     #[must_use]
     pub fn renewal_due(&self, now: Timestamp) -> bool {
-        now.as_second() >= self.not_before + (self.not_after - self.not_before) / 3 * 2
+        now.as_second() < self.not_before
+            || now.as_second() >= self.not_before + (self.not_after - self.not_before) / 3 * 2
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use balsa_client::{Delta, EventRecorder, Informer, InformerOptions};
@@ -38,6 +39,17 @@ use crate::pods::{Context, Manager, Routes};
 use crate::shutdown::{Machine, Shutdown, Systemd};
 use crate::stats::Stats;
 use crate::streams::{self, Reader, Refusal, Server, Writer};
+
+/// Pause before the agent begins anew, in which what it had begun comes to its end.
+const ANEW: Duration = Duration::from_secs(1);
+
+/// How the agent's work ended.
+#[derive(PartialEq, Eq)]
+enum Ended {
+    Stopped,
+    /// The node's pods get other addresses than everything was set up for.
+    Moved,
+}
 
 /// One node's agent.
 pub struct Agent {
@@ -103,8 +115,21 @@ impl Agent {
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            done = self.work(running.clone()) => done,
+            done = self.keep_working(&running) => done,
             () = take_leave => Ok(()),
+        }
+    }
+
+    /// Works until stopped, from the beginning again when the node was given other addresses.
+    async fn keep_working(&self, running: &CancellationToken) -> Result<(), Error> {
+        loop {
+            let life = running.child_token();
+            let ended = Box::pin(self.work(life.clone())).await?;
+            life.cancel();
+            if ended == Ended::Stopped {
+                return Ok(());
+            }
+            tokio::time::sleep(ANEW).await;
         }
     }
 
@@ -119,7 +144,7 @@ impl Agent {
     }
 
     /// The agent's life until stopped.
-    async fn work(&self, stop: CancellationToken) -> Result<(), Error> {
+    async fn work(&self, stop: CancellationToken) -> Result<Ended, Error> {
         let config = &self.config;
         let paths = config.paths();
 
@@ -185,7 +210,7 @@ impl Agent {
             pressure: pressure_rx,
         };
         let Some(node) = keeper.register(&stop).await else {
-            return Ok(());
+            return Ok(Ended::Stopped);
         };
         let (known, stopped) = (node.clone(), stop.clone());
         let keep = async move { Box::pin(keeper.run(&known, stopped)).await };
@@ -270,9 +295,10 @@ impl Agent {
             services: services.clone(),
             pods: pods.clone(),
         };
-        if !net::set_up(config, &self.client, &engine.runtime, watched, &stop).await? {
-            return Ok(());
-        }
+        let own_cidr = net::set_up(config, &self.client, &engine.runtime, watched, &stop).await?;
+        let Some(own_cidr) = own_cidr else {
+            return Ok(Ended::Stopped);
+        };
         obstacle.send_replace(None);
         info!("the node is up");
 
@@ -325,9 +351,11 @@ impl Agent {
                 .run(stop.clone())
                 .instrument(info_span!("image-collection")),
         );
-        manager.run().await;
-        stop.cancelled().await;
-        Ok(())
+        tokio::select! {
+            () = manager.run() => stop.cancelled().await,
+            () = net::moved(&nodes, &config.node_name, own_cidr) => return Ok(Ended::Moved),
+        }
+        Ok(Ended::Stopped)
     }
 
     /// Starts or adopts the runtime and gives it the sandbox image.

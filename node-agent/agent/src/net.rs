@@ -23,7 +23,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, info, info_span};
+use tracing::{Instrument, info, info_span, warn};
 
 use crate::config::AgentConfig;
 use crate::durable;
@@ -43,17 +43,17 @@ pub(crate) struct Watched {
 }
 
 /// Waits for the node's pod CIDR, starts the overlay, the Services and DNS, and tells the runtime's plugin.
-/// False when stopped before. All of it goes on until `stop`.
+/// Gives the pod CIDR; `None` when stopped before. All of it goes on until `stop`.
 pub(crate) async fn set_up(
     config: &AgentConfig,
     client: &kube::Client,
     runtime: &Arc<dyn Runtime>,
     watched: Watched,
     stop: &CancellationToken,
-) -> Result<bool, Error> {
+) -> Result<Option<IpNet>, Error> {
     let own_cidr = tokio::select! {
-        () = stop.cancelled() => return Ok(false),
-        cidr = pod_cidr(&watched.nodes, &config.node_name) => cidr,
+        () = stop.cancelled() => return Ok(None),
+        cidr = pod_cidr(&watched.nodes, &config.node_name, |_| true) => cidr,
     };
     info!(%own_cidr, "this node's pods have addresses");
     let links: Arc<dyn Links> = Arc::new(Rtnl::open()?);
@@ -72,10 +72,10 @@ pub(crate) async fn set_up(
     };
     let overlay = Overlay::start(overlay, links, stop.clone());
     let mtu = tokio::select! {
-        () = stop.cancelled() => return Ok(false),
+        () = stop.cancelled() => return Ok(None),
         mtu = overlay.ready() => mtu,
     };
-    let Some(mtu) = mtu else { return Ok(false) };
+    let Some(mtu) = mtu else { return Ok(None) };
     follow::peers(overlay, config.node_name.clone(), &watched.nodes, stop);
     let slices: Informer<EndpointSlice> = Informer::start(
         Api::all(client.clone()),
@@ -98,19 +98,29 @@ pub(crate) async fn set_up(
     let collection = addresses.keep_collecting(Arc::clone(runtime), stop.clone());
     tokio::spawn(collection.instrument(info_span!("addresses")));
     write_conflist(config, own_cidr, mtu)?;
-    Ok(true)
+    Ok(Some(own_cidr))
 }
 
-/// The node's pod CIDR, once the cluster has given it one.
-async fn pod_cidr(nodes: &Informer<Node>, name: &str) -> IpNet {
+/// Returns when the node has another pod CIDR than `own`: it was deleted and made anew, and another node may have
+/// the old one by now.
+pub(crate) async fn moved(nodes: &Informer<Node>, name: &str, own: IpNet) {
+    let other = pod_cidr(nodes, name, |cidr| cidr != own).await;
+    warn!(%own, %other, "this node's pods get other addresses, beginning anew");
+}
+
+/// The node's pod CIDR, once the cluster has given it one that is `wanted`.
+async fn pod_cidr(nodes: &Informer<Node>, name: &str, wanted: impl Fn(IpNet) -> bool) -> IpNet {
     let changed = Arc::new(Notify::new());
-    follow::wake(nodes, &changed, |_| true);
+    let own = name.to_owned();
+    follow::wake(nodes, &changed, move |delta| {
+        delta.object().metadata.name.as_ref() == Some(&own)
+    });
     loop {
         let node = nodes.get("", name);
         let cidr = node
             .as_ref()
             .and_then(|n| n.spec.as_ref()?.pod_cidr.as_deref()?.parse().ok());
-        if let Some(cidr) = cidr {
+        if let Some(cidr) = cidr.filter(|cidr| wanted(*cidr)) {
             return cidr;
         }
         changed.notified().await;

@@ -203,6 +203,7 @@ impl Documents {
                 "/healthz",
                 "/livez",
                 "/metrics",
+                "/metrics/slis",
                 "/openapi/v2",
                 "/openapi/v3",
                 "/readyz",
@@ -248,6 +249,7 @@ impl Core {
             },
             "/version" => self.plain(&parts.headers, &version().to_string().into()),
             "/metrics" => Ok(self.metrics_text()),
+            "/metrics/slis" => Ok(self.slis_text()),
             "/api" | "/apis" => self.groups(path, &parts.headers),
             _ if path.starts_with("/openapi/") => self.openapi(path, query, &parts.headers),
             _ => match self.documents.discovery(path) {
@@ -263,8 +265,10 @@ impl Core {
     }
 
     fn known_path(&self, path: &str) -> bool {
-        matches!(path, "/" | "/version" | "/metrics" | "/api" | "/apis")
-            || self.documents.discovery(path).is_some()
+        matches!(
+            path,
+            "/" | "/version" | "/metrics" | "/metrics/slis" | "/api" | "/apis"
+        ) || self.documents.discovery(path).is_some()
             || self.metrics_at(path, "/apis/").is_some()
     }
 
@@ -423,6 +427,24 @@ impl Core {
         let (endpoint, single) = path
             .split_once('/')
             .map_or((path, None), |(e, s)| (e, Some(s)));
+        let checks = match endpoint {
+            "livez" => self.checks("livez"),
+            "readyz" => self.checks("readyz"),
+            _ => self.checks("healthz"),
+        };
+        health::answer(endpoint, single, query, checks)
+    }
+
+    /// The health checks as of now.
+    fn slis_text(&self) -> Response<ResponseBody> {
+        for endpoint in ["healthz", "livez", "readyz"] {
+            self.checks(endpoint);
+        }
+        respond::bytes(200, metrics::MEDIA_TYPE, self.slis.text())
+    }
+
+    /// Makes the checks of an endpoint, and notes how they went.
+    fn checks(&self, endpoint: &'static str) -> Vec<Check> {
         let mut checks = vec![Check {
             name: "ping",
             result: Ok(()),
@@ -454,7 +476,8 @@ impl Core {
                 result,
             });
         }
-        health::answer(endpoint, single, query, checks)
+        self.slis.note(endpoint, &checks);
+        checks
     }
 }
 

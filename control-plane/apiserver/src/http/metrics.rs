@@ -311,11 +311,16 @@ impl Metrics {
     /// The text that Prometheus reads.
     #[must_use]
     pub fn text(&self) -> String {
-        let mut out = String::new();
-        // Writing to a String cannot fail.
-        let _ = text::encode(&mut out, &self.registry.lock());
-        classic(&out)
+        encode(&self.registry.lock())
     }
+}
+
+/// The text of a registry's metrics, in [`MEDIA_TYPE`].
+pub(super) fn encode(registry: &Registry) -> String {
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = text::encode(&mut out, registry);
+    classic(&out)
 }
 
 /// OpenMetrics in the older text format, which all scrapers and upstream's own tools read: there a counter's

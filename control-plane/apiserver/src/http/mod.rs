@@ -11,3 +11,4 @@ pub mod protobuf;
 pub mod query;
 pub mod request_info;
 pub mod respond;
+pub mod slis;

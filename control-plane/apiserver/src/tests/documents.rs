@@ -229,6 +229,18 @@ async fn health_tells_the_stores_state() {
         metrics.contains("apiserver_request_total{verb=\"GET\""),
         "{metrics}"
     );
+    let indicators = String::from_utf8(h.get("/metrics/slis").await.raw).unwrap();
+    for line in [
+        r#"kubernetes_healthcheck{name="store",type="readyz"} 0"#,
+        r#"kubernetes_healthcheck{name="ping",type="livez"} 1"#,
+        r#"kubernetes_healthchecks_total{name="store",status="success",type="readyz"} 2"#,
+        r#"kubernetes_healthchecks_total{name="store",status="error",type="readyz"} 3"#,
+    ] {
+        assert!(
+            indicators.lines().any(|l| l == line),
+            "{line}: {indicators}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -25,6 +25,8 @@ pub(super) struct Tally {
     /// Made in this reconcile; not among `active`.
     pub(super) created: usize,
     pub(super) terminating: usize,
+    /// Indexes of those, for indexed Jobs.
+    pub(super) terminating_indexes: BTreeSet<u32>,
     /// Finished pods that still carry the finalizer and are to be counted, or not (by policy).
     pub(super) finished: Vec<Finished>,
     /// Including those of `finished` and those not yet counted in the status.
@@ -181,11 +183,17 @@ pub(super) fn tally(
         .filter(|pod| pods::is_active(pod))
         .cloned()
         .collect();
+    let terminating: Vec<&Arc<Pod>> = owned
+        .iter()
+        .filter(|pod| pods::is_terminating(pod) && !pods::is_terminal(pod))
+        .collect();
     Tally {
-        terminating: owned
+        terminating: terminating.len(),
+        terminating_indexes: terminating
             .iter()
-            .filter(|pod| pods::is_terminating(pod) && !pods::is_terminal(pod))
-            .count(),
+            .filter_map(|pod| indexes::index(pod))
+            .filter(|_| indexed)
+            .collect(),
         succeeded: if indexed {
             i32::try_from(succeeded_indexes.len()).unwrap_or(i32::MAX)
         } else {
@@ -384,6 +392,8 @@ pub(super) fn plan(spec: &JobSpec, tally: &Tally, now: Timestamp) -> Plan {
     }
     plan.delete.truncate(BURST);
     let held = if replaces_only_failed(spec) {
+        // Their indexes are not free either (upstream's `firstPendingIndexes`).
+        busy.extend(&tally.terminating_indexes);
         tally.terminating
     } else {
         0

@@ -13,15 +13,15 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, error, info, info_span, warn};
+use tracing::{Instrument, error, info_span, warn};
 
 use super::capacity;
 use super::clock::Clock;
 use super::context::Context;
 use super::mailbox::{Mailbox, Snapshot};
-use super::ops;
 use super::sandbox::labels;
 use super::statics::{self, Statics};
+use super::strays::{self, Strays};
 use super::worker::Worker;
 
 /// How often the whole runtime is looked at, in case an event was lost.
@@ -59,6 +59,7 @@ pub(crate) struct Manager {
     statics: Statics,
     /// Mailboxes by pod UID. Never locked while a worker is told something that takes long: telling is a push.
     workers: Arc<Mutex<HashMap<String, Arc<Mailbox>>>>,
+    strays: Arc<Strays>,
     stop: CancellationToken,
 }
 
@@ -73,6 +74,7 @@ impl Manager {
             context,
             pods,
             workers: Arc::default(),
+            strays: Arc::default(),
             stop,
         })
     }
@@ -101,7 +103,7 @@ impl Manager {
         self.context
             .devices
             .retain(|uid| self.workers.lock().contains_key(uid));
-        self.clean_up_strays(&snapshots).await;
+        self.clean_up_strays(&snapshots);
         let manager = Arc::clone(&self);
         self.pods.on_change(move |delta| manager.pod_changed(delta));
         if self.statics.any() {
@@ -411,55 +413,13 @@ impl Manager {
             let snapshot = snapshots.remove(uid).unwrap_or_default();
             mailbox.tell(|news| news.snapshot = Some((asked, snapshot)));
         }
-        self.clean_up_strays(&snapshots).await;
+        self.clean_up_strays(&snapshots);
     }
 
-    /// Ends pods that the runtime has and the API has not, and removes folders and control groups of pods that neither
-    /// has.
-    async fn clean_up_strays(&self, snapshots: &HashMap<String, Snapshot>) {
+    fn clean_up_strays(&self, snapshots: &HashMap<String, Snapshot>) {
         let known = |uid: &str| self.workers.lock().contains_key(uid);
-        let mut strays: HashMap<String, (String, String)> = HashMap::new();
-        for (uid, snapshot) in snapshots
-            .iter()
-            .filter(|(uid, _)| !uid.is_empty() && !known(uid))
-        {
-            let names = snapshot
-                .sandboxes
-                .first()
-                .map(|sandbox| (sandbox.namespace.clone(), sandbox.name.clone()));
-            strays.insert(uid.clone(), names.unwrap_or_default());
-        }
-        // An agent may have been killed just when it had made the groups, or had only them left to remove.
-        let groups = self.context.cgroups.pods().into_iter();
-        for uid in groups.chain(folder_names(&self.context.paths.pods())) {
-            if !known(&uid) {
-                strays.entry(uid).or_default();
-            }
-        }
-        for name in folder_names(&self.context.paths.logs()) {
-            let mut parts = name.splitn(3, '_').map(str::to_owned);
-            if let (Some(namespace), Some(pod), Some(uid)) =
-                (parts.next(), parts.next(), parts.next())
-                && !known(&uid)
-            {
-                strays.insert(uid, (namespace, pod));
-            }
-        }
-        for (uid, (namespace, name)) in strays {
-            if self.context.csi.has_volumes(&uid) && !snapshots.contains_key(&uid) {
-                // Drivers may take long; the rest is cleaned up when they are through.
-                self.context.csi.abandon(&uid);
-                continue;
-            }
-            info!(
-                uid,
-                namespace, name, "cleaning up after a pod that is no more"
-            );
-            if let Err(error) = ops::clean_up(&self.context, &namespace, &name, &uid).await {
-                warn!(error, uid, "could not clean up after a pod");
-            }
-            self.context.routes.forget(&uid);
-        }
+        let found = strays::find(&self.context, snapshots, known);
+        self.strays.clean(&self.context, found, &self.stop);
     }
 
     /// Tells pods that objects they refer to have changed.
@@ -493,11 +453,4 @@ impl Manager {
 
 fn uid(pod: &Pod) -> &str {
     pod.metadata.uid.as_deref().unwrap_or_default()
-}
-
-fn folder_names(dir: &std::path::Path) -> Vec<String> {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    entries
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect()
 }

@@ -19,6 +19,7 @@ pub(crate) mod sandbox;
 pub(crate) mod security;
 pub(crate) mod statics;
 mod status;
+mod strays;
 #[cfg(test)]
 mod tests;
 pub(crate) mod users;

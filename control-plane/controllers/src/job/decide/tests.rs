@@ -155,6 +155,20 @@ fn missing_indexes_are_filled_and_doubles_removed() {
 }
 
 #[test]
+fn the_index_of_a_pod_that_is_still_ending_is_not_given_away_if_only_failed_ones_are_replaced() {
+    let mut job = indexed(5, 3);
+    job.spec.as_mut().unwrap().pod_replacement_policy = Some("Failed".into());
+    let mut going = (*with_index(&pod("going", "Running"), 0)).clone();
+    going.metadata.deletion_timestamp = Some(balsa_client::time::now());
+    let owned = [
+        Arc::new(going),
+        with_index(&pod("runs", "Running"), 1),
+        with_index(&pod("done", "Succeeded"), 2),
+    ];
+    assert_eq!(plan_of(&job, &owned).indexes, [3]);
+}
+
+#[test]
 fn failures_beyond_the_limit_end_the_job() {
     let mut job = job(Some(1), 1);
     job.spec.as_mut().unwrap().backoff_limit = Some(1);
