@@ -44,8 +44,8 @@ pub struct Tls {
 /// Timeouts.
 #[derive(Debug, Clone)]
 pub struct Timings {
-    /// The leader makes itself heard this often, and waits this long for the answer: with shorter times a cluster whose
-    /// members are 200 ms apart (there and back) loses its leader again and again.
+    /// The leader makes itself heard this often, and waits this long for the answer, so members may be this far apart,
+    /// there and back. Twice this is less than `election_max`, within which a majority must have answered.
     pub heartbeat: Duration,
     /// A follower waits `election_max` and then a random time between the two before it stands for
     /// election: a leader that falls silent is replaced after about a second. (One whose process ended is noticed at
@@ -60,9 +60,9 @@ pub struct Timings {
 impl Default for Timings {
     fn default() -> Self {
         Self {
-            heartbeat: Duration::from_millis(150),
-            election_min: Duration::from_millis(300),
-            election_max: Duration::from_millis(600),
+            heartbeat: Duration::from_millis(250),
+            election_min: Duration::from_millis(400),
+            election_max: Duration::from_millis(700),
             request: Duration::from_secs(10),
         }
     }
@@ -155,8 +155,11 @@ impl Config {
         if self.timings.election_min >= self.timings.election_max {
             return wrong("timings.election_min must be less than timings.election_max");
         }
-        if self.timings.heartbeat * 2 > self.timings.election_min {
-            return wrong("timings.election_min must be at least twice timings.heartbeat");
+        let (heartbeat, timings) = (self.timings.heartbeat, &self.timings);
+        if heartbeat >= timings.election_min || heartbeat * 2 >= timings.election_max {
+            return wrong(
+                "timings.election_min must be longer than timings.heartbeat, and timings.election_max than twice that",
+            );
         }
         if self.tuning.queue == 0 || self.tuning.entries_in_flight == 0 || self.tuning.threads == 0
         {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
-use openraft::{BasicNode, ChangeMembers};
+use openraft::{BasicNode, ChangeMembers, Instant as _};
 use tokio::sync::{Mutex, watch};
 
 use crate::error::Error;
@@ -21,6 +21,8 @@ const HELLO: Duration = Duration::from_secs(5);
 const CHANGE: Duration = Duration::from_secs(30);
 /// A new member has caught up within this.
 const CATCH_UP: Duration = Duration::from_secs(1_800);
+/// A new member that is silent for so long is given up on; it can ask again.
+const GONE: Duration = Duration::from_secs(20);
 /// A new leader takes over within this.
 const TRANSFER: Duration = Duration::from_secs(2);
 /// The pause before asking again.
@@ -34,6 +36,15 @@ pub(crate) struct Members {
     pub leadership: watch::Receiver<Leadership>,
     /// One change at a time.
     pub turn: Mutex<()>,
+}
+
+/// Who answers a leader.
+#[derive(Debug, Default)]
+pub(crate) struct Answering {
+    /// The voters; two sets while they are being changed.
+    pub configs: Vec<BTreeSet<MemberId>>,
+    /// The members that answered lately, and the last entry that each is known to have.
+    pub matched: BTreeMap<MemberId, u64>,
 }
 
 impl Members {
@@ -107,7 +118,7 @@ impl Members {
                 Manage::Add { id, address } => self.add_here(id, address).await,
                 Manage::Remove { id } => self.remove_here(id).await,
                 Manage::Transfer { to } => self.transfer_here(to).await,
-                Manage::Hello | Manage::Admit { .. } => Ok(()),
+                Manage::Hello | Manage::Admit { .. } | Manage::MayLead => Ok(()),
             };
         }
         match self.peers.manage(leader, &ask, within).await? {
@@ -239,6 +250,37 @@ impl Members {
         }
     }
 
+    /// The voters of the configurations in force, and the members that answered this one, which leads, within a time.
+    pub fn answering(&self, within: Duration) -> Answering {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let lately = metrics.heartbeat.iter().flatten().filter(|(_, heard)| {
+            heard
+                .as_ref()
+                .is_some_and(|heard| heard.into_inner().elapsed() < within)
+        });
+        let matched = |id: &MemberId| {
+            let replication = metrics.replication.as_ref()?.get(id)?.as_ref()?;
+            Some(replication.index)
+        };
+        Answering {
+            configs: metrics
+                .membership_config
+                .membership()
+                .get_joint_config()
+                .clone(),
+            matched: lately
+                .map(|(id, _)| (*id, matched(id).unwrap_or_default()))
+                .collect(),
+        }
+    }
+
+    /// Asks another member whether it may lead.
+    pub async fn may_lead(&self, id: MemberId) -> bool {
+        let answer = self.peers.manage(id, &Manage::MayLead, HELLO).await;
+        matches!(answer, Ok(Managed::Done))
+    }
+
     fn most_advanced_other(&self) -> Option<MemberId> {
         let voters: BTreeSet<_> = self.now().voter_ids().collect();
         let metrics = self.raft.metrics();
@@ -285,28 +327,35 @@ impl Members {
         }
     }
 
-    /// Waits until a learner has all entries that there are now.
+    /// Waits until a learner has all entries that there are now. Not for one that is gone: whoever was put in its place
+    /// waits for its turn meanwhile.
     async fn catch_up(&self, id: MemberId) -> Result<(), Error> {
-        let metrics = self.raft.metrics();
-        let target = metrics.borrow_watched().last_log_index;
-        let wait = self.raft.wait(Some(CATCH_UP));
-        let caught_up = |metrics: &openraft::RaftMetrics<Types>| {
-            let Some(replication) = &metrics.replication else {
-                return true;
-            };
-            replication
-                .get(&id)
-                .and_then(Option::as_ref)
-                .map(|matched| matched.index)
-                >= target
+        let target = self.raft.metrics().borrow_watched().last_log_index;
+        let matched = |metrics: &openraft::RaftMetrics<Types>| {
+            let replication = metrics.replication.as_ref()?;
+            let matched = replication.get(&id).and_then(Option::as_ref);
+            Some(matched.map(|matched| matched.index))
         };
-        let metrics = wait.metrics(caught_up, "a learner to catch up").await;
-        let metrics =
-            metrics.map_err(|error| Error::unavailable(format!("member {id}: {error}")))?;
-        if metrics.replication.is_none() {
-            return Err(Error::unavailable("the leader changed meanwhile"));
+        let caught_up = |metrics: &openraft::RaftMetrics<Types>| {
+            matched(metrics).is_none_or(|matched| matched >= target)
+        };
+        let end = tokio::time::Instant::now() + CATCH_UP;
+        loop {
+            let wait = self.raft.wait(Some(GONE));
+            match wait.metrics(caught_up, "a learner to catch up").await {
+                Ok(metrics) if metrics.replication.is_none() => {
+                    return Err(Error::unavailable("the leader changed meanwhile"));
+                }
+                Ok(_) => return Ok(()),
+                Err(error)
+                    if tokio::time::Instant::now() >= end
+                        || !self.answering(GONE).matched.contains_key(&id) =>
+                {
+                    return Err(Error::unavailable(format!("member {id}: {error}")));
+                }
+                Err(_) => {}
+            }
         }
-        Ok(())
     }
 
     async fn change(

@@ -157,6 +157,11 @@ impl Running {
                 member = me.member
             )));
         };
+        let standing = Standing {
+            folder: folder.clone(),
+            log: log.clone(),
+            disk: disk.clone(),
+        };
         let service = Service {
             raft: raft.clone(),
             folder: folder.clone(),
@@ -166,6 +171,7 @@ impl Running {
             members: members.clone(),
             heard: heard.clone(),
             confirm: confirm.clone(),
+            standing: standing.clone(),
             partial: Arc::default(),
         };
         spawn(
@@ -189,11 +195,6 @@ impl Running {
             stop: stop.clone(),
         };
         spawn("sequencer", Box::pin(sequencer.clone().run(queue, work)));
-        let standing = Standing {
-            folder: folder.clone(),
-            log: log.clone(),
-            disk: disk.clone(),
-        };
         let patience = Patience {
             raft: raft.clone(),
             standing: standing.clone(),

@@ -47,6 +47,16 @@ pub(crate) use facts::{LogFacts, term};
 const READ_BYTES: usize = 1 << 20;
 /// What the health calls a log that cannot be read.
 const READING: &str = "(and read) Raft's log";
+
+/// That the log cannot be read, as long as somebody tries to: whoever reads for a follower is let go of when the
+/// follower is.
+struct Complaint<'a>(&'a Disk);
+
+impl Drop for Complaint<'_> {
+    fn drop(&mut self) {
+        self.0.note(READING, None);
+    }
+}
 /// The pause before entries that could not be read are read again.
 const REREAD: Duration = Duration::from_millis(100);
 
@@ -161,27 +171,22 @@ impl Log {
 
     /// Reads as [`Self::read_range`] does, and again while the disk fails: an error would end Raft.
     async fn read(&self, start: u64, end: u64, limit: usize) -> io::Result<Vec<Entry>> {
-        let mut failed = false;
+        let mut complaint: Option<Complaint<'_>> = None;
         loop {
             match self.read_range(start, end, limit) {
                 Err(Unreadable::Disk(error)) => {
-                    if !failed {
+                    if complaint.is_none() {
                         tracing::error!(%error, "Raft's log cannot be read; trying again");
                     }
-                    failed = true;
                     self.shared.disk.note(READING, Some(error));
+                    complaint.get_or_insert(Complaint(&self.shared.disk));
                     if self.shared.queue.is_stopped() {
                         return Err(stopped());
                     }
                     tokio::time::sleep(REREAD).await;
                 }
                 Err(Unreadable::Damaged(error)) => return Err(io::Error::other(error)),
-                Ok(entries) => {
-                    if failed {
-                        self.shared.disk.note(READING, None);
-                    }
-                    return Ok(entries);
-                }
+                Ok(entries) => return Ok(entries),
             }
         }
     }

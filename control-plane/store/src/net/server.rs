@@ -20,6 +20,7 @@ use crate::failover::Heard;
 use crate::folder::Folder;
 use crate::log::Log;
 use crate::members::Members;
+use crate::patience::Standing;
 use crate::raft::{AppendRequest, Raft, Snapshot, Types};
 use crate::sequencer::Sequencer;
 use crate::state::{Incoming, SnapshotData, State};
@@ -46,6 +47,7 @@ pub(crate) struct Service {
     pub members: Arc<Members>,
     pub heard: Arc<Heard>,
     pub confirm: Arc<Confirm>,
+    pub standing: Standing,
     /// A snapshot whose sender was interrupted, and its id.
     pub partial: Arc<Mutex<Option<(u64, Incoming)>>>,
 }
@@ -336,9 +338,10 @@ impl Peer for Service {
         let ask: Manage = wire::decode(request.get_ref())?;
         match &ask {
             Manage::Hello | Manage::Admit { .. } => self.check_target(&request)?,
-            Manage::Add { .. } | Manage::Remove { .. } | Manage::Transfer { .. } => {
-                self.check(&request)?
-            }
+            Manage::Add { .. }
+            | Manage::Remove { .. }
+            | Manage::Transfer { .. }
+            | Manage::MayLead => self.check(&request)?,
         }
         let managed = match ask {
             Manage::Hello => Managed::Hello(Hello {
@@ -357,6 +360,10 @@ impl Peer for Service {
             Manage::Add { id, address } => self.members.add_here(id, address).await.into(),
             Manage::Remove { id } => self.members.remove_here(id).await.into(),
             Manage::Transfer { to } => self.members.transfer_here(to).await.into(),
+            Manage::MayLead if self.standing.allowed() => Managed::Done,
+            Manage::MayLead => {
+                Managed::Unavailable("its log or its disk keeps it from that".into())
+            }
         };
         Ok(Response::new(wire::encode(&managed)))
     }

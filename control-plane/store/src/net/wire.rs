@@ -59,6 +59,8 @@ pub(crate) enum Manage {
     Transfer {
         to: Option<MemberId>,
     },
+    /// May you be elected, as far as you can tell?
+    MayLead,
 }
 
 /// The answer to [`Manage`].

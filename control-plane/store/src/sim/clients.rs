@@ -6,7 +6,7 @@ use bytes::Bytes;
 use rand::Rng;
 
 use super::history::{Ask, Change, History, Key, Leased, Seen, Told, Value, now_ms};
-use super::node::Node;
+use super::node::{Node, World};
 use crate::error::Error;
 use crate::store::Store;
 use crate::types::{Compare, KeyValue, Op, Revision, Txn, TxnOutcome};
@@ -42,8 +42,10 @@ fn put(key: Key, value: Value) -> Op {
     }
 }
 
-async fn rest(from_ms: u64, to_ms: u64) {
-    let pause = rand::rng().random_range(from_ms..=to_ms);
+/// In a quiet world a hundred times as long.
+async fn rest(world: &World, from_ms: u64, to_ms: u64) {
+    let factor = if world.quiet { 100 } else { 1 };
+    let pause = rand::rng().random_range(from_ms..=to_ms) * factor;
     tokio::time::sleep(Duration::from_millis(pause)).await;
 }
 
@@ -68,7 +70,7 @@ pub(super) async fn registers(node: Node, store: Store, client: usize) {
                 }
             }
         }
-        rest(5, 60).await;
+        rest(&node.world, 5, 60).await;
     }
 }
 
@@ -160,7 +162,7 @@ pub(super) async fn leases(node: Node, store: Store) {
                 node.history.0.lock().leases[index].told_ms = Some(now_ms());
             }
         }
-        rest(200, 700).await;
+        rest(&node.world, 200, 700).await;
     }
 }
 

@@ -70,6 +70,8 @@ struct Plan {
     disk_ms: u64,
     /// How long each message takes to arrive; then there are no faults.
     network_ms: u64,
+    /// Clients do little, so that the leader makes itself heard by heartbeats alone.
+    quiet: bool,
 }
 
 /// What came of a run.
@@ -106,7 +108,7 @@ const SETTLE_MS: u64 = 60_000;
 fn simulate(plan: Plan) -> Outcome {
     let root = scratch();
     let history = History::default();
-    let world = World::of(plan.members);
+    let world = World::of(plan.members, plan.quiet);
     let mut rng = SmallRng::seed_from_u64(plan.seed ^ 0x5eed);
     let mut sim = turmoil::Builder::new()
         .rng_seed(plan.seed)

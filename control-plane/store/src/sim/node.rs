@@ -26,13 +26,16 @@ pub(super) struct World {
     over: Arc<AtomicBool>,
     values: Arc<AtomicU64>,
     pub members: u64,
+    /// Clients rest long between what they do.
+    pub quiet: bool,
 }
 
 impl World {
     /// Of so many members.
-    pub fn of(members: u64) -> Self {
+    pub fn of(members: u64, quiet: bool) -> Self {
         Self {
             members,
+            quiet,
             ..Self::default()
         }
     }

@@ -13,6 +13,7 @@ fn plan(seed: u64) -> Plan {
         only: None,
         disk_ms: 0,
         network_ms: 0,
+        quiet: false,
     }
 }
 
@@ -127,9 +128,12 @@ fn finds(broken: Break, rule: &str, seeds: std::ops::Range<u64>) {
             disk_ms,
             ..plan(seed)
         };
-        // Other rules may be broken by it too, and a member that Raft itself gave up, for what it saw of the
-        // break, does not serve again.
-        let violations = run(plan).violations;
+        // Other rules may be broken by it too, a member that Raft itself gave up, for what it saw of the break, does not
+        // serve again, and one whose folder shows the break does not start, which ends the run.
+        let Ok(outcome) = std::panic::catch_unwind(|| run(plan)) else {
+            continue;
+        };
+        let violations = outcome.violations;
         if let Some((rule, error)) = violations.iter().find(|(name, _)| *name == rule) {
             eprintln!("{broken:?}, seed {seed}: {rule}: {error}");
             return;
@@ -155,7 +159,7 @@ fn an_answer_before_the_sync_is_found() {
 
 #[test]
 fn a_forgotten_vote_is_found() {
-    finds(Break::ForgetVote, "election safety", 1..40);
+    finds(Break::ForgetVote, "election safety", 1..100);
 }
 
 #[test]
@@ -240,15 +244,22 @@ fn disks_that_are_always_slow_are_survived() {
     });
 }
 
-/// As between continents: there and back takes 200 ms, longer than leaders wait for a heartbeat's answer.
+/// As between continents: there and back takes 200 ms, whether much is written or next to nothing.
 #[test]
 fn a_slow_network_keeps_its_leader() {
     show();
-    let outcome = hold(Plan {
-        network_ms: 100,
-        ..plan(1)
-    });
-    assert!(outcome.led <= 2, "{} terms had a leader", outcome.led);
+    for quiet in [false, true] {
+        let outcome = hold(Plan {
+            network_ms: 100,
+            quiet,
+            ..plan(1)
+        });
+        assert!(
+            outcome.led <= 2,
+            "{} terms had a leader (quiet: {quiet})",
+            outcome.led
+        );
+    }
 }
 
 #[test]
