@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::crc::Crc32;
 use crate::raft::SnapshotMeta;
 use crate::state::View;
+use crate::threads::blocking;
 use crate::types::Revision;
 
 const MAGIC: &[u8] = b"balsa-store-snapshot 1\n";
@@ -63,47 +64,67 @@ pub(crate) struct Head {
     pub meta: SnapshotMeta,
 }
 
-/// Writes a view to a file, whole or not at all. The file is synced.
+/// Writes a view to a file, whole or not at all. The file is synced. What may block does so on another thread: the
+/// caller's is Raft's own.
 pub(crate) async fn save(
     path: &Path,
     head: &Head,
     view: &View,
 ) -> Result<SnapshotInfo, ArchiveError> {
-    let failed = |source: io::Error| ArchiveError::Io {
+    let temporary = path.with_extension("partial");
+    let saved = write(&temporary, path, head, view).await;
+    if saved.is_err() {
+        // On a full disk it would keep it full.
+        let _ = std::fs::remove_file(&temporary);
+    }
+    saved.map_err(|source| ArchiveError::Io {
         path: path.to_owned(),
         source,
+    })
+}
+
+async fn write(
+    temporary: &Path,
+    path: &Path,
+    head: &Head,
+    view: &View,
+) -> io::Result<SnapshotInfo> {
+    let head_bytes = serde_json::to_vec(head).map_err(io::Error::other)?;
+    let first = temporary.to_owned();
+    let begun = move || {
+        let mut file = Out::create(&first)?;
+        file.put(MAGIC)?;
+        file.put_length(head_bytes.len())?;
+        file.put(&head_bytes)?;
+        Ok(file)
     };
-    let temporary = path.with_extension("partial");
-    let mut file = Out::create(&temporary).map_err(failed)?;
-    let head_bytes = serde_json::to_vec(head)
-        .map_err(io::Error::other)
-        .map_err(failed)?;
-    file.put(MAGIC).map_err(failed)?;
-    file.put_length(head_bytes.len()).map_err(failed)?;
-    file.put(&head_bytes).map_err(failed)?;
+    let mut file: Out = blocking(begun).await.flatten()?;
     let (mut after, mut records, mut crcs) = (None, 0, Crc32::default());
     loop {
-        let part = view.part(after.take()).await.map_err(failed)?;
-        let crc = Crc32::of(&part);
-        file.put_length(part.len()).map_err(failed)?;
+        let part = view.part(after.take()).await?;
         if part.is_empty() {
-            file.put(&crcs.value().to_be_bytes()).map_err(failed)?;
             break;
         }
+        let crc = Crc32::of(&part);
         crcs.add(&crc.to_be_bytes());
-        file.put(&crc.to_be_bytes()).map_err(failed)?;
-        file.put(&part).map_err(failed)?;
         records += crate::state::count_pairs(&part);
         after = crate::state::last_key(&part);
+        let put = move || {
+            file.put_length(part.len())?;
+            file.put(&crc.to_be_bytes())?;
+            file.put(&part)?;
+            Ok(file)
+        };
+        file = blocking(put).await.flatten()?;
     }
-    let bytes = file.bytes;
-    crate::threads::blocking({
-        let path = path.to_owned();
-        move || file.finish(&temporary, &path)
-    })
-    .await
-    .and_then(|done| done)
-    .map_err(failed)?;
+    let (temporary, path) = (temporary.to_owned(), path.to_owned());
+    let end = move || {
+        file.put_length(0)?;
+        file.put(&crcs.value().to_be_bytes())?;
+        let bytes = file.bytes;
+        file.finish(&temporary, &path).map(|()| bytes)
+    };
+    let bytes = blocking(end).await.flatten()?;
     Ok(SnapshotInfo {
         cluster: head.cluster.clone(),
         revision: head.revision,

@@ -96,9 +96,7 @@ pub fn recover(founder: &Founder) -> Result<Reborn, OfflineError> {
 /// [`OfflineError`].
 pub fn restore(file: &Path, founder: &Founder, bump: Revision) -> Result<Reborn, OfflineError> {
     let (head, mut archive) = Archive::open(file)?;
-    if founder.dir.join("log").exists() || founder.dir.join("state").exists() {
-        return Err(OfflineError::NotEmpty(founder.dir.clone()));
-    }
+    clear(&founder.dir)?;
     let opened = Opened::open(founder)?;
     let failed = |error: &dyn std::fmt::Display| OfflineError::Failed {
         path: founder.dir.clone(),
@@ -111,6 +109,25 @@ pub fn restore(file: &Path, founder: &Founder, bump: Revision) -> Result<Reborn,
     incoming.write(&[]).map_err(|error| failed(&error))?;
     opened.state.install(&head.meta, incoming)?;
     opened.rebear(founder, bump)
+}
+
+/// Makes sure that a folder is empty, but for what a restore left that did not come to its end: what it writes last is
+/// which cluster it made.
+fn clear(dir: &Path) -> Result<(), OfflineError> {
+    let parts = [dir.join("log"), dir.join("state")];
+    if !parts.iter().any(|part| part.exists()) {
+        return Ok(());
+    }
+    if !matches!(Folder::look(dir), Ok((_, None))) {
+        return Err(OfflineError::NotEmpty(dir.to_owned()));
+    }
+    for part in parts.iter().filter(|part| part.exists()) {
+        std::fs::remove_dir_all(part).map_err(|error| OfflineError::Failed {
+            path: part.clone(),
+            detail: error.to_string(),
+        })?;
+    }
+    Ok(())
 }
 
 /// Reads a snapshot's file to its end and checks it.

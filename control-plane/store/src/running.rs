@@ -328,6 +328,12 @@ impl Running {
     pub async fn initialize(&self) -> Result<(), Error> {
         let (raft, folder) = (self.raft.clone(), self.folder.clone());
         let (me, advertise) = (self.config.node_id, self.config.advertise.clone());
+        if folder.cluster().is_none() && !self.reader.state().is_blank() {
+            return Err(Error::Membership(format!(
+                "{} holds a part of a snapshot, whose restoring was interrupted: restore it again",
+                folder.dir().display()
+            )));
+        }
         self.on_raft(async move {
             folder.found().map_err(Error::Membership)?;
             match raft

@@ -21,6 +21,27 @@ fn cluster_of_one(dir: tempfile::TempDir, id: u64, address: std::net::SocketAddr
     }
 }
 
+/// Leaves what a restore leaves that is killed at its very end, and sees that no cluster can be founded on it.
+async fn interrupted(file: &Path, founder: &Founder, root: &Path) {
+    let identity = founder.dir.join("identity.json");
+    restore(file, founder, 0).unwrap();
+    let mut known: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&identity).unwrap()).unwrap();
+    known["cluster"] = serde_json::Value::Null;
+    known["founder"] = false.into();
+    std::fs::write(&identity, known.to_string()).unwrap();
+    let mut config =
+        cluster_of_one(tempfile::tempdir_in(root).unwrap(), 7, free_address()).config(7);
+    config.dir.clone_from(&founder.dir);
+    let store = Store::open(config, std::sync::Arc::new(())).await.unwrap();
+    let refused = store.initialize().await.unwrap_err();
+    assert!(
+        refused.to_string().contains("restore it again"),
+        "{refused}"
+    );
+    store.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_is_saved_on_line_and_restored_as_a_new_cluster() {
     let cluster = Cluster::of(3).await;
@@ -45,6 +66,7 @@ async fn a_snapshot_is_saved_on_line_and_restored_as_a_new_cluster() {
         member: 7,
         advertise: address.to_string(),
     };
+    interrupted(&file, &founder, dir.path()).await;
     let reborn = restore(&file, &founder, 1_000).unwrap();
     assert_ne!(reborn.cluster, old);
     assert_eq!(reborn.revision, info.revision + 1_000);
