@@ -322,6 +322,33 @@ mod tests {
     }
 
     #[test]
+    fn where_a_suspended_job_may_run_may_change_but_not_beside_whom() {
+        let changed = |from: Value, to: Value| {
+            let mut old = job(json!({"suspend": true}));
+            old["spec"]["template"]["spec"]["affinity"] = from;
+            let mut new = old.clone();
+            new["spec"]["template"]["spec"]["affinity"] = to;
+            new["spec"]["template"]["spec"]["nodeSelector"] = json!({"a": "b"});
+            Jobs.validate_update(&new, &old).is_empty()
+        };
+        let terms = |key: &str| {
+            json!({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+                {"matchExpressions": [{"key": key, "operator": "Exists"}]},
+            ]}})
+        };
+        let beside = json!({"requiredDuringSchedulingIgnoredDuringExecution": [
+            {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"a": "b"}}},
+        ]});
+        let nodes = |key: &str| json!({"nodeAffinity": terms(key)});
+        let both = |key: &str| json!({"nodeAffinity": terms(key), "podAffinity": beside.clone()});
+        assert!(changed(Value::Null, nodes("x")));
+        assert!(changed(nodes("x"), Value::Null));
+        assert!(changed(both("x"), both("y")));
+        assert!(!changed(nodes("x"), both("x")));
+        assert!(!changed(both("x"), Value::Null));
+    }
+
+    #[test]
     fn the_row_shows_progress_and_duration() {
         let now = "2026-01-01T00:01:33Z".parse().unwrap();
         let mut object = job(json!({"completions": 3}));

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{NAME_LABEL, UID_LABEL, failure_policy, indexes};
 use crate::kinds::pod::validate::validate_pod_template;
-use crate::kinds::walk::{Walk, carry_over, get_mut, same};
+use crate::kinds::walk::{Walk, carry_over, get_mut, remove, same};
 use crate::status::FieldErrors;
 use crate::validation::selector::{selector_matches, validate_label_selector};
 use crate::validation::{Path, immutable, names, non_negative, one_of, one_of_or_none};
@@ -329,12 +329,25 @@ fn template_kept(object: &Value, old: &Value, path: &Path, errors: &mut FieldErr
             carry_over(metadata, &before["metadata"], "annotations");
         }
         if let Some(spec) = get_mut(&mut template, "spec") {
-            for field in ["nodeSelector", "affinity", "tolerations", "schedulingGates"] {
+            for field in ["nodeSelector", "tolerations", "schedulingGates"] {
                 carry_over(spec, &before["spec"], field);
+            }
+            if beside_nodes(&spec["affinity"]) == beside_nodes(&before["spec"]["affinity"]) {
+                carry_over(spec, &before["spec"], "affinity");
             }
         }
     }
     if !same(&template, before) {
         errors.invalid(path, template, "field is immutable");
     }
+}
+
+/// An affinity without the part about nodes, which alone may change; nothing when that was all.
+fn beside_nodes(affinity: &Value) -> Option<Value> {
+    let mut rest = affinity.clone();
+    remove(&mut rest, "nodeAffinity");
+    let some = rest
+        .as_object()
+        .is_some_and(|parts| parts.values().any(|part| !part.is_null()));
+    some.then_some(rest)
 }
