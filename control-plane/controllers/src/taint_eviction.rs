@@ -110,7 +110,9 @@ impl Controller {
             .unwrap_or_default();
         let fallback = self.context.config.failover.default_toleration();
         let now = Timestamp::now();
-        let since = self.scheduled.lock().get(&key).copied().unwrap_or(now);
+        let noticed = self.scheduled.lock().get(&key).copied();
+        // One from before the clock was set back says nothing any more.
+        let since = noticed.filter(|noticed| *noticed <= now).unwrap_or(now);
         let moments = Moments {
             bound: bound(&pod),
             noticed: since,
@@ -208,6 +210,10 @@ fn time_left(
         }
         let since = taint.time_added.as_ref().map_or(moments.noticed, |added| {
             let began = moments.bound.map_or(added.0, |bound| bound.max(added.0));
+            if began > moments.now {
+                // The clock was set back meanwhile.
+                return moments.noticed;
+            }
             let latest = began.checked_add(CUT_SHORT).unwrap_or(began);
             moments.noticed.clamp(began, latest)
         });
@@ -217,8 +223,7 @@ fn time_left(
             .filter_map(|toleration| seconds(toleration, taint, fallback))
             .min();
         if let Some(seconds) = seconds {
-            // A clock that was set back must not make it longer.
-            let left = (seconds - moments.now.duration_since(since)).min(seconds);
+            let left = seconds - moments.now.duration_since(since);
             shortest = Some(shortest.map_or(left, |shortest| shortest.min(left)));
         }
     }
@@ -349,13 +354,14 @@ mod tests {
 
     #[test]
     fn a_clock_that_was_set_back_gives_no_pod_more_time() {
-        let moments = moments(1_000_000, 1_000_000);
-        let tolerations = [toleration("gpu", Some(60))];
-        let taint = taint("gpu", 5000);
-        assert_eq!(
-            time_left(&[taint], &tolerations, Duration::ZERO, &moments),
-            Some(Duration::from_secs(60))
-        );
+        let left = |now| {
+            let moments = moments(1_000_000, now);
+            let tolerations = [toleration("gpu", Some(60))];
+            let taint = taint("gpu", 5000);
+            time_left(&[taint], &tolerations, Duration::ZERO, &moments)
+        };
+        assert_eq!(left(1_000_000), Some(Duration::from_secs(60)));
+        assert_eq!(left(1_060_000), Some(Duration::ZERO));
     }
 
     #[test]
