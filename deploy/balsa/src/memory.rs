@@ -9,8 +9,11 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-/// How often the size is looked at. The first look comes after the start has calmed down.
+/// How often the size is looked at.
 const LOOK: Duration = Duration::from_secs(30);
+
+/// When it is looked at first: the start has calmed down.
+const FIRST_LOOK: Duration = Duration::from_secs(5);
 
 /// Resident file pages, in bytes, that are not worth the faults to give back.
 const FILE_FLOOR: u64 = 12 << 20;
@@ -44,11 +47,13 @@ impl Mapping {
 
 /// Trims the process every now and then until stopped.
 pub async fn keep_small(stop: CancellationToken) {
+    let mut pause = FIRST_LOOK;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(pause) => {}
         }
+        pause = LOOK;
         // Reading the mappings takes a millisecond or two.
         let trimmed = tokio::task::spawn_blocking(trim).await.unwrap_or(0);
         if trimmed > 0 {
