@@ -1,21 +1,24 @@
 //! How many to wait for before something is done for all at once: writers and readers who were served together come
 //! back together, and each entry or round costs every member the same, however many share it.
 
-/// From how many served at once on the next ones are waited for.
-const CROWD: usize = 4;
+/// From how many at once on they are a crowd, and the next ones are waited for.
+const CROWD: f64 = 2.0;
+/// What is left of the usual number when fewer come. Crowds are remembered for long: on a busy machine some of them come
+/// alone, and would be served alone, each round a little smaller than the last.
+const REMEMBERED: f64 = 63.0 / 64.0;
 
 /// How many are waited for. Whoever uses it sees to it that the wait ends: see [`Self::hurry`].
 #[derive(Debug)]
 pub(crate) struct Crowd {
     /// How many the last ones had at most; slowly fewer if fewer come.
-    usual: usize,
+    usual: f64,
     wanted: usize,
 }
 
 impl Default for Crowd {
     fn default() -> Self {
         Self {
-            usual: 0,
+            usual: 0.0,
             wanted: 1,
         }
     }
@@ -24,14 +27,14 @@ impl Default for Crowd {
 impl Crowd {
     /// So many are served at once.
     pub fn came(&mut self, count: usize) {
-        self.usual = count.max(self.usual - self.usual.div_ceil(16));
+        self.usual = (count as f64).max(self.usual * REMEMBERED);
         self.wanted = 1;
     }
 
-    /// So many who were served together may come back now.
-    pub fn served(&mut self, count: usize) {
-        if count >= CROWD {
-            self.wanted = self.usual;
+    /// Some were served, who may come back now.
+    pub fn served(&mut self) {
+        if self.usual >= CROWD {
+            self.wanted = self.usual as usize;
         }
     }
 
@@ -52,7 +55,7 @@ mod tests {
 
     fn round(crowd: &mut Crowd, count: usize) -> usize {
         crowd.came(count);
-        crowd.served(count);
+        crowd.served();
         crowd.wanted()
     }
 
@@ -61,7 +64,7 @@ mod tests {
         let mut crowd = Crowd::default();
         assert_eq!(crowd.wanted(), 1);
         assert_eq!(round(&mut crowd, 64), 64);
-        assert_eq!(round(&mut crowd, 60), 60);
+        assert_eq!(round(&mut crowd, 60), 63);
         assert_eq!(round(&mut crowd, 64), 64);
         crowd.hurry();
         assert_eq!(crowd.wanted(), 1);
@@ -71,17 +74,20 @@ mod tests {
     fn a_crowd_that_shrinks_is_waited_for_less_and_less() {
         let mut crowd = Crowd::default();
         let waits: Vec<_> = std::iter::once(64)
-            .chain(std::iter::repeat_n(5, 100))
+            .chain(std::iter::repeat_n(5, 200))
             .map(|count| round(&mut crowd, count))
             .collect();
-        assert_eq!(waits[..3], [64, 60, 56]);
+        assert_eq!(waits[..4], [64, 63, 62, 61]);
         assert_eq!(waits.last(), Some(&5));
     }
 
     #[test]
-    fn nobody_waits_for_a_few() {
+    fn one_of_a_crowd_who_comes_alone_waits_for_the_others_and_one_without_a_crowd_does_not() {
         let mut crowd = Crowd::default();
-        round(&mut crowd, 64);
-        assert_eq!(round(&mut crowd, 3), 1);
+        round(&mut crowd, 9);
+        assert_eq!(round(&mut crowd, 1), 8);
+        let mut crowd = Crowd::default();
+        assert_eq!(round(&mut crowd, 2), 2);
+        assert_eq!(round(&mut crowd, 1), 1, "two who met by chance");
     }
 }

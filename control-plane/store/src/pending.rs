@@ -266,7 +266,7 @@ impl Pending {
                 let Some(sent) = inner.sent.remove(&seq) else {
                     return;
                 };
-                inner.crowd.served(sent.answers.len());
+                inner.crowd.served();
                 drop(inner);
                 self.wake.notify_one();
                 self.metrics

@@ -169,7 +169,7 @@ fn an_event_left_out_is_found() {
 
 #[test]
 fn a_batch_applied_again_is_found() {
-    finds(Break::ApplyAgain, "lost writes", 1..20);
+    finds(Break::ApplyAgain, "lost writes", 1..80);
 }
 
 #[test]
