@@ -226,7 +226,7 @@ impl Agent {
         };
         let cluster: Arc<dyn Cluster> = Arc::new(KubeCluster {
             client: self.client.clone(),
-            objects: Objects::new(self.client.clone(), Arc::new(on_change)),
+            objects: Objects::new(self.client.clone(), Arc::new(on_change), stop.clone()),
             services: services.clone(),
         });
         let csi = Csi::start(
@@ -277,6 +277,7 @@ impl Agent {
             users: UserRanges::load(&paths.pods()),
             features: facts.features.clone(),
             devices,
+            stop: stop.clone(),
         });
         context.capacity.node_is(&node);
         let books = Arc::downgrade(&context);

@@ -140,6 +140,7 @@ pub(crate) struct Objects {
     /// Told of changes; never called under `entries`.
     on_change: OnChange,
     entries: Arc<Mutex<HashMap<(String, Reference), Entry>>>,
+    stop: CancellationToken,
 }
 
 struct Entry {
@@ -155,11 +156,13 @@ enum AnyInformer {
 }
 
 impl Objects {
-    pub(crate) fn new(client: kube::Client, on_change: OnChange) -> Self {
+    /// Watches until stopped.
+    pub(crate) fn new(client: kube::Client, on_change: OnChange, stop: CancellationToken) -> Self {
         Self {
             client,
             on_change,
             entries: Arc::default(),
+            stop,
         }
     }
 
@@ -217,7 +220,7 @@ impl Objects {
                 entry.users.insert(uid.to_owned());
                 return entry.informer.clone();
             }
-            let stop = CancellationToken::new();
+            let stop = self.stop.child_token();
             let informer = self.start(namespace, reference, stop.clone());
             let users = HashSet::from([uid.to_owned()]);
             entries.insert(

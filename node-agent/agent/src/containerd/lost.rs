@@ -12,30 +12,41 @@ use tracing::{debug, warn};
 /// When a new containerd is looked at, and how long later again: what ended just then, it has noticed by then.
 const LOOK: Duration = Duration::from_secs(1);
 const DOUBT: Duration = Duration::from_secs(2);
+/// The pause before it is looked at again if it could not tell: with shims that hang, it takes long to.
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// Waits until it is known that this containerd missed an end, for ever if it did not. `blamed` holds those that one
 /// was found wanting for before: starting another for the same would help no better.
 pub(super) async fn missed_an_end(runtime: &Containerd, blamed: &mut HashSet<String>) {
     tokio::time::sleep(LOOK).await;
-    let suspects = unnoticed(runtime).await;
-    if !suspects.is_empty() {
-        tokio::time::sleep(DOUBT).await;
-        let still = unnoticed(runtime).await;
-        let news = news(&suspects, &still, blamed);
-        if !news.is_empty() {
-            warn!(?news, "containerd has missed that these ended");
-            blamed.extend(news);
-            return;
+    loop {
+        match unnoticed_twice(runtime).await {
+            Ok((before, now)) => {
+                let news = news(&before, &now, blamed);
+                if news.is_empty() {
+                    return std::future::pending().await;
+                }
+                warn!(?news, "containerd has missed that these ended");
+                blamed.extend(news);
+                return;
+            }
+            Err(error) => debug!(%error, "cannot tell whether containerd missed an end"),
         }
+        tokio::time::sleep(AGAIN).await;
     }
-    std::future::pending().await
 }
 
-async fn unnoticed(runtime: &Containerd) -> HashSet<String> {
-    runtime.unnoticed_ends().await.unwrap_or_else(|error| {
-        debug!(%error, "cannot tell whether containerd missed an end");
-        HashSet::new()
-    })
+/// At two looks, if there is any at the first.
+async fn unnoticed_twice(
+    runtime: &Containerd,
+) -> balsa_cri::Result<(HashSet<String>, HashSet<String>)> {
+    let suspects = runtime.unnoticed_ends().await?;
+    if suspects.is_empty() {
+        return Ok(Default::default());
+    }
+    tokio::time::sleep(DOUBT).await;
+    let still = runtime.unnoticed_ends().await?;
+    Ok((suspects, still))
 }
 
 /// Those that were and still are unnoticed, and that nothing was done about yet.

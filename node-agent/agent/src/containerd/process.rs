@@ -25,11 +25,23 @@ use super::write_config;
 use crate::config::Paths;
 use crate::error::Error;
 
-/// How long containerd may take to answer.
+/// How long containerd may take to answer when it was started, and when it was there before.
 const START_DEADLINE: Duration = Duration::from_secs(30);
+const ADOPTION: Duration = Duration::from_secs(5);
+
+/// How long it may say that it is only starting. It asks about all containers that it finds, one after the other on
+/// older versions, and waits ten seconds for each whose shim hangs.
+const RECOVERY: Duration = Duration::from_secs(600);
+
+/// How long it is waited for at a time: one that hangs takes the connection and says nothing.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Pause between two looks at whether it answers.
 const POLL: Duration = Duration::from_millis(10);
+
+/// How often half-written answers of the network plugin are looked for beside a containerd that runs: a full disk
+/// leaves them, too.
+const TIDY: Duration = Duration::from_secs(60);
 
 /// Pauses between restarts of a containerd that dies: without it the node can do nothing, and is soon not Ready.
 const RESTART: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -79,9 +91,9 @@ impl Supervisor {
             .try_clone()
             .map_err(Error::file("watch", &self.program))?;
         tokio::select! {
-            answered = self.await_answer() => answered?,
+            answered = self.await_answer(START_DEADLINE) => answered?,
             () = ended(watched) => return Err(self.died_at_once()),
-        }
+        };
         match self.runtime.drop_leases(began).await {
             Ok(0) => {}
             Ok(count) => info!(count, "let go of what an earlier containerd had half made"),
@@ -106,6 +118,7 @@ impl Supervisor {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = &mut ended => {}
+                () = tidy() => {}
                 () = missed_an_end(&self.runtime, &mut blamed) => end(handle, ended).await,
             }
             if born.elapsed() > RESTART.1 {
@@ -118,7 +131,11 @@ impl Supervisor {
                     () = tokio::time::sleep(pause) => {}
                 }
                 pause = (pause * 2).min(RESTART.1);
-                match self.start().await {
+                let started = tokio::select! {
+                    () = stop.cancelled() => return,
+                    started = self.start() => started,
+                };
+                match started {
                     Ok(process) => {
                         self.started.notify_one();
                         break process;
@@ -150,7 +167,7 @@ impl Supervisor {
         self.paths.containerd().join("containerd.pid")
     }
 
-    /// The containerd of an earlier agent, if it lives and answers. One that lives without answering is killed.
+    /// The containerd of an earlier agent, if it lives and answers, or will. One that lives without answering is killed.
     async fn adopt(&self) -> Option<OwnedFd> {
         let pid: i32 = std::fs::read_to_string(self.pid_file())
             .ok()?
@@ -164,16 +181,19 @@ impl Supervisor {
         if !String::from_utf8_lossy(&command).contains(&*ours.to_string_lossy()) {
             return None;
         }
-        let answer = tokio::time::timeout(Duration::from_secs(5), self.runtime.version()).await;
-        if let Ok(Ok(version)) = answer {
-            info!(
-                pid,
-                version = version.version,
-                "adopted the running containerd"
-            );
-            return Some(process);
-        }
-        warn!(pid, "the running containerd does not answer, killing it");
+        let watched = process.try_clone().ok()?;
+        let answered = tokio::select! {
+            answered = self.await_answer(ADOPTION) => answered,
+            () = ended(watched) => return None,
+        };
+        let error = match answered {
+            Ok(version) => {
+                info!(pid, version, "adopted the running containerd");
+                return Some(process);
+            }
+            Err(error) => error,
+        };
+        warn!(pid, %error, "the running containerd does not answer, killing it");
         // SAFETY: a plain system call; the pid was checked to be our containerd.
         unsafe { libc::kill(pid, libc::SIGKILL) };
         ended(process).await;
@@ -219,16 +239,22 @@ impl Supervisor {
         process
     }
 
-    async fn await_answer(&self) -> Result<(), Error> {
-        let deadline = Instant::now() + START_DEADLINE;
+    /// Waits until it answers with its version: so long if it says nothing, longer while it says that it starts.
+    async fn await_answer(&self, silence: Duration) -> Result<String, Error> {
+        let began = Instant::now();
+        let mut deadline = began + silence;
         loop {
-            let answer = tokio::time::timeout(Duration::from_secs(2), self.runtime.version()).await;
+            let answer = tokio::time::timeout(PATIENCE, self.runtime.version()).await;
             let message = match answer {
-                Ok(Ok(_)) => return Ok(()),
+                Ok(Ok(version)) => return Ok(version.version),
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => "no answer".to_owned(),
             };
-            if Instant::now() > deadline {
+            let now = Instant::now();
+            if is_starting(&message) && now < began + RECOVERY {
+                deadline = now + silence;
+            }
+            if now > deadline {
                 return Err(Error::Containerd {
                     socket: self.paths.socket(),
                     log: self.log(),
@@ -237,6 +263,21 @@ impl Supervisor {
             }
             tokio::time::sleep(POLL).await;
         }
+    }
+}
+
+/// Whether this is what containerd's CRI answers until it has taken stock ("server is not initialized yet").
+fn is_starting(message: &str) -> bool {
+    message.contains("not initialized")
+}
+
+/// Removes half-written answers of the network plugin, for ever.
+async fn tidy() {
+    let mut last = Pieces::left(Path::new(CACHE));
+    loop {
+        tokio::time::sleep(TIDY).await;
+        let now = Pieces::left(Path::new(CACHE));
+        std::mem::replace(&mut last, now).remove();
     }
 }
 
@@ -328,6 +369,14 @@ mod tests {
         note(&path, 123_456).unwrap();
         note(&path, 7).unwrap();
         assert_eq!(std::fs::read_to_string(path).unwrap(), "7");
+    }
+
+    #[test]
+    fn one_that_takes_stock_is_told_from_one_that_is_not_there() {
+        assert!(is_starting(
+            "containerd cannot tell its version: server is not initialized yet"
+        ));
+        assert!(!is_starting("connection refused"));
     }
 
     #[tokio::test]

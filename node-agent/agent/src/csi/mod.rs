@@ -21,9 +21,10 @@ mod usage;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
-use balsa_client::{EventRecorder, Informer, InformerOptions};
+use balsa_client::{Delta, EventRecorder, Informer, InformerOptions};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::Api as KubeClient;
@@ -70,6 +71,8 @@ pub(crate) struct Csi {
     strays: Mutex<BTreeSet<String>>,
     /// There is something to look after.
     bell: Notify,
+    /// The Node may have been made anew, and know of no volumes in use.
+    forgotten: AtomicBool,
 }
 
 /// Tokens at hand with when to renew them, by pod.
@@ -109,7 +112,7 @@ impl Csi {
         let api = KubeApi {
             client: client.clone(),
             node_name: config.node_name.clone(),
-            nodes,
+            nodes: nodes.clone(),
             drivers,
         };
         let csi = Arc::new(Self::new(
@@ -119,6 +122,16 @@ impl Csi {
             cluster,
             recorder,
         ));
+        let watcher = Arc::downgrade(&csi);
+        nodes.on_change(move |delta| {
+            if let (Delta::Added(node) | Delta::Deleted(node), Some(csi)) =
+                (delta, watcher.upgrade())
+                && node.metadata.name.as_ref() == Some(&csi.node_name)
+            {
+                csi.forgotten.store(true, Ordering::Release);
+                csi.bell.notify_waiters();
+            }
+        });
         let follow = Arc::clone(&csi.registry).run(stop.clone());
         tokio::spawn(follow.instrument(info_span!("csi-registration")));
         let upkeep = Arc::clone(&csi).keep(stop.clone());
@@ -150,6 +163,7 @@ impl Csi {
             usage: Mutex::default(),
             strays: Mutex::default(),
             bell: Notify::new(),
+            forgotten: AtomicBool::new(false),
         };
         let names = csi.attached_on_disk();
         Self {

@@ -2,6 +2,7 @@
 //! again or grown, and those of pods that are no more taken back.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use balsa_client::EventType;
@@ -125,6 +126,7 @@ impl Csi {
 
     async fn tell_if_untold(&self) {
         let mut in_use = self.in_use.lock().await;
+        in_use.untold |= self.forgotten.swap(false, Ordering::AcqRel);
         if in_use.untold
             && let Err(error) = self.tell_in_use(&mut in_use).await
         {

@@ -8,6 +8,7 @@ use balsa_cri::{Dns, Runtime, RuntimeFeatures};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, PodSpec};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 use super::capacity::Capacity;
 use super::fields::Facts;
@@ -50,6 +51,8 @@ pub(crate) struct Context {
     pub(crate) csi: Arc<Csi>,
     /// Devices of plugins.
     pub(crate) devices: Arc<Devices>,
+    /// Ends with the agent, or when it begins anew.
+    pub(crate) stop: CancellationToken,
 }
 
 impl Context {

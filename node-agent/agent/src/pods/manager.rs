@@ -100,9 +100,10 @@ impl Manager {
         for pod in known.iter().filter(|pod| !statics::is_mirror(pod)) {
             self.take_on(pod, snapshots.remove(uid(pod)).unwrap_or_default());
         }
+        // Strays may use theirs until they are cleaned up.
         self.context
             .devices
-            .retain(|uid| self.workers.lock().contains_key(uid));
+            .retain(|uid| self.workers.lock().contains_key(uid) || snapshots.contains_key(uid));
         self.clean_up_strays(&snapshots);
         let manager = Arc::clone(&self);
         self.pods.on_change(move |delta| manager.pod_changed(delta));
@@ -276,7 +277,9 @@ impl Manager {
                 // A changed file is another pod, and the old one ends first: they may use the same things.
                 let predecessor = self.statics.predecessor(pod);
                 let ended = predecessor.is_none_or(|uid| !self.workers.lock().contains_key(&uid));
-                if ended && !self.workers.lock().contains_key(uid(pod)) {
+                // A file that could not be read for a moment is the same pod when it can.
+                let leaves = self.strays.has(uid(pod));
+                if ended && !leaves && !self.workers.lock().contains_key(uid(pod)) {
                     self.take_on(pod, Snapshot::default());
                 }
             }

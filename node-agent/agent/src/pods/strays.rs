@@ -89,6 +89,11 @@ pub(super) fn find(
 }
 
 impl Strays {
+    /// Whether a pod is being cleaned up after.
+    pub(super) fn has(&self, uid: &str) -> bool {
+        self.under_way.lock().contains(uid)
+    }
+
     /// Cleans up in tasks of its own: with a runtime that hangs, each takes minutes, and the node's other pods are
     /// cared for meanwhile. What fails is found again by the next look.
     pub(super) fn clean(
@@ -126,8 +131,10 @@ async fn clean_one(context: &Context, under_way: &UnderWay, (namespace, name): N
         uid,
         namespace, name, "cleaning up after a pod that is no more"
     );
-    if let Err(error) = ops::clean_up(context, &namespace, &name, uid).await {
-        warn!(error, uid, "could not clean up after a pod");
+    match ops::clean_up(context, &namespace, &name, uid).await {
+        // Until now its containers may have used them.
+        Ok(()) => context.devices.release(uid),
+        Err(error) => warn!(error, uid, "could not clean up after a pod"),
     }
     context.routes.forget(uid);
 }

@@ -195,6 +195,7 @@ impl Rig {
             features: Default::default(),
             csi: crate::csi::tests::none(dir.path()),
             devices: Devices::new(dir.path().join("device-plugins")),
+            stop: CancellationToken::new(),
         });
         Self {
             runtime,

@@ -107,15 +107,19 @@ pub(crate) struct Ops {
 }
 
 impl Ops {
-    /// Runs a step in a task of its own.
+    /// Runs a step in a task of its own. When the agent stops, it stops where it is, as if the agent were killed there.
     pub(crate) fn spawn(
         &self,
         name: &'static str,
         step: impl Future<Output = Done> + Send + 'static,
     ) {
         let mailbox = Arc::clone(&self.mailbox);
+        let stop = self.context.stop.clone();
         let run = async move {
-            let done = step.await;
+            let done = tokio::select! {
+                () = stop.cancelled() => return,
+                done = step => done,
+            };
             mailbox.tell(|news| news.done.push(done));
         };
         tokio::spawn(run.instrument(info_span!("pod-step", step = name)));

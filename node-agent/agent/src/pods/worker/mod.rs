@@ -181,7 +181,8 @@ impl Worker {
         let before = self.pod.status.replace(plan.status);
         self.report_resized(before.as_ref());
         // An end that another declared comes before that of the containers.
-        if capacity::ended(&self.pod) && !self.observed.instances.iter().any(Instance::running) {
+        let running = self.observed.instances.iter().any(Instance::running);
+        if capacity::ended(&self.pod) && !running && !self.local.starting() {
             self.context.capacity.release(&self.ops.uid);
             self.context.devices.release(&self.ops.uid);
         }
