@@ -75,8 +75,8 @@ impl Barrier {
             crowd.came(waiters.len());
             rounds.round(waiters).await;
             crowd.served();
-            if crowd.wanted() > 1 {
-                self.waiters.gather(crowd.wanted(), PACE).await;
+            if crowd.wanted() > 1 && !self.waiters.gather(crowd.wanted(), PACE).await {
+                crowd.hurry();
             }
         }
     }

@@ -5,7 +5,9 @@
 const CROWD: f64 = 2.0;
 /// What is left of the usual number when fewer come. Crowds are remembered for long: on a busy machine some of them come
 /// alone, and would be served alone, each round a little smaller than the last.
-const REMEMBERED: f64 = 63.0 / 64.0;
+const REMEMBERED: f64 = 31.0 / 32.0;
+/// What is left of it when they were waited for in vain.
+const DOUBTED: f64 = 3.0 / 4.0;
 
 /// How many are waited for. Whoever uses it sees to it that the wait ends: see [`Self::hurry`].
 #[derive(Debug)]
@@ -38,8 +40,9 @@ impl Crowd {
         }
     }
 
-    /// Nobody is waited for any longer.
+    /// They did not all come in time: nobody is waited for any longer.
     pub fn hurry(&mut self) {
+        self.usual *= DOUBTED;
         self.wanted = 1;
     }
 
@@ -64,7 +67,7 @@ mod tests {
         let mut crowd = Crowd::default();
         assert_eq!(crowd.wanted(), 1);
         assert_eq!(round(&mut crowd, 64), 64);
-        assert_eq!(round(&mut crowd, 60), 63);
+        assert_eq!(round(&mut crowd, 60), 62);
         assert_eq!(round(&mut crowd, 64), 64);
         crowd.hurry();
         assert_eq!(crowd.wanted(), 1);
@@ -77,8 +80,21 @@ mod tests {
             .chain(std::iter::repeat_n(5, 200))
             .map(|count| round(&mut crowd, count))
             .collect();
-        assert_eq!(waits[..4], [64, 63, 62, 61]);
+        assert_eq!(waits[..4], [64, 62, 60, 58]);
         assert_eq!(waits.last(), Some(&5));
+    }
+
+    #[test]
+    fn one_who_is_left_of_a_crowd_waits_in_vain_a_few_times() {
+        let mut crowd = Crowd::default();
+        round(&mut crowd, 64);
+        let mut in_vain = 0;
+        while crowd.wanted() > 1 {
+            crowd.hurry();
+            in_vain += 1;
+            round(&mut crowd, 1);
+        }
+        assert!(in_vain <= 11, "{in_vain} times");
     }
 
     #[test]

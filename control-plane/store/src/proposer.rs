@@ -22,7 +22,7 @@ const REMOTE_BATCHES: usize = 2;
 /// How long a batch waits at most for as many as the last ones had. An entry costs every member the same however much
 /// is in it, and those who were answered together write again together: without the wait the first of them goes alone,
 /// and two groups take turns, each waiting for the other's entry too.
-const GATHER: Duration = Duration::from_millis(4);
+const GATHER: Duration = Duration::from_millis(12);
 /// The pause after a link to the leader broke.
 const RELINK: Duration = Duration::from_millis(10);
 /// A batch that is not heard of for so long is sent again, in case something lost it silently.

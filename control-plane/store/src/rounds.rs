@@ -51,16 +51,16 @@ impl<T> Waiters<T> {
         }
     }
 
-    /// Waits until so many wait, but not for longer than a pause.
-    pub async fn gather(&self, wanted: usize, pause: Duration) {
+    /// Waits until so many wait, but not for longer than a pause; says whether they do.
+    pub async fn gather(&self, wanted: usize, pause: Duration) -> bool {
         let enough = async {
             while !self.want(wanted) {
                 self.wake.notified().await;
             }
         };
-        // Too few came if it ends.
-        let _ = tokio::time::timeout(pause, enough).await;
+        let came = tokio::time::timeout(pause, enough).await.is_ok();
         self.want(1);
+        came
     }
 
     /// Whether so many wait; if not, the one who makes it so many wakes the rounds.
@@ -116,12 +116,12 @@ mod tests {
             tokio::spawn(async move { waiters.wait().await });
         }
         let begun = tokio::time::Instant::now();
-        waiters.gather(3, Duration::from_millis(10)).await;
+        assert!(waiters.gather(3, Duration::from_millis(10)).await);
         assert_eq!(begun.elapsed(), Duration::ZERO);
         assert_eq!(waiters.take().len(), 3);
         let late = waiters.clone();
         tokio::spawn(async move { late.wait().await });
-        waiters.gather(3, Duration::from_millis(10)).await;
+        assert!(!waiters.gather(3, Duration::from_millis(10)).await);
         assert!(begun.elapsed() >= Duration::from_millis(10));
         waiters.come().await;
         assert_eq!(waiters.take().len(), 1);
