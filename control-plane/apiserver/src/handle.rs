@@ -65,7 +65,9 @@ impl ApiServer {
         let course = Course::new(&request, &info, peer, self.core.audit.is_some());
         let span = tracing::debug_span!("request", verb = info.verb, path = %info.path);
         let head = request.method() == Method::HEAD;
-        let gzip = info.verb != "watch" && respond::accepts_gzip(request.headers());
+        // What came from elsewhere by the proxy is passed on as it is.
+        let gzip = !(info.verb == "watch" || info.subresource == "proxy")
+            && respond::accepts_gzip(request.headers());
         let mut response = self
             .limited(request, Arc::clone(&info), query, peer, identity, &course)
             .instrument(span)

@@ -65,8 +65,13 @@ impl RequestInfo {
         info.group = group.to_owned();
         info.version = version.to_owned();
         info.is_resource = true;
-        let rest = info.take_namespace(&rest[..count]);
-        info.take_resource(rest, path);
+        let below = info.take_namespace(&rest[..count]);
+        info.take_resource(below);
+        if info.subresource == "proxy" {
+            let before = if group.is_empty() { 2 } else { 3 } + (count - below.len()) + 3;
+            // Raw, so that escapes in the path reach the backend unchanged.
+            info.tail = after_parts(path, before).to_owned();
+        }
         info.verb = resource_verb(method, &info, query);
         if matches!(info.verb, "list" | "watch" | "deletecollection") {
             info.name = name_of_field_selector(query).unwrap_or_default();
@@ -88,18 +93,11 @@ impl RequestInfo {
         }
     }
 
-    fn take_resource(&mut self, rest: &[Cow<'_, str>], path: &str) {
+    fn take_resource(&mut self, rest: &[Cow<'_, str>]) {
         let mut rest = rest.iter().map(|part| part.as_ref().to_owned());
         self.resource = rest.next().unwrap_or_default();
         self.name = rest.next().unwrap_or_default();
         self.subresource = rest.next().unwrap_or_default();
-        if self.subresource == "proxy" {
-            // Raw, so that escapes in the path reach the backend unchanged.
-            self.tail = path
-                .find("/proxy/")
-                .map(|at| path[at + "/proxy".len()..].to_owned())
-                .unwrap_or_default();
-        }
     }
 
     /// True for requests that may last: watches and streams. They are outside deadlines and in-flight limits.
@@ -117,6 +115,16 @@ impl RequestInfo {
     pub fn is_read_only(&self) -> bool {
         matches!(self.verb, "get" | "list" | "watch" | "head" | "options")
     }
+}
+
+/// What follows so many parts of a path, with its leading slash; slashes that follow each other part nothing.
+fn after_parts(path: &str, parts: usize) -> &str {
+    let mut rest = path;
+    for _ in 0..parts {
+        rest = rest.trim_start_matches('/');
+        rest = rest.find('/').map_or("", |at| &rest[at..]);
+    }
+    rest
 }
 
 fn method_name(method: &Method) -> &'static str {
@@ -230,6 +238,18 @@ mod tests {
             ("web:80", "proxy", "/a%20b/c")
         );
         assert!(i.is_long_running());
+    }
+
+    #[test]
+    fn a_namespace_and_a_service_may_be_called_proxy() {
+        for (path, tail) in [
+            ("/api/v1/namespaces/proxy/services/proxy/proxy/x", "/x"),
+            ("/api/v1/namespaces/proxy/pods/p/proxy", ""),
+            ("/api/v1/namespaces/d/services/proxy/proxy/", "/"),
+            ("//api/v1//nodes/proxy/proxy/proxy/y", "/proxy/y"),
+        ] {
+            assert_eq!(info(Method::GET, path).tail, tail, "{path}");
+        }
     }
 
     #[test]

@@ -177,7 +177,8 @@ impl Proxy<'_> {
     ) -> Result<Response<ResponseBody>, Status> {
         let name = parse_name(&context.name)?;
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-        if context.tail.is_empty() && reads {
+        // Clients that upgrade follow no redirect.
+        if context.tail.is_empty() && reads && !request.headers().contains_key(UPGRADE) {
             return redirect_to_root(request.uri());
         }
         if context.resource == "nodes" {
