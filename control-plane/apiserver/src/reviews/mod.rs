@@ -2,6 +2,7 @@
 //! tokens for ServiceAccounts.
 
 pub mod access;
+mod audience;
 pub mod rules;
 mod selector;
 pub mod token_request;
@@ -47,7 +48,11 @@ pub fn all(
     let review =
         |about| -> Arc<dyn Computed> { Arc::new(access::AccessReview::new(about, authz.clone())) };
     let verifier = TokenVerifier::new(Arc::clone(keys), Arc::clone(reader));
-    let request = token_request::TokenRequest::new(Arc::clone(keys), Arc::clone(reader));
+    let request = token_request::TokenRequest::new(
+        Arc::clone(keys),
+        Arc::clone(reader),
+        Arc::clone(authz) as _,
+    );
     vec![
         serve(
             AUTHORIZATION,

@@ -31,7 +31,8 @@ fn cluster() -> Cluster {
             "",
             "pods",
             json!({"metadata": {"namespace": "default", "name": "p", "uid": "u2"},
-                                 "spec": {"serviceAccountName": "robot", "nodeName": "a1"}}),
+                                 "spec": {"serviceAccountName": "robot", "nodeName": "a1", "volumes": [
+                                     {"projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}]}}),
         );
     for object in bootstrap_objects() {
         let resource = if object["kind"] == "ClusterRole" {
@@ -256,6 +257,13 @@ async fn bad_token_requests_are_refused() {
             .await
             .message
             .contains("different node")
+    );
+    let mut foreign = pod("u2");
+    foreign["audiences"] = json!(["bank"]);
+    let refused = post(node("a1"), "serviceaccounts/robot", foreign).await;
+    assert!(
+        refused.message.contains("audience \"bank\" not found"),
+        "{refused}"
     );
     let ok = cluster
         .post(

@@ -10,10 +10,11 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::audience::{self, Asking};
 use super::{stamp, strings, text};
 use crate::admission::service_account::TOKEN_SECONDS;
 use crate::authz::node_of;
-use crate::seam::{Computed, ObjectReader, User};
+use crate::seam::{Authorizer, Computed, ObjectReader, User};
 
 const DEFAULT_SECONDS: i64 = 3600;
 const MIN_SECONDS: i64 = 600;
@@ -26,6 +27,7 @@ const EXTENDED_SECONDS: i64 = 365 * 24 * 3600;
 pub struct TokenRequest {
     keys: Arc<ServiceAccountKeys>,
     reader: Arc<dyn ObjectReader>,
+    authorizer: Arc<dyn Authorizer>,
 }
 
 /// An RFC 3339 time in whole seconds, as metav1.Time is written.
@@ -34,10 +36,18 @@ pub(super) fn rfc3339(time: Timestamp) -> String {
 }
 
 impl TokenRequest {
-    /// With the cluster's keys, over the objects of a reader.
+    /// With the cluster's keys, over the objects of a reader. The authorizer tells what else node agents may ask for.
     #[must_use]
-    pub fn new(keys: Arc<ServiceAccountKeys>, reader: Arc<dyn ObjectReader>) -> Self {
-        Self { keys, reader }
+    pub fn new(
+        keys: Arc<ServiceAccountKeys>,
+        reader: Arc<dyn ObjectReader>,
+        authorizer: Arc<dyn Authorizer>,
+    ) -> Self {
+        Self {
+            keys,
+            reader,
+            authorizer,
+        }
     }
 
     /// What the token is bound to, as claims.
@@ -100,17 +110,13 @@ impl TokenRequest {
         })
     }
 
-    /// A node agent gets tokens only for pods that run on its node.
-    fn check_node(
-        &self,
-        user: &User,
-        namespace: &str,
-        name: &str,
-        reference: &Value,
-    ) -> Result<(), Status> {
-        let Some(node) = node_of(user) else {
+    /// A node agent gets tokens only for pods that run on its node, and for whom they want them.
+    async fn check_node(&self, asking: &Asking<'_>, spec: &Value) -> Result<(), Status> {
+        let Some(node) = node_of(asking.user) else {
             return Ok(());
         };
+        let (namespace, name) = (asking.namespace, asking.account);
+        let reference = &spec["boundObjectRef"];
         let refuse = |why: String| Err(Status::forbidden("", "serviceaccounts", name, &why));
         if reference["kind"] != "Pod" {
             return refuse(format!("node {node:?} requested token not bound to a pod"));
@@ -129,7 +135,11 @@ impl TokenRequest {
                 "node {node:?} requested token bound to a pod scheduled on a different node"
             ));
         }
-        Ok(())
+        let audiences = strings(&spec["audiences"]);
+        let (reader, authorizer) = (&*self.reader, &*self.authorizer);
+        audience::check(reader, authorizer, asking, &pod, &audiences)
+            .await
+            .or_else(refuse)
     }
 }
 
@@ -192,7 +202,12 @@ impl Computed for TokenRequest {
             return Err(Status::conflict("", "serviceaccounts", name, &why));
         }
         let reference = &spec["boundObjectRef"];
-        self.check_node(user, namespace, name, reference)?;
+        let asking = Asking {
+            user,
+            namespace,
+            account: name,
+        };
+        self.check_node(&asking, &spec).await?;
         let mut kubernetes = KubernetesClaims {
             namespace: namespace.into(),
             node: None,
