@@ -4,6 +4,7 @@
 //! what there is. Names are those of `spec.hard` (core/v1 ResourceQuota and the quota design: `pods`,
 //! `requests.cpu`, `count/deployments.apps`, `gold.storageclass.storage.k8s.io/requests.storage`, ...).
 
+mod devices;
 mod pods;
 mod scopes;
 
@@ -19,6 +20,8 @@ pub use pods::unspecified;
 /// Amounts by quota resource name.
 pub type Usage = BTreeMap<String, Quantity>;
 
+/// Claims to devices: what they cost is not only their number.
+pub const CLAIMS: (&str, &str) = ("resource.k8s.io", "resourceclaims");
 const CLASS_SUFFIX: &str = ".storageclass.storage.k8s.io/";
 /// Core kinds that may be counted by their plain name.
 const PLAIN_COUNTS: [&str; 6] = [
@@ -35,6 +38,9 @@ const PLAIN_COUNTS: [&str; 6] = [
 #[must_use]
 pub fn usage(group: &str, plural: &str, object: &Value, now: Timestamp) -> Usage {
     let mut usage = Usage::from([(count_name(group, plural), Quantity::from_units(1))]);
+    if (group, plural) == CLAIMS {
+        usage.extend(devices::usage(object));
+    }
     if !group.is_empty() {
         return usage;
     }
@@ -120,6 +126,9 @@ pub fn counts(name: &str) -> Option<(String, String)> {
     if let Some(counted) = name.strip_prefix("count/") {
         let (plural, group) = counted.split_once('.').unwrap_or((counted, ""));
         return Some((group.to_owned(), plural.to_owned()));
+    }
+    if devices::is_name(name) {
+        return Some((CLAIMS.0.to_owned(), CLAIMS.1.to_owned()));
     }
     let plural = if name == "requests.storage" || name.contains(CLASS_SUFFIX) {
         "persistentvolumeclaims"
@@ -207,6 +216,9 @@ mod tests {
             counts("limits.memory"),
             Some((String::new(), "pods".into()))
         );
+        let claims = Some(("resource.k8s.io".into(), "resourceclaims".into()));
+        assert_eq!(counts("gpu.deviceclass.resource.k8s.io/devices"), claims);
+        assert_eq!(counts(".deviceclass.resource.k8s.io/devices"), None);
         assert_eq!(counts("nonsense"), None);
     }
 
