@@ -238,7 +238,8 @@ impl ListBody {
 
     fn next_chunk(&mut self) -> Option<Bytes> {
         let size = usize::try_from(self.left).unwrap_or(CHUNK).min(CHUNK);
-        let mut out = BytesMut::with_capacity(size);
+        // The object that fills it goes beyond: without room for that, all of it would be copied once more.
+        let mut out = BytesMut::with_capacity(size + size / 8);
         if let Some(head) = self.head.take() {
             out.extend_from_slice(&head);
         }
